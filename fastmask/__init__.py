@@ -1,0 +1,85 @@
+"""Masked recurrent networks on the CPU: time and memory follow the valid tokens, not the padding.
+
+>>> import fastmask as fm
+>>> model = fm.Sequential([
+...     fm.layers.Embedding(1000, 64, mask_zero=True),
+...     fm.layers.LSTM(32),
+...     fm.layers.Dense(1, activation="sigmoid"),
+... ])
+>>> model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastmask import (
+        callbacks,
+        config,
+        initializers,
+        kernels,
+        layers,
+        losses,
+        metrics,
+        ops,
+        optimizers,
+        random,
+        reference,
+        utils,
+    )
+    from fastmask.models import Input, Sequential
+    from fastmask.packing import PackedSequence, Packing
+    from fastmask.threads import get_num_threads, set_num_threads
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "callbacks", "config", "initializers", "kernels", "layers", "losses", "metrics", "ops",
+    "optimizers", "random", "reference", "utils",
+)  # fmt: skip
+_NAMES = {
+    "Input": "models",
+    "Sequential": "models",
+    "PackedSequence": "packing",
+    "Packing": "packing",
+    "get_num_threads": "threads",
+    "set_num_threads": "threads",
+}
+
+__all__ = [
+    "Input",
+    "PackedSequence",
+    "Packing",
+    "Sequential",
+    "__version__",
+    "callbacks",
+    "config",
+    "get_num_threads",
+    "initializers",
+    "kernels",
+    "layers",
+    "losses",
+    "metrics",
+    "ops",
+    "optimizers",
+    "random",
+    "reference",
+    "set_num_threads",
+    "utils",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public module or name on first use, which keeps ``import fastmask`` quick."""
+    if name in _MODULES:
+        return import_module(f"fastmask.{name}")
+    if name in _NAMES:
+        value = getattr(import_module(f"fastmask.{_NAMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'fastmask' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not."""
+    return __all__
