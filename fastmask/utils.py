@@ -1,0 +1,102 @@
+"""Helpers for preparing data, with the signatures of ``keras.utils``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastmask.random import set_random_seed
+
+__all__ = ["pad_sequences", "set_random_seed", "to_categorical"]
+
+_SIDES = ("pre", "post")
+
+
+def pad_sequences(
+    sequences: Sequence[ArrayLike],
+    maxlen: int | None = None,
+    dtype: DTypeLike = "int32",
+    padding: str = "pre",
+    truncating: str = "pre",
+    value: float = 0.0,
+) -> NDArray[Any]:
+    """Put sequences of different lengths into one array.
+
+    Models take lists of sequences as they are; padding is only needed to hand data to others.
+
+    Parameters
+    ----------
+    sequences : sequence of array_like
+        B sequences of shape (t_i, ...), alike but for t_i.
+    maxlen : int, optional
+        Number of steps T; the longest sequence's by default.
+    dtype : dtype, default "int32"
+        Integer types cut off fractions, so ask for "float32" where there are any.
+    padding : {"pre", "post"}, default "pre"
+        The side of a short sequence that is filled up.
+    truncating : {"pre", "post"}, default "pre"
+        The side of a long sequence that is cut off.
+    value : float, default 0.0
+        Fills the padding.
+
+    Returns
+    -------
+    ndarray, shape (B, T, ...)
+
+    Raises
+    ------
+    ValueError
+        If an argument is none of these or the sequences differ in more than length.
+    """
+    for name, side in (("padding", padding), ("truncating", truncating)):
+        if side not in _SIDES:
+            raise ValueError(f"{name} must be 'pre' or 'post', got {side!r}")
+    rows = [np.asarray(sequence) for sequence in sequences]
+    tokens = {row.shape[1:] for row in rows if row.size}
+    if any(row.ndim == 0 for row in rows) or len(tokens) > 1:
+        raise ValueError(
+            "sequences must hold sequences alike but for length, got the shapes "
+            f"{sorted({row.shape for row in rows})[:5]}"
+        )
+    steps = max((len(row) for row in rows), default=0) if maxlen is None else maxlen
+    out = np.full((len(rows), steps, *next(iter(tokens), ())), value, dtype=dtype)
+    for target, row in zip(out, rows, strict=True):
+        kept = row[max(len(row) - steps, 0) :] if truncating == "pre" else row[:steps]
+        if len(kept):
+            target[slice(-len(kept), None) if padding == "pre" else slice(len(kept))] = kept
+    return out
+
+
+def to_categorical(
+    y: ArrayLike, num_classes: int | None = None, dtype: DTypeLike = "float32"
+) -> NDArray[Any]:
+    """Return class numbers as one-hot vectors.
+
+    Parameters
+    ----------
+    y : array_like of int, shape (...) or (..., 1)
+    num_classes : int, optional
+        C; the largest number plus one by default.
+    dtype : dtype, default "float32"
+
+    Returns
+    -------
+    ndarray, shape (..., C)
+
+    Raises
+    ------
+    ValueError
+        If a number is negative or not below `num_classes`.
+    """
+    labels = np.asarray(y).astype(np.int64)
+    if labels.ndim > 1 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    largest = int(labels.max(initial=-1))
+    classes = largest + 1 if num_classes is None else num_classes
+    if labels.min(initial=0) < 0 or largest >= classes:
+        raise ValueError(
+            f"y must hold class numbers from 0 to {classes - 1}, "
+            f"got {labels.min()} to {labels.max()}"
+        )
+    return np.asarray(labels[..., None] == np.arange(classes), dtype=dtype)
