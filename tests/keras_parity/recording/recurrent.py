@@ -1,0 +1,73 @@
+"""SimpleRNN, LSTM and GRU in float64, with the mask given to the call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from .common import BATCH, FEATURES, MASKS, STEPS, UNITS, mask_of, normal, record_call, set_random_weights
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "simple_rnn": ("SimpleRNN", {}),
+    "lstm": ("LSTM", {}),
+    "gru": ("GRU", {"reset_after": True}),
+    "gru_reset_before": ("GRU", {"reset_after": False}),
+}
+STATES = {"SimpleRNN": 1, "LSTM": 2, "GRU": 1}
+SEQUENCE, BACKWARDS = {"return_sequences": True}, {"go_backwards": True}
+ZEROS, STATE = {"zero_output_for_mask": True}, {"return_state": True}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "last": {},
+    "sequence": SEQUENCE,
+    "last_backwards": BACKWARDS,
+    "sequence_backwards": SEQUENCE | BACKWARDS,
+    "last_zeros": ZEROS,
+    "sequence_zeros": SEQUENCE | ZEROS,
+    "last_state": STATE,
+    "sequence_state": SEQUENCE | STATE,
+    "sequence_state_backwards_zeros": SEQUENCE | STATE | BACKWARDS | ZEROS,
+}
+EVERY_MASK = ("last", "sequence", "sequence_state")
+HARD_MASKS = ("holes", "leading", "empty")
+ACTIVATIONS = (
+    "linear", "relu", "sigmoid", "hard_sigmoid", "softplus", "softsign", "elu", "selu", "silu", "gelu",
+    "exponential",
+)  # fmt: skip
+RECURRENT_ACTIVATIONS = ("hard_sigmoid", "tanh", "linear", "softsign")
+
+
+def case(kind: str, mask: str, options: dict[str, Any], size: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Record one layer on one batch; it starts from given states if it returns them."""
+    name, defaults = KINDS[kind]
+    batch, steps, features, units = size or (BATCH, STEPS, FEATURES, UNITS)
+    config = {"units": units, "dtype": "float64", **defaults, **options}
+    layer = getattr(keras.layers, name)(**config)
+    layer.build((batch, steps, features))
+    # An exponential of a sum of exponentials overflows within a few steps of ordinary weights.
+    set_random_weights(layer, kind, scale=0.1 if options.get("activation") == "exponential" else 0.8)
+    x = normal(batch, steps, features)
+    given = STATES[name] if options.get("return_state") else 0
+    states = [normal(batch, units, names=("state", i)) for i in range(given)]
+    grid = MASKS[mask]
+    recorded = record_call(layer, x, grid, states)
+    return {"layer": name, "config": config, "output_mask": mask_of(layer, x, grid), **recorded}
+
+
+def record_recurrent() -> dict[str, Any]:
+    """Record every kind under masks x options, then activations, no bias and a size beyond one vector."""
+    cases = {}
+    for kind, (name, _) in KINDS.items():
+        for label, options in OPTIONS.items():
+            for mask in MASKS if label in EVERY_MASK else HARD_MASKS:
+                cases[f"{kind}-{label}-{mask}"] = case(kind, mask, options)
+        for activation in ACTIVATIONS:
+            options = SEQUENCE | {"activation": activation}
+            cases[f"{kind}-activation-{activation}"] = case(kind, "leading", options)
+        for activation in RECURRENT_ACTIVATIONS if name != "SimpleRNN" else ():
+            options = SEQUENCE | {"recurrent_activation": activation}
+            cases[f"{kind}-recurrent_activation-{activation}"] = case(kind, "leading", options)
+        options = SEQUENCE | {"use_bias": False}
+        cases[f"{kind}-no_bias"] = case(kind, "empty", options)
+        cases[f"{kind}-larger"] = case(kind, "holes", SEQUENCE | STATE, (4, 5, 6, 9))
+    return cases
