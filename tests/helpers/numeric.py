@@ -2,12 +2,14 @@
 
 import numpy as np
 
+TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
+
 
 def numeric_gradient(function, array, step=1e-5):
     """Gradient of the scalar ``function()`` in every entry of ``array``, which it reads."""
     gradient = np.zeros_like(array)
     entries, result = array.reshape(-1), gradient.reshape(-1)
-    assert np.shares_memory(entries, array), "array must be contiguous"
+    assert array.size == 0 or np.shares_memory(entries, array), "array must be contiguous"
     for i in range(entries.size):
         kept = entries[i]
         entries[i] = kept + step
@@ -27,6 +29,14 @@ def assert_gradient(actual, function, array, name="gradient"):
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=2e-8, err_msg=name)
 
 
+def assert_close(actual, expected, name="array"):
+    """Compare with float64 ``expected`` to the accuracy of the dtype of ``actual``."""
+    assert actual.shape == expected.shape, name
+    scale = max(1.0, float(np.abs(expected).max(initial=0)))
+    atol = TOLERANCE[actual.dtype] * scale
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=atol, err_msg=name)
+
+
 def assert_same_bits(actual, expected, name="array"):
     """Equal in every bit, NaN and signed zeros included."""
     actual, expected = np.ascontiguousarray(actual), np.ascontiguousarray(expected)
@@ -38,7 +48,13 @@ def assert_same_bits(actual, expected, name="array"):
 
 
 def ulp_error(actual, exact):
-    """Distance of float32 ``actual`` from float64 ``exact``, in units of the last place."""
-    rounded = np.abs(exact).astype(np.float32)
-    spacing = np.spacing(np.maximum(rounded, np.finfo(np.float32).tiny)).astype(np.float64)
-    return np.abs(actual.astype(np.float64) - exact) / spacing
+    """Distance of float32 ``actual`` from float64 ``exact``, in units of the last place.
+
+    Infinite where one is infinite or NaN and the other is not.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        nearest = exact.astype(np.float32)
+        error = np.abs(actual - exact) / np.spacing(np.abs(nearest)).astype(np.float64)
+    special = ~(np.isfinite(actual) & np.isfinite(nearest))
+    same = (actual == nearest) | (np.isnan(actual) & np.isnan(nearest))
+    return np.where(special, np.where(same, 0.0, np.inf), error)

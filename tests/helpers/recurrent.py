@@ -1,10 +1,10 @@
 """Random problems for the recurrent functions."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
-from .masks import make_mask
+from .masks import full_mask, make_mask
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Problem:
     @property
     def valid(self):
         """Mask as an array, bool [B, T]."""
-        return np.ones(self.x.shape[:2], bool) if self.mask is None else self.mask
+        return full_mask(self.mask, *self.x.shape[:2])
 
     def arrays(self):
         """Differentiable arguments by name, an initial state by the name of its place."""
@@ -128,3 +128,22 @@ def make_problem(
         dy=normal(batch, time, units),
         d_states=tuple(normal(batch, units) for _ in range(cell.states)),
     )
+
+
+def in_float64(problem):
+    """The same problem with every float array in float64."""
+
+    def convert(value):
+        if isinstance(value, tuple):
+            return tuple(convert(v) for v in value)
+        is_float = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        return value.astype(np.float64) if is_float else value
+
+    options = {name: convert(value) for name, value in problem.options.items()}
+    changes = {f.name: convert(getattr(problem, f.name)) for f in fields(problem)}
+    return replace(problem, **changes | {"options": options})
+
+
+def processing_mask(problem):
+    """Mask in the order in which the steps run, bool [B, T]."""
+    return problem.valid[:, ::-1] if problem.options.get("go_backwards") else problem.valid
