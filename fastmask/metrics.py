@@ -118,6 +118,22 @@ class Metric:
         return self.result()
 
 
+class Mean(Metric):
+    """Mean of numbers, each with a weight.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    identifier = "mean"
+
+    def add(self, value: float, weight: float = 1.0) -> None:
+        """Add a number."""
+        self.total += value * weight
+        self.count += weight
+
+
 class BinaryAccuracy(Metric):
     """Share of yes/no outputs on the right side of the threshold.
 

@@ -1,11 +1,152 @@
 """Bring targets, weights and masks into the shape of the predictions they belong to."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastmask.data import Rows
+from fastmask.packing import PackedSequence, Packing
+
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of a batch that losses and metrics look at.
+
+    Attributes
+    ----------
+    prediction : ndarray of float, shape (N, C), or (B, ..., C) if the output is no packed sequence
+    target : ndarray, without the last axis if each token has one number
+    weights : ndarray of the shape of `prediction` less an axis, or None
+    steps : int
+        Time steps of the padded batch.
+    """
+
+    prediction: Array
+    target: Array
+    weights: Array | None
+    steps: int
+
+
+def align(
+    output: Array | PackedSequence,
+    prediction: Array,
+    rows: Rows,
+    class_weight: Mapping[int, float] | None = None,
+) -> Tokens:
+    """Pick the targets and weights of the tokens of a model's output.
+
+    Parameters
+    ----------
+    output : ndarray (B, ..., C) or PackedSequence of B rows
+    prediction : ndarray
+        `output` itself or the data of its tokens.
+    rows : Rows
+        The batch that the output belongs to.
+    class_weight : mapping of class number to weight, optional
+        Classes that it does not name weigh 1.
+
+    Raises
+    ------
+    ValueError
+        If targets or sample weights do not fit the output.
+    """
+    if isinstance(output, PackedSequence):
+        steps = output.packing.total_length
+        target = _pick("y", rows.y, output.packing, rows.lengths)
+        weights = _pick_weights(rows, output.packing)
+    else:
+        steps = max(int(np.prod(output.shape[1:-1])), 1)
+        target = _whole("y", rows.y)
+        weights = None if rows.weights is None else _whole("sample_weight", rows.weights)
+    shape = prediction.shape[:-1]
+    if weights is not None:
+        weights = expand_weights(weights, shape, prediction.dtype)
+    if class_weight is not None:
+        own = _class_weights(target, shape, class_weight).astype(prediction.dtype)
+        weights = own if weights is None else weights * own
+    return Tokens(prediction, target, weights, steps)
+
+
+def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
+    """Return the output of each row as an array (length, ...), masked places as in padding."""
+    packing = output.packing
+    grid = packing.grid(output.repeat).reshape(packing.batch_size, packing.total_length)
+    fill = np.zeros((), output.dtype) if output.fill is None else np.asarray(output.fill)
+    data = output.data
+    rows = []
+    for cells, length in zip(grid, lengths, strict=True):
+        row = np.empty((length, *data.shape[1:]), data.dtype)
+        found = cells[:length] >= 0
+        row[found] = data[cells[:length][found]]
+        row[~found] = fill
+        rows.append(row)
+    return rows
+
+
+def _pick(
+    name: str, values: Array | list[Array], packing: Packing, lengths: Sequence[int] | None
+) -> Array:
+    """Return the entries of `values` (B, T, ...) that belong to the tokens of a packing."""
+    if isinstance(values, list):
+        _check_lengths(name, values, lengths)
+        starts = np.cumsum([0, *map(len, values[:-1])])
+        steps = packing.positions - packing.rows * packing.total_length
+        return np.asarray(np.concatenate(values)[starts[packing.rows] + steps])
+    grid = (packing.batch_size, packing.total_length)
+    if values.shape[:2] != grid:
+        raise ValueError(
+            f"{name} must have one entry per step, as the output has: expected shape "
+            f"{_open((*grid, '...'))}, got {_open(values.shape)}"
+        )
+    return np.asarray(values.reshape(-1, *values.shape[2:])[packing.positions])
+
+
+def _check_lengths(name: str, values: list[Array], lengths: Sequence[int] | None) -> None:
+    if lengths is None:
+        raise ValueError(f"{name} must be one array, as x is, got a list of arrays")
+    for i, (value, length) in enumerate(zip(values, lengths, strict=True)):
+        if value.shape[:1] != (length,):
+            raise ValueError(
+                f"{name}[{i}] must have one entry for each of the {length} steps of x[{i}], "
+                f"got shape {value.shape}"
+            )
+
+
+def _pick_weights(rows: Rows, packing: Packing) -> Array | None:
+    weights = rows.weights
+    if weights is None:
+        return None
+    if isinstance(weights, list) or (weights.ndim > 1 and weights.shape[1:] != (1,)):
+        return _pick("sample_weight", weights, packing, rows.lengths)
+    return np.asarray(weights.reshape(-1)[packing.rows])
+
+
+def _whole(name: str, values: Array | list[Array]) -> Array:
+    if not isinstance(values, list):
+        return values
+    if len({value.shape for value in values}) > 1:
+        raise ValueError(
+            f"{name} must hold entries of one shape, as the output has no time axis, got the "
+            f"shapes {sorted({value.shape for value in values})[:5]}"
+        )
+    return np.stack(values)
+
+
+def _class_weights(
+    target: Array, shape: tuple[int, ...], class_weight: Mapping[int, float]
+) -> Array:
+    """Return the weight of the class of every token; a target may be a number or one-hot."""
+    labels = target
+    if target.ndim > len(shape):
+        labels = target[..., 0] if target.shape[-1] == 1 else np.argmax(target, axis=-1)
+    classes, index = np.unique(labels.astype(np.int64), return_inverse=True)
+    weights = np.array([class_weight.get(int(c), 1.0) for c in classes], dtype=np.float64)
+    return np.asarray(weights[index].reshape(shape))
 
 
 def floats(values: ArrayLike) -> Array:
@@ -80,6 +221,6 @@ def expand_weights(
     return np.broadcast_to(array.reshape(array.shape + (1,) * missing), shape)
 
 
-def _open(shape: tuple[int, ...]) -> str:
+def _open(shape: tuple[Any, ...]) -> str:
     """Write a shape without its first axis, which counts rows or tokens."""
     return "(" + ", ".join(["...", *map(str, shape[1:])]) + ")"
