@@ -1,0 +1,91 @@
+"""Random numbers: one seed for a whole run, and one independent stream per layer or initializer.
+
+Every object that needs random numbers and is given no seed draws one from the global stream when it
+is created, so ``set_random_seed`` before making a model makes weights, dropout and shuffling
+reproducible.
+"""
+
+import random as _python_random
+from operator import index
+
+import numpy as np
+
+_global: list[np.random.Generator] = []
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed fastmask, NumPy's legacy global generator and Python's ``random``.
+
+    Parameters
+    ----------
+    seed : int
+        From 0 to 2**32 - 1.
+
+    Raises
+    ------
+    TypeError
+        If `seed` is not an integer.
+    ValueError
+        If `seed` is out of range.
+    """
+    seed = check_seed(seed)
+    if seed >= 2**32:
+        raise ValueError(f"seed must be below 2**32, got {seed}")
+    _python_random.seed(seed)
+    np.random.seed(seed)
+    _global[:] = [np.random.default_rng(seed)]
+
+
+def global_generator() -> np.random.Generator:
+    """Return the generator that unseeded objects and data shuffling draw from."""
+    if not _global:
+        _global.append(np.random.default_rng())
+    return _global[0]
+
+
+def make_seed() -> int:
+    """Draw a seed from the global generator."""
+    return int(global_generator().integers(2**31))
+
+
+def check_seed(seed: object) -> int:
+    """Return `seed` as an int; TypeError for anything but an integer, ValueError below zero."""
+    try:
+        number = index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"seed must be an integer, got {seed!r}") from None
+    if isinstance(seed, bool) or number < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+    return number
+
+
+class SeedGenerator:
+    """A stream of random numbers.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Start of the stream; drawn from the global generator when left out.
+
+    Attributes
+    ----------
+    generator : numpy.random.Generator
+        Moves on with every draw.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.initial_seed = make_seed() if seed is None else check_seed(seed)
+        self.reset()
+
+    def reset(self) -> None:
+        """Go back to the start of the stream."""
+        self.generator = np.random.default_rng(self.initial_seed)
+
+    def next(self) -> int:
+        """Return the next seed of the stream."""
+        return int(self.generator.integers(2**31))
+
+
+def as_generator(seed: "int | SeedGenerator | None") -> SeedGenerator:
+    """Return `seed` itself if it is a `SeedGenerator`, else a new one started from it."""
+    return seed if isinstance(seed, SeedGenerator) else SeedGenerator(seed)
