@@ -1,0 +1,365 @@
+"""Weight initializers: Keras's names, arguments, defaults and distributions.
+
+An initializer is called with a shape and a dtype and returns an array. One instance returns the
+same values at every call, as in Keras 3: its seed is fixed when it is created. To get fresh values
+from one instance, pass a `fastmask.random.SeedGenerator` as its seed.
+"""
+
+from collections.abc import Callable, Mapping
+from inspect import isclass, signature
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastmask.config import floatx
+from fastmask.random import SeedGenerator, check_seed, make_seed
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+# Standard deviation of a unit normal cut off at two deviations.
+_TRUNCATED_DEVIATION = 0.87962566103423978
+
+
+class Initializer:
+    """Base of all initializers."""
+
+    def __call__(self, shape: Shape, dtype: npt.DTypeLike = None) -> Array:
+        """Return an array of the given shape; dtype defaults to `fastmask.config.floatx`."""
+        return np.asarray(self._values(tuple(shape)), np.dtype(dtype or floatx()))
+
+    def _values(self, shape: Shape) -> Array:
+        raise NotImplementedError(f"{type(self).__name__} does not define _values(shape)")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {name: getattr(self, name) for name in signature(type(self)).parameters}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Initializer":
+        """Return a new initializer with the arguments in `config`; an old ``dtype`` is dropped."""
+        return cls(**{name: value for name, value in config.items() if name != "dtype"})
+
+
+class Zeros(Initializer):
+    """All zeros."""
+
+    def _values(self, shape: Shape) -> Array:
+        return np.zeros(shape)
+
+
+class Ones(Initializer):
+    """All ones."""
+
+    def _values(self, shape: Shape) -> Array:
+        return np.ones(shape)
+
+
+class Constant(Initializer):
+    """One value everywhere, 0.0 by default; an array is broadcast to the shape."""
+
+    def __init__(self, value: Any = 0.0) -> None:
+        self.value = value
+
+    def _values(self, shape: Shape) -> Array:
+        return np.array(np.broadcast_to(self.value, shape))
+
+
+class Identity(Initializer):
+    """The identity matrix times `gain`; matrices only."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        self.gain = gain
+
+    def _values(self, shape: Shape) -> Array:
+        if len(shape) != 2:
+            raise ValueError(f"shape must have 2 axes for Identity, got {shape}")
+        return self.gain * np.eye(*shape)
+
+
+class RandomInitializer(Initializer):
+    """Base of the random initializers; holds the seed.
+
+    Parameters
+    ----------
+    seed : int or SeedGenerator, optional
+        Left out, a seed is drawn from the global generator now.
+    """
+
+    def __init__(self, seed: int | SeedGenerator | None = None) -> None:
+        self.seed = seed
+        if not isinstance(seed, SeedGenerator):
+            self._start = make_seed() if seed is None else check_seed(seed)
+
+    def _generator(self) -> np.random.Generator:
+        if isinstance(self.seed, SeedGenerator):
+            return self.seed.generator
+        return np.random.default_rng(self._start)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        if isinstance(self.seed, SeedGenerator):
+            config["seed"] = self.seed.initial_seed
+        return config
+
+
+class RandomUniform(RandomInitializer):
+    """Uniform in [minval, maxval), by default [-0.05, 0.05)."""
+
+    def __init__(
+        self,
+        minval: float = -0.05,
+        maxval: float = 0.05,
+        seed: int | SeedGenerator | None = None,
+    ) -> None:
+        super().__init__(seed)
+        self.minval, self.maxval = minval, maxval
+
+    def _values(self, shape: Shape) -> Array:
+        return self._generator().uniform(self.minval, self.maxval, shape)
+
+
+class RandomNormal(RandomInitializer):
+    """Normal with the given mean and deviation, by default 0.0 and 0.05."""
+
+    def __init__(
+        self,
+        mean: float = 0.0,
+        stddev: float = 0.05,
+        seed: int | SeedGenerator | None = None,
+    ) -> None:
+        super().__init__(seed)
+        self.mean, self.stddev = mean, stddev
+
+    def _values(self, shape: Shape) -> Array:
+        return self._generator().normal(self.mean, self.stddev, shape)
+
+
+class TruncatedNormal(RandomNormal):
+    """Normal without the values further than two deviations from the mean."""
+
+    def _values(self, shape: Shape) -> Array:
+        return self.mean + self.stddev * _truncated(self._generator(), shape)
+
+
+class VarianceScaling(RandomInitializer):
+    """Variance `scale` / fan, where the fan counts the units on one or both sides of the weight.
+
+    Parameters
+    ----------
+    scale : float, default 1.0
+    mode : {"fan_in", "fan_out", "fan_avg"}
+    distribution : {"truncated_normal", "untruncated_normal", "uniform"}
+    seed : int or SeedGenerator, optional
+
+    Raises
+    ------
+    ValueError
+        For a scale not above zero, or another mode or distribution.
+    """
+
+    _MODES = ("fan_in", "fan_out", "fan_avg")
+    _DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")
+
+    def __init__(
+        self,
+        scale: float = 1.0,
+        mode: str = "fan_in",
+        distribution: str = "truncated_normal",
+        seed: int | SeedGenerator | None = None,
+    ) -> None:
+        super().__init__(seed)
+        if not scale > 0:
+            raise ValueError(f"scale must be greater than 0, got {scale!r}")
+        distribution = "truncated_normal" if distribution == "normal" else distribution
+        if mode not in self._MODES:
+            raise ValueError(f"mode must be one of {self._MODES}, got {mode!r}")
+        if distribution not in self._DISTRIBUTIONS:
+            raise ValueError(
+                f"distribution must be one of {self._DISTRIBUTIONS}, got {distribution!r}"
+            )
+        self.scale, self.mode, self.distribution = scale, mode, distribution
+
+    def _values(self, shape: Shape) -> Array:
+        fan_in, fan_out = compute_fans(shape)
+        fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
+        deviation = sqrt(self.scale / max(1.0, fan))
+        generator = self._generator()
+        if self.distribution == "uniform":
+            limit = sqrt(3.0) * deviation
+            return generator.uniform(-limit, limit, shape)
+        if self.distribution == "untruncated_normal":
+            return generator.normal(0.0, deviation, shape)
+        return deviation / _TRUNCATED_DEVIATION * _truncated(generator, shape)
+
+
+class _Scaled(VarianceScaling):
+    """A `VarianceScaling` with its three choices made by the class."""
+
+    _choices: tuple[float, str, str]
+
+    def __init__(self, seed: int | SeedGenerator | None = None) -> None:
+        super().__init__(*self._choices, seed=seed)
+
+
+class GlorotUniform(_Scaled):
+    """Uniform with limit sqrt(6 / (fan_in + fan_out))."""
+
+    _choices = (1.0, "fan_avg", "uniform")
+
+
+class GlorotNormal(_Scaled):
+    """Truncated normal with variance 2 / (fan_in + fan_out)."""
+
+    _choices = (1.0, "fan_avg", "truncated_normal")
+
+
+class HeUniform(_Scaled):
+    """Uniform with limit sqrt(6 / fan_in)."""
+
+    _choices = (2.0, "fan_in", "uniform")
+
+
+class HeNormal(_Scaled):
+    """Truncated normal with variance 2 / fan_in."""
+
+    _choices = (2.0, "fan_in", "truncated_normal")
+
+
+class LecunUniform(_Scaled):
+    """Uniform with limit sqrt(3 / fan_in)."""
+
+    _choices = (1.0, "fan_in", "uniform")
+
+
+class LecunNormal(_Scaled):
+    """Truncated normal with variance 1 / fan_in."""
+
+    _choices = (1.0, "fan_in", "truncated_normal")
+
+
+class Orthogonal(RandomInitializer):
+    """A random matrix with orthonormal rows or columns, whichever are fewer, times `gain`.
+
+    Of a shape with more than two axes all but the last count as rows.
+    """
+
+    def __init__(self, gain: float = 1.0, seed: int | SeedGenerator | None = None) -> None:
+        super().__init__(seed)
+        self.gain = gain
+
+    def _values(self, shape: Shape) -> Array:
+        if len(shape) < 2:
+            raise ValueError(f"shape must have at least 2 axes for Orthogonal, got {shape}")
+        rows, columns = prod(shape[:-1]), shape[-1]
+        normal = self._generator().normal(size=(max(rows, columns), min(rows, columns)))
+        q, r = np.linalg.qr(normal)
+        q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+        return self.gain * (q if rows >= columns else q.T).reshape(shape)
+
+
+def compute_fans(shape: Shape) -> tuple[float, float]:
+    """Return (fan_in, fan_out) of a weight: the last two axes times the size of all others."""
+    if len(shape) < 2:
+        size = float(prod(shape))
+        return size, size
+    receptive = prod(shape[:-2])
+    return float(receptive * shape[-2]), float(receptive * shape[-1])
+
+
+def _truncated(generator: np.random.Generator, shape: Shape) -> Array:
+    """Draw a unit normal, replacing whatever lies further than two deviations out."""
+    values = generator.normal(size=prod(shape))
+    far = np.flatnonzero(np.abs(values) > 2)
+    while far.size:
+        values[far] = generator.normal(size=far.size)
+        far = far[np.abs(values[far]) > 2]
+    return values.reshape(shape)
+
+
+_CLASSES: dict[str, type[Initializer]] = {
+    "zeros": Zeros,
+    "ones": Ones,
+    "constant": Constant,
+    "identity": Identity,
+    "random_uniform": RandomUniform,
+    "random_normal": RandomNormal,
+    "truncated_normal": TruncatedNormal,
+    "variance_scaling": VarianceScaling,
+    "glorot_uniform": GlorotUniform,
+    "glorot_normal": GlorotNormal,
+    "he_uniform": HeUniform,
+    "he_normal": HeNormal,
+    "lecun_uniform": LecunUniform,
+    "lecun_normal": LecunNormal,
+    "orthogonal": Orthogonal,
+}
+_ALIASES: dict[str, type[Initializer]] = {
+    "zero": Zeros,
+    "one": Ones,
+    "uniform": RandomUniform,
+    "normal": RandomNormal,
+    "IdentityInitializer": Identity,
+    "OrthogonalInitializer": Orthogonal,
+}
+_ALL = _CLASSES | {cls.__name__: cls for cls in _CLASSES.values()} | _ALIASES
+
+
+def get(identifier: Any) -> Callable[..., Array] | None:
+    """Return the initializer that `identifier` stands for.
+
+    Parameters
+    ----------
+    identifier : str, dict, class, callable or None
+        A name such as ``"glorot_uniform"`` or ``"GlorotUniform"``, a config as `serialize` returns
+        (or Keras writes), an initializer or any callable ``f(shape, dtype)``. None gives None.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    TypeError
+        For any other type.
+    """
+    if identifier is None:
+        return None
+    if isinstance(identifier, str):
+        return _class_of(identifier)()
+    if isinstance(identifier, Mapping):
+        return _class_of(identifier["class_name"]).from_config(identifier.get("config") or {})
+    if isclass(identifier):
+        identifier = identifier()
+    if not callable(identifier):
+        raise TypeError(
+            f"initializer must be a name, a config, a callable or None, got {identifier!r}"
+        )
+    found: Callable[..., Array] = identifier
+    return found
+
+
+def serialize(initializer: Callable[..., Array] | None) -> Any:
+    """Return the config of an initializer in the form Keras writes; None for None.
+
+    Raises
+    ------
+    TypeError
+        For a callable that is not an `Initializer`: it has no config.
+    """
+    if initializer is None:
+        return None
+    if not isinstance(initializer, Initializer):
+        raise TypeError(f"initializer must be an Initializer to be serialized, got {initializer!r}")
+    return {
+        "module": "keras.initializers",
+        "class_name": type(initializer).__name__,
+        "config": initializer.get_config(),
+        "registered_name": None,
+    }
+
+
+def _class_of(name: str) -> type[Initializer]:
+    if name not in _ALL:
+        raise ValueError(f"initializer must be one of {sorted(_CLASSES)}, got {name!r}")
+    return _ALL[name]
