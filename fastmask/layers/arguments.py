@@ -1,0 +1,63 @@
+"""What constructors make of the arguments that all layers share: names, dtypes and shapes."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastmask import config
+from fastmask.layers.checks import Shape
+
+_name_counts: Counter[str] = Counter()
+
+
+def auto_name(class_name: str) -> str:
+    """Return the class name in snake case, with a number from the second layer of a class on."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name).lower()
+    _name_counts[words] += 1
+    number = _name_counts[words] - 1
+    return f"{words}_{number}" if number else words
+
+
+def reset_names() -> None:
+    """Start the numbering of layer names again."""
+    _name_counts.clear()
+
+
+def layer_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return float32 or float64, given as dtype, name or Keras's policy; else ValueError."""
+    if isinstance(dtype, Mapping):
+        dtype = dtype["config"]["name"]
+    if dtype is None:
+        dtype = config.floatx()
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if found not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    return found
+
+
+def declared_shape(class_name: str, kwargs: dict[str, Any]) -> Shape | None:
+    """Take the arguments about shapes out of `kwargs`; TypeError if any others are left."""
+    kwargs.pop("autocast", None)
+    batch_shape = kwargs.pop("batch_input_shape", None) or kwargs.pop("batch_shape", None)
+    shape, size = kwargs.pop("input_shape", None), kwargs.pop("input_dim", None)
+    steps = (kwargs.pop("input_length"),) if "input_length" in kwargs else ()
+    if kwargs:
+        raise TypeError(f"{class_name} got unknown arguments: {', '.join(sorted(kwargs))}")
+    if batch_shape is not None:
+        return tuple(batch_shape)
+    if shape is not None:
+        return (None, *((shape,) if isinstance(shape, int) else shape))
+    return None if size is None else (None, *steps, size)
+
+
+def own_arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor from its ``locals()``."""
+    inner = ("self", "__class__", "kwargs")
+    extra: dict[str, Any] = scope["kwargs"]
+    return {name: value for name, value in scope.items() if name not in inner} | extra

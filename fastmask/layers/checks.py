@@ -1,0 +1,107 @@
+"""Checks of arguments, by name; what has passed them cannot fail further down."""
+
+from collections.abc import Collection
+from operator import index
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastmask.packing import PackedSequence
+
+Array = npt.NDArray[Any]
+Shape = tuple[int | None, ...]
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Return `value` as an int; ValueError unless it is an integer above zero."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = 0
+    if number <= 0 or isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return number
+
+
+def fraction(name: str, value: Any) -> float:
+    """Return `value` as a float; ValueError unless it is a number from 0 to 1."""
+    if isinstance(value, (bool, str)) or not np.isscalar(value) or not 0 <= value <= 1:  # type: ignore[operator]
+        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def not_supported(**arguments: Any) -> None:
+    """Raise NotImplementedError for the first argument that is not None."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise NotImplementedError(f"{name} is not supported yet, got {value!r}; leave it None")
+
+
+def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
+    """Return `value`; ValueError unless it is one of `allowed`."""
+    if not any(value is option or value == option for option in allowed):
+        raise ValueError(f"{name} must be one of {tuple(allowed)}, got {value!r}")
+    return value
+
+
+def activation_name(name: str, value: Any, allowed: Collection[str]) -> str:
+    """Return the name of an activation given as None (linear), a name or a function so named."""
+    if value is None:
+        return "linear"
+    known = value if isinstance(value, str) else getattr(value, "__name__", None)
+    if known not in allowed:
+        raise ValueError(f"{name} must be None or one of {tuple(sorted(allowed))}, got {value!r}")
+    return str(known)
+
+
+def real_array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
+    """Return `value` as an array of `dtype`; TypeError unless it holds real numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array.astype(dtype, copy=False)
+
+
+def float_input(
+    x: "Array | PackedSequence", dtype: np.dtype[Any], rank: int | None = None
+) -> "Array | PackedSequence":
+    """Return `x` with values of `dtype`; ValueError unless of `rank` axes, if that is given."""
+    found = len(x.shape) if isinstance(x, PackedSequence) else np.ndim(x)
+    if rank is not None and found != rank:
+        raise ValueError(f"x must have {rank} axes, got shape {np.shape(x)}")
+    if not isinstance(x, PackedSequence):
+        return real_array("x", x, dtype)
+    if x.dtype == dtype:
+        return x
+    return x.with_values(real_array("x", x.values, dtype), fill=x.fill)
+
+
+def mask_for(mask: Any, shape: tuple[int, ...]) -> "npt.NDArray[np.bool_] | None":
+    """Return `mask` as bool (B, T) for a padded array of `shape`; None stays None.
+
+    Raises
+    ------
+    TypeError
+        If it is neither bool nor integer.
+    ValueError
+        If its shape is not ``shape[:2]`` or an integer is neither 0 nor 1.
+    """
+    if mask is None:
+        return None
+    mask = np.asarray(mask)
+    if mask.dtype.kind not in "biu":
+        raise TypeError(f"mask must be bool (or integers 0 and 1), got dtype {mask.dtype}")
+    if len(shape) < 2 or mask.shape != tuple(shape[:2]):
+        raise ValueError(f"mask must have shape (B, T) = {tuple(shape[:2])}, got {mask.shape}")
+    if mask.dtype.kind != "b" and not np.isin(mask, (0, 1)).all():
+        raise ValueError("mask must hold only 0 and 1 when it is of integers")
+    return mask.astype(bool, copy=False)
+
+
+def cotangent(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return the gradient of an output as an array of `dtype`; ValueError unless of `shape`."""
+    array = real_array(name, value, dtype)
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {array.shape}")
+    return array

@@ -1,0 +1,257 @@
+"""Layers that act on one step at a time (Dense, Activation, Dropout), and Flatten."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastmask import initializers, ops
+from fastmask.layers import checks
+from fastmask.layers.base import Call, Gradients, Layer, Pullback
+from fastmask.layers.checks import Array, Shape
+from fastmask.layers.flow import cotangents, run, same
+from fastmask.packing import PackedSequence
+from fastmask.random import SeedGenerator, as_generator
+
+
+class RowLayer(Layer):
+    """Base of layers that map every row of values by itself.
+
+    A packed batch is mapped where it is stored, so equal rows are mapped once; what it shows at
+    masked places is mapped as well, as Keras computes those places too.
+    """
+
+    packs_masked = True
+
+    def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
+        """Return the outputs for values (n, ...) and, if ``call.keep``, the pullback."""
+        raise NotImplementedError(f"{type(self).__name__} does not define map_rows(values, call)")
+
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        if not isinstance(x, PackedSequence):
+            return self.map_rows(x, call)
+        y, pullback = self.map_rows(x.values, call)
+        return x.with_values(y, fill=self._map_fill(x)), pullback
+
+    def _map_fill(self, x: PackedSequence) -> Array | None:
+        if not x.packing.masked:
+            return None
+        fill = np.zeros(x.values.shape[1:]) if x.fill is None else np.asarray(x.fill)
+        filled: Array = self.map_rows(fill[None].astype(x.dtype, copy=False), Call())[0]
+        return filled[0]
+
+
+class Dense(RowLayer):
+    """Fully connected layer: ``activation(x @ kernel + bias)``.
+
+    Parameters
+    ----------
+    units : int
+    activation : str, optional
+        One of ``fastmask.ops.ACTIVATIONS``; None is linear.
+    use_bias : bool, default True
+    kernel_initializer : str or callable, default "glorot_uniform"
+    bias_initializer : str or callable, default "zeros"
+    kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, \
+bias_constraint, lora_rank, lora_alpha, quantization_config
+        Only None yet.
+    **kwargs
+        See `Layer`.
+
+    Notes
+    -----
+    Input (B, ..., F), output (B, ..., units); weights kernel (F, units) and bias (units,).
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        quantization_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        checks.not_supported(
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            quantization_config=quantization_config,
+        )
+        self.kernel_regularizer = self.bias_regularizer = None
+        self.kernel_constraint = self.bias_constraint = None
+        self.units = checks.positive_int("units", units)
+        self.activation = checks.activation_name("activation", activation, ops.ACTIVATIONS)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+
+    def create_weights(self, input_shape: Shape) -> None:
+        features = self.known_features(input_shape)
+        self.kernel = self.add_weight((features, self.units), self.kernel_initializer, "kernel")
+        self.bias = (
+            self.add_weight((self.units,), self.bias_initializer, "bias") if self.use_bias else None
+        )
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], self.units)
+
+    def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
+        bias = None if self.bias is None else self.bias.value
+        rows = values.reshape(-1, values.shape[-1])
+        flat, back = run("dense", call.keep, rows, self.kernel.value, bias, self.activation)
+        y = flat.reshape(*values.shape[:-1], self.units)
+
+        def pullback(dy: Any) -> Gradients:
+            (d,) = cotangents(dy, y, self.dtype)
+            dx, *weights = back(d.reshape(flat.shape))  # type: ignore[union-attr]
+            return Gradients(dx.reshape(values.shape), weights[: len(self.weights)])
+
+        return y, pullback
+
+
+class Activation(RowLayer):
+    """An activation function by itself.
+
+    Parameters
+    ----------
+    activation : str
+        One of ``fastmask.ops.ACTIVATIONS``; None is linear. Softmax is over the last axis.
+    **kwargs
+        See `Layer`.
+    """
+
+    def __init__(self, activation: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.activation = checks.activation_name("activation", activation, ops.ACTIVATIONS)
+
+    def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
+        y, back = run("activation", call.keep, values, self.activation)
+
+        def pullback(dy: Any) -> Gradients:
+            return Gradients(back(cotangents(dy, y, self.dtype)[0]), [])
+
+        return y, pullback
+
+
+class Dropout(Layer):
+    """Set inputs to zero at random while training, and scale up the others by 1 / (1 - rate).
+
+    Parameters
+    ----------
+    rate : float
+        From 0 to 1; the fraction dropped.
+    noise_shape : tuple, optional
+        Shape of the noise, with 1 for axes that share it and None for those of the input's length:
+        ``(None, 1, None)`` drops whole features of a sequence.
+    seed : int or SeedGenerator, optional
+    **kwargs
+        See `Layer`.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        noise_shape: Sequence[int | None] | None = None,
+        seed: int | SeedGenerator | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rate = checks.fraction("rate", rate)
+        self.noise_shape = None if noise_shape is None else tuple(noise_shape)
+        self.seed = seed
+        if self.rate:
+            self.seed_generator = as_generator(seed)
+
+    @property
+    def stochastic(self) -> bool:
+        return self.rate > 0
+
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        if not (call.training and self.stochastic):
+            return x, lambda dy: Gradients(cotangents(dy, x, self.dtype)[0], [])
+        packed = isinstance(x, PackedSequence)
+        data, collapse = run("expand", call.keep, x) if packed else (x, same)
+        dropped, back = run("multiply", call.keep, data, self._factor(x, data.shape))
+        y = PackedSequence(dropped, x.packing, None, x.fill, x.repeat) if packed else dropped
+
+        def pullback(dy: Any) -> Gradients:
+            return Gradients(collapse(back(cotangents(dy, y, self.dtype)[0])), [])
+
+        return y, pullback
+
+    def _factor(self, x: Any, shape: tuple[int, ...]) -> Array:
+        """Draw the noise for data of `shape`, one row per token if `x` is packed."""
+        if self.noise_shape is None:
+            return keep_factor(self.seed_generator, self.rate, shape, self.dtype)
+        if len(self.noise_shape) != len(x.shape):
+            raise ValueError(
+                f"noise_shape must have {len(x.shape)} axes for x of shape {x.shape}, "
+                f"got {self.noise_shape}"
+            )
+        wanted = [
+            n if own is None else own for own, n in zip(self.noise_shape, x.shape, strict=True)
+        ]
+        if any(own not in (1, n) for own, n in zip(wanted, x.shape, strict=True)):
+            raise ValueError(f"noise_shape must fit x of shape {x.shape}, got {self.noise_shape}")
+        noise = keep_factor(self.seed_generator, self.rate, tuple(wanted), self.dtype)
+        if not isinstance(x, PackedSequence):
+            return np.broadcast_to(noise, shape)
+        row, step = x.packing.rows, x.packing.positions % max(1, x.packing.total_length)
+        chosen = noise[row if wanted[0] > 1 else row * 0, step if wanted[1] > 1 else step * 0]
+        return np.broadcast_to(chosen, shape)
+
+
+class Flatten(Layer):
+    """Put all axes but the first into one: (B, ...) to (B, size). Takes no mask.
+
+    Parameters
+    ----------
+    data_format : {"channels_last"}, optional
+        Accepted for Keras's sake.
+    **kwargs
+        See `Layer`.
+    """
+
+    supports_masking = False
+
+    def __init__(self, data_format: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_format = checks.choice("data_format", data_format, (None, "channels_last"))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        batch, *rest = input_shape
+        size: int | None = 1
+        for n in rest:
+            size = None if size is None or n is None else size * n
+        return (batch, size)
+
+    def forward(self, x: Any, call: Call) -> tuple[Array, Pullback | None]:
+        grid, back = run("unpack", call.keep, x) if isinstance(x, PackedSequence) else (x, same)
+        y = grid.reshape(len(grid), int(np.prod(grid.shape[1:])))
+
+        def pullback(dy: Any) -> Gradients:
+            (d,) = cotangents(dy, y, self.dtype)
+            return Gradients(back(d.reshape(grid.shape)), [])  # type: ignore[union-attr]
+
+        return y, pullback
+
+
+def keep_factor(
+    source: SeedGenerator, rate: float, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Array:
+    """Draw a factor of dropout: 0 with probability `rate`, else 1 / (1 - rate)."""
+    kept = source.generator.random(shape, np.float32) >= rate
+    return kept.astype(dtype) / dtype.type(max(1 - rate, 1e-30))

@@ -1,0 +1,123 @@
+"""Embedding: ids to vectors, each distinct id of a packed batch once."""
+
+from typing import Any
+
+import numpy as np
+
+from fastmask import initializers
+from fastmask.layers import checks
+from fastmask.layers.base import Call, Gradients, Layer, Pullback
+from fastmask.layers.checks import Array, Shape
+from fastmask.layers.flow import cotangents, run
+from fastmask.packing import PackedSequence
+
+
+class Embedding(Layer):
+    """A table of vectors, looked up by integer ids.
+
+    Parameters
+    ----------
+    input_dim : int
+        Number of ids: the largest id plus one.
+    output_dim : int
+        Length of a vector.
+    embeddings_initializer : str or callable, default "uniform"
+    embeddings_regularizer, embeddings_constraint, lora_rank, lora_alpha, quantization_config
+        Only None yet.
+    mask_zero : bool, default False
+        Whether id 0 stands for padding, which later layers then skip.
+    weights : array_like (input_dim, output_dim), or a list of one, optional
+        The table to start from.
+    input_length : int, optional
+        Number of steps, if it is fixed; only `output_shape` tells it.
+    **kwargs
+        See `Layer`.
+
+    Notes
+    -----
+    Input ids of any shape, or packed ids; output has one axis more. The weight is embeddings
+    (input_dim, output_dim); its gradient is sparse (``SparseRows``). Ids from 0 to input_dim - 1
+    are legal, others raise IndexError. Row 0 is an ordinary row even with `mask_zero`.
+    """
+
+    packs_masked = True
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        embeddings_constraint: Any = None,
+        mask_zero: bool = False,
+        weights: Any = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        quantization_config: Any = None,
+        input_length: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        checks.not_supported(
+            embeddings_regularizer=embeddings_regularizer,
+            embeddings_constraint=embeddings_constraint,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            quantization_config=quantization_config,
+        )
+        self.embeddings_regularizer = self.embeddings_constraint = None
+        self.input_dim = checks.positive_int("input_dim", input_dim)
+        self.output_dim = checks.positive_int("output_dim", output_dim)
+        self.embeddings_initializer = initializers.get(embeddings_initializer)
+        self.mask_zero = self.makes_mask = bool(mask_zero)
+        self.input_length = (
+            None if input_length is None else checks.positive_int("input_length", input_length)
+        )
+        if weights is not None:
+            self.build((None, self.input_length))
+            self.set_weights(weights if isinstance(weights, (list, tuple)) else [weights])
+
+    def create_weights(self, input_shape: Shape) -> None:
+        shape = (self.input_dim, self.output_dim)
+        self.embeddings = self.add_weight(shape, self.embeddings_initializer, "embeddings")
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        if len(input_shape) == 2 and input_shape[1] is None:
+            input_shape = (input_shape[0], self.input_length)
+        return (*input_shape, self.output_dim)
+
+    def check_input(self, x: Any) -> Any:
+        ids = x.values if isinstance(x, PackedSequence) else np.asarray(x)
+        if ids.dtype.kind not in "iu":
+            raise TypeError(f"x must hold integer ids, got dtype {ids.dtype}")
+        if not isinstance(x, PackedSequence):
+            return ids
+        if ids.ndim != 1:
+            raise ValueError(f"x must hold one id per step when packed, got shape {x.shape}")
+        return x
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        """Return ``x != 0`` with `mask_zero`, which ignores `mask`; else `mask`."""
+        return np.not_equal(x, 0) if self.mask_zero else mask
+
+    def pack_input(self, x: Any, mask: Any = None) -> PackedSequence:
+        """Pack padded ids (B, T) by the mask that `compute_mask` gives."""
+        return super().pack_input(x, self.compute_mask(x, mask))
+
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        table = self.embeddings.value
+        if isinstance(x, PackedSequence) and self.mask_zero and not x.values.all():
+            x = self.pack_input(x.pad())
+        y, back = run("embedding", call.keep, x, table)
+        if isinstance(x, PackedSequence) and x.packing.masked:
+            y = PackedSequence(y.values, y.packing, y.index, self._vector(x.fill), x.repeat)
+
+        def pullback(dy: Any) -> Gradients:
+            return Gradients(None, [back(cotangents(dy, y, self.dtype)[0])])
+
+        return y, pullback
+
+    def _vector(self, fill: Any) -> Array:
+        """Return what stands at masked places that showed the id `fill`."""
+        row: Array = self.embeddings.value[0 if fill is None else int(fill)]
+        return row.copy()

@@ -1,0 +1,75 @@
+"""Masking: skip the steps whose features all have one value."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastmask.layers import checks
+from fastmask.layers.base import Call, Gradients, Layer, Pullback
+from fastmask.layers.flow import cotangents, run, same
+from fastmask.packing import PackedSequence
+
+
+class Masking(Layer):
+    """Mask every step whose features all equal `mask_value`.
+
+    Parameters
+    ----------
+    mask_value : float, default 0.0
+    **kwargs
+        See `Layer`.
+
+    Notes
+    -----
+    Input (B, T, F), output the same with zeros at masked steps. The mask is made anew: one that
+    came in is ignored. A step of genuine values that all equal `mask_value` is masked too; NaN
+    equals nothing.
+    """
+
+    makes_mask = True
+
+    def __init__(self, mask_value: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mask_value = float(mask_value)
+
+    def check_input(self, x: Any) -> Any:
+        return checks.float_input(x, self.dtype, rank=3)
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        """Return the mask (B, T) of a padded `x`: True where a feature is not `mask_value`."""
+        return self._differs(self.check_input(x))
+
+    def pack_input(self, x: Any, mask: Any = None) -> PackedSequence:
+        """Pack the steps of a padded `x` (B, T, F) that are not masked; `mask` is ignored."""
+        x = self.check_input(x)
+        packed = PackedSequence.from_padded(x, self._differs(x))
+        return packed.with_values(
+            packed.values, fill=np.full(x.shape[2:], self.mask_value, x.dtype)
+        )
+
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        if isinstance(x, PackedSequence):
+            y, back = self._packed(x, call.keep)
+        else:
+            keep = self._differs(x)[..., None]
+            y, back = np.where(keep, x, 0).astype(x.dtype), lambda d: np.where(keep, d, 0)
+
+        def pullback(dy: Any) -> Gradients:
+            return Gradients(back(cotangents(dy, y, self.dtype)[0]), [])
+
+        return y, pullback
+
+    def _packed(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Any]:
+        """Return `x` with zeros at masked places; packed anew if the mask changes."""
+        fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill)
+        stays_masked = not x.packing.masked or not (x.repeat or self._differs(fill))
+        if stays_masked and self._differs(x.values).all():
+            return x.with_values(x.values), same
+        grid, unpack_back = run("unpack", keep, x)
+        y, pack_back = run("pack", keep, grid, self._differs(grid))
+        return y, lambda d: unpack_back(pack_back(d))
+
+    def _differs(self, x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        found: npt.NDArray[np.bool_] = np.not_equal(x, self.mask_value).any(axis=-1)
+        return found

@@ -1,0 +1,304 @@
+"""What SimpleRNN, LSTM and GRU share: everything but their equations."""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastmask import initializers, ops
+from fastmask.layers import checks
+from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.checks import Array, Shape
+from fastmask.layers.core import keep_factor
+from fastmask.layers.flow import Back, cotangents, enter, leave, run, same
+from fastmask.packing import PackedSequence, Packing
+from fastmask.random import as_generator
+
+States = tuple[Array, ...]
+
+
+class Recurrent(Layer):
+    """Base of the recurrent layers; the table below is all that a subclass has to fill in.
+
+    Attributes
+    ----------
+    op : str
+        Name in `fastmask.ops`.
+    gates : int
+        Blocks of width `units` in the kernels.
+    state_names : tuple of str
+        The first one is the output.
+    drops_all : bool
+        Whether a dropout rate of exactly 1 drops everything; layers with gates ignore it, as in
+        Keras.
+    states : tuple of ndarray or None
+        Kept from call to call by a stateful layer.
+    """
+
+    takes_state = True
+    kernel_initializer: Any
+    recurrent_initializer: Any
+    bias_initializer: Any
+    op: ClassVar[str]
+    gates: ClassVar[int]
+    state_names: ClassVar[tuple[str, ...]] = ("h",)
+    drops_all: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        units: int,
+        activation: Any,
+        use_bias: bool,
+        dropout: float,
+        recurrent_dropout: float,
+        seed: Any,
+        return_sequences: bool,
+        return_state: bool,
+        go_backwards: bool,
+        stateful: bool,
+        unroll: bool,
+        zero_output_for_mask: bool = False,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(**self._take_initializers(arguments))
+        self.units = checks.positive_int("units", units)
+        self.activation = checks.activation_name(
+            "activation", activation, ops.RECURRENT_ACTIVATIONS
+        )
+        self.use_bias = bool(use_bias)
+        self.dropout = checks.fraction("dropout", dropout)
+        self.recurrent_dropout = checks.fraction("recurrent_dropout", recurrent_dropout)
+        self.seed = seed
+        if self.dropout or self.recurrent_dropout:
+            self.seed_generator = as_generator(seed)
+        self.return_sequences, self.return_state = bool(return_sequences), bool(return_state)
+        self.go_backwards, self.stateful = bool(go_backwards), bool(stateful)
+        self.unroll = bool(unroll)
+        self.zero_output_for_mask = bool(zero_output_for_mask)
+        self.states: States | None = None
+
+    def _take_initializers(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Keep what concerns the weights; return the arguments of `Layer`."""
+        for part in ("kernel", "recurrent", "bias"):
+            initializer = initializers.get(arguments.pop(f"{part}_initializer"))
+            setattr(self, f"{part}_initializer", initializer)
+            for kind in ("regularizer", "constraint"):
+                checks.not_supported(**{f"{part}_{kind}": arguments.pop(f"{part}_{kind}")})
+                setattr(self, f"{part}_{kind}", None)
+        checks.choice("time_major", arguments.pop("time_major", False), (False,))
+        arguments.pop("implementation", None)
+        if "input_dim" in arguments:
+            arguments.setdefault("input_length", None)
+        return arguments
+
+    def options(self) -> dict[str, Any]:
+        """Return what the op of this layer needs beyond weights, states and dropout."""
+        return {"activation": self.activation}
+
+    def initial_bias(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return the bias to start from."""
+        initialize = self.bias_initializer or initializers.Zeros()
+        return np.asarray(initialize(shape, dtype))
+
+    def bias_shape(self) -> tuple[int, ...]:
+        """Return the shape of the bias."""
+        return (self.gates * self.units,)
+
+    @property
+    def weight_path(self) -> str:
+        return f"{self.path}/{self.op}_cell"
+
+    @property
+    def passes_mask(self) -> bool:
+        return self.return_sequences
+
+    @property
+    def stochastic(self) -> bool:
+        return self.dropout > 0 or self.recurrent_dropout > 0
+
+    def create_weights(self, input_shape: Shape) -> None:
+        width = self.gates * self.units
+        features = self.known_features(input_shape)
+        self.kernel = self.add_weight((features, width), self.kernel_initializer, "kernel")
+        self.recurrent_kernel = self.add_weight(
+            (self.units, width), self.recurrent_initializer or "orthogonal", "recurrent_kernel"
+        )
+        self.bias = (
+            self.add_weight(self.bias_shape(), self.initial_bias, "bias") if self.use_bias else None
+        )
+
+    def compute_output_shape(self, input_shape: Shape) -> Any:
+        state = (input_shape[0], self.units)
+        y = (*input_shape[:2], self.units) if self.return_sequences else state
+        return (y, *[state for _ in self.state_names]) if self.return_state else y
+
+    def check_input(self, x: Any) -> Any:
+        return checks.float_input(x, self.dtype, rank=3)
+
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        source, enter_back = enter(x, call.mask, call.keep)
+        steps, states, scan_back = self.scan(source, call)
+        padded = not isinstance(x, PackedSequence)
+        if not self.return_sequences:
+            y, leave_back = steps.values, same
+        elif self.go_backwards and not padded:
+            y, leave_back = self._under_mask_of(source, steps, call.keep)
+        else:
+            y, leave_back = leave(steps, padded, call.keep)
+        output = (y, *states) if self.return_state else y
+
+        def pullback(dy: Any) -> Gradients:
+            d, *d_states = cotangents(dy, output, self.dtype)
+            gradients = scan_back(None if d is None else leave_back(d), d_states)
+            return gradients._replace(inputs=enter_back(gradients.inputs))
+
+        return output, pullback
+
+    def _under_mask_of(
+        self, source: PackedSequence, steps: PackedSequence, keep: bool
+    ) -> tuple[PackedSequence, Back]:
+        """Give outputs in processing order the plan of the input.
+
+        Keras flips the time of the outputs of `go_backwards` but not of the mask that goes with
+        them, so the outputs under the mask may be repeated ones: a masked batch takes the way over
+        the padded grid. The packed result shows zeros where it is masked.
+        """
+        plan = source.packing
+        if np.array_equal(steps.packing.positions, plan.positions):
+            return replace(steps, packing=plan), same
+        grid, unpack_back = run("unpack", keep, steps)
+        packed, pack_back = run("pack", keep, grid, plan.mask)
+        return replace(packed, packing=plan), lambda d: unpack_back(pack_back(d))
+
+    def scan(self, x: PackedSequence, call: Call) -> tuple[PackedSequence, States, Back]:
+        """Run the recurrence over a packed batch.
+
+        Returns
+        -------
+        PackedSequence
+            All outputs in processing order, or the last ones (B, units) as a sequence of one step.
+        tuple of ndarray
+            Final states (B, units).
+        callable
+            ``back(d_values or None, d_states) -> Gradients``.
+        """
+        initial = self._initial_states(call.initial_state, x.packing.batch_size)
+        bias = None if self.bias is None else self.bias.value
+        (sequence, states), op_back = run(
+            self.op,
+            call.keep,
+            x,
+            self.kernel.value,
+            self.recurrent_kernel.value,
+            bias,
+            initial,
+            go_backwards=self.go_backwards,
+            return_sequences=self.return_sequences,
+            **self.options(),
+            **self._dropout_masks(x, call.training),
+        )
+        if self.stateful:
+            self.states = tuple(state.copy() for state in states)
+        if self.return_sequences:
+            steps = self._shown(sequence)
+            last_back = None
+        else:
+            steps, last_back = self._last(states[0], x.packing)
+        given = call.initial_state is not None
+
+        def back(d: Array | None, d_states: Any) -> Gradients:
+            d_states = tuple(d_states) or (None,) * len(states)
+            if last_back is not None and d is not None:
+                d_h = last_back(d)
+                d_states = (d_h if d_states[0] is None else d_h + d_states[0], *d_states[1:])
+            g = op_back(None if last_back else d, d_states)
+            weights = [w for w in (g.kernel, g.recurrent_kernel, g.bias) if w is not None]
+            return Gradients(g.inputs, weights, g.initial_state if given else None)
+
+        return steps, tuple(states), back
+
+    def _shown(self, sequence: PackedSequence) -> PackedSequence:
+        """Return the outputs with zeros at masked places if that is asked for."""
+        return replace(sequence, repeat=False) if self.zero_output_for_mask else sequence
+
+    def _last(self, h: Array, plan: Packing) -> tuple[PackedSequence, Back]:
+        """Return the last outputs as one step: the states `h`, but zeros where none is due."""
+        none_due = plan.lengths == 0
+        if self.zero_output_for_mask and plan.masked and plan.total_length:
+            none_due = ~plan.mask[:, 0 if self.go_backwards else -1]
+
+        def without(values: Array) -> Array:
+            values = values.copy()
+            values[none_due] = 0
+            return values
+
+        return PackedSequence(without(h), Packing.full(len(h), 1)), without
+
+    def _initial_states(self, given: Any, batch_size: int) -> States | None:
+        if given is not None:
+            return self._checked_states(given, batch_size)
+        if not self.stateful or self.states is None:
+            return None
+        if len(self.states[0]) != batch_size:
+            raise ValueError(
+                f"x must have the batch size {len(self.states[0])} of the states that "
+                f"{describe(self)} keeps (stateful=True), got {batch_size}; reset_states() "
+                "forgets them"
+            )
+        return self.states
+
+    def _checked_states(self, given: Any, batch_size: int) -> States:
+        names, shape = self.state_names, (batch_size, self.units)
+        if isinstance(given, np.ndarray) and given.ndim == 2:
+            given = (given,)
+        if not isinstance(given, (tuple, list, np.ndarray)) or len(given) != len(names):
+            found = len(given) if isinstance(given, (tuple, list)) else type(given).__name__
+            raise ValueError(
+                f"initial_state must hold {len(names)} arrays ({', '.join(names)}) for "
+                f"{describe(self)}, got {found}"
+            )
+        states = []
+        for name, value in zip(names, given, strict=True):
+            state = checks.real_array("initial_state", value, self.dtype)
+            if state.shape != shape:
+                raise ValueError(f"initial_state {name} must have shape {shape}, got {state.shape}")
+            states.append(state)
+        return tuple(states)
+
+    def _dropout_masks(self, x: PackedSequence, training: bool) -> dict[str, Array | None]:
+        """Draw one factor per row for all steps, per gate if the recurrent state is dropped too."""
+        per_gate = (self.gates,) if self.recurrent_dropout and self.gates > 1 else ()
+        masks: dict[str, Array | None] = {}
+        for name, rate, width in (
+            ("input_mask", self.dropout, self.features),
+            ("recurrent_mask", self.recurrent_dropout, self.units),
+        ):
+            acts = training and rate > 0 and (rate < 1 or self.drops_all)
+            shape = (*per_gate, x.packing.batch_size, width)
+            masks[name] = (
+                keep_factor(self.seed_generator, rate, shape, self.dtype) if acts else None
+            )
+        return masks
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        """Return `mask` if the outputs are sequences, else None; in a list if there are states."""
+        out = mask if self.return_sequences else None
+        return [out, *[None for _ in self.state_names]] if self.return_state else out
+
+    def reset_state(self) -> None:
+        """Forget the states that a stateful layer keeps; any batch size may follow.
+
+        Raises
+        ------
+        ValueError
+            If the layer is not stateful.
+        """
+        if not self.stateful:
+            raise ValueError(f"stateful must be True to reset the states of {describe(self)}")
+        self.states = None
+
+    reset_states = reset_state
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"zero_output_for_mask": self.zero_output_for_mask}

@@ -1,0 +1,85 @@
+"""Weights of layers."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastmask.layers.checks import Array, real_array
+
+
+class Variable:
+    """A named weight whose array is updated in place.
+
+    Parameters
+    ----------
+    value : array_like of real numbers
+        Copied.
+    name : str
+        Such as ``"kernel"``.
+    trainable : bool, default True
+    path : str, optional
+        Such as ``"lstm/lstm_cell/kernel"``; `name` when left out.
+    dtype : dtype, optional
+        Of the stored array; that of `value` when left out.
+
+    Attributes
+    ----------
+    value : ndarray
+        C-contiguous; optimizers write into it.
+    """
+
+    def __init__(
+        self,
+        value: npt.ArrayLike,
+        name: str,
+        trainable: bool = True,
+        path: str | None = None,
+        dtype: npt.DTypeLike = None,
+    ) -> None:
+        dtype = np.asarray(value).dtype if dtype is None else np.dtype(dtype)
+        self.value: Array = np.array(real_array("value", value, dtype), order="C")
+        self.name = name
+        self.trainable = trainable
+        self.path = name if path is None else path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.value.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the array."""
+        return self.value.dtype
+
+    def numpy(self) -> Array:
+        """Return a copy of the array."""
+        return self.value.copy()
+
+    def assign(self, value: npt.ArrayLike) -> None:
+        """Overwrite the array, casting to its dtype.
+
+        Raises
+        ------
+        TypeError
+            If `value` does not hold real numbers.
+        ValueError
+            If its shape differs.
+        """
+        self.value[...] = self.checked(value)
+
+    def checked(self, value: npt.ArrayLike, name: str = "value") -> Array:
+        """Return `value` as an array that fits this variable; errors as for `assign`."""
+        array = real_array(name, value, self.dtype)
+        if array.shape != self.shape:
+            raise ValueError(
+                f"{name} must have shape {self.shape} for {self.path}, got {array.shape}"
+            )
+        return array
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Array:
+        return np.array(self.value, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        return f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}>"

@@ -1,0 +1,299 @@
+"""Layers around layers: TimeDistributed and Bidirectional."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+
+from fastmask.layers import checks
+from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.checks import Array, Shape
+from fastmask.layers.core import RowLayer
+from fastmask.layers.flow import Back, cotangents, enter, leave, run, same
+from fastmask.layers.recurrent_base import Recurrent
+from fastmask.layers.serialization import deserialize, serialize
+from fastmask.packing import PackedSequence
+
+_MERGE_MODES = ("concat", "sum", "mul", "ave", None)
+
+
+class TimeDistributed(RowLayer):
+    """Apply a layer to every step.
+
+    Parameters
+    ----------
+    layer : Layer
+        Sees the steps as a batch: of a packed input, only the valid ones.
+    **kwargs
+        See `Layer`.
+
+    Notes
+    -----
+    Input (B, T, ...) or packed, output with the same two first axes and the same mask.
+    """
+
+    def __init__(self, layer: Layer, **kwargs: Any) -> None:
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layer must be a Layer, got {layer!r}")
+        for name in ("makes_mask", "stateful", "return_state"):
+            if getattr(layer, name, False):
+                raise ValueError(
+                    f"layer must not have {name}=True in TimeDistributed: {describe(layer)}"
+                )
+        kwargs.setdefault("dtype", layer.dtype)
+        self.layer = layer
+        super().__init__(**kwargs)
+
+    @property
+    def sublayers(self) -> dict[str, Layer]:
+        return {"layer": self.layer}
+
+    def create_weights(self, input_shape: Shape) -> None:
+        if not self.layer.built:
+            self.layer.parent_path = self.path
+            self.layer.build((None, *input_shape[2:]))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        inner = self.layer.compute_output_shape((None, *input_shape[2:]))
+        return (*input_shape[:2], *inner[1:])
+
+    def check_input(self, x: Any) -> Any:
+        x = x if isinstance(x, PackedSequence) else np.asarray(x)
+        if len(x.shape) < 2:
+            raise ValueError(f"x must have at least the axes (B, T), got shape {x.shape}")
+        return x
+
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        if not isinstance(x, PackedSequence):
+            return self._padded(x, call)
+        if x.index is None or not (call.training and self.stochastic):
+            return super().forward(x, call)
+        data, collapse = run("expand", call.keep, x)
+        y, pullback = super().forward(PackedSequence(data, x.packing, None, x.fill, x.repeat), call)
+
+        def through(dy: Any) -> Gradients:
+            gradients = pullback(dy)  # type: ignore[misc]
+            return gradients._replace(inputs=collapse(gradients.inputs))
+
+        return y, through
+
+    def _padded(self, x: Array, call: Call) -> tuple[Array, Pullback | None]:
+        steps = x.shape[:2]
+        flat, pullback = self.map_rows(x.reshape(-1, *x.shape[2:]), call)
+        y = flat.reshape(*steps, *flat.shape[1:])
+
+        def through(dy: Any) -> Gradients:
+            (d,) = cotangents(dy, y, self.dtype)
+            gradients = pullback(d.reshape(flat.shape))  # type: ignore[misc, union-attr]
+            inputs = gradients.inputs
+            return gradients._replace(inputs=None if inputs is None else inputs.reshape(x.shape))
+
+        return y, through
+
+    def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
+        if call.keep:
+            return self.layer.vjp(values, training=call.training)
+        return self.layer(values, training=call.training), None
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"layer": serialize(self.layer)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        return cls(**{**config, "layer": deserialize(config["layer"])})
+
+
+class Bidirectional(Layer):
+    """Run a recurrent layer in both directions and merge the outputs.
+
+    Parameters
+    ----------
+    layer : SimpleRNN, LSTM or GRU
+        Copied twice from its config, with new weights.
+    merge_mode : {"concat", "sum", "mul", "ave", None}, default "concat"
+        None returns the two outputs apart.
+    weights : list of array_like, optional
+        To start from: forward ones, then backward ones.
+    backward_layer : SimpleRNN, LSTM or GRU, optional
+        For the backward direction; must differ from `layer` in go_backwards.
+    **kwargs
+        See `Layer`.
+
+    Notes
+    -----
+    With return_sequences both halves are in time order and zero at masked steps. Without, each half
+    is the last valid output of its direction. States, `initial_state` and weights are those of the
+    forward direction, then those of the backward one.
+    """
+
+    takes_state = True
+
+    def __init__(
+        self,
+        layer: Recurrent,
+        merge_mode: str | None = "concat",
+        weights: Any = None,
+        backward_layer: Recurrent | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name, given in (("layer", layer), ("backward_layer", backward_layer or layer)):
+            if not isinstance(given, Recurrent):
+                raise TypeError(f"{name} must be a SimpleRNN, LSTM or GRU, got {given!r}")
+        if layer.go_backwards:
+            raise ValueError("layer must have go_backwards=False, got True")
+        self.merge_mode = checks.choice("merge_mode", merge_mode, _MERGE_MODES)
+        self.forward_layer = _copy(layer, "forward_", go_backwards=False)
+        self.backward_layer = backward_layer or _copy(layer, "backward_", go_backwards=True)
+        self._check_pair()
+        kwargs.setdefault("dtype", layer.dtype)
+        super().__init__(**kwargs)
+        self.return_sequences, self.return_state = layer.return_sequences, layer.return_state
+        self.stateful = layer.stateful
+        for inner in (self.forward_layer, self.backward_layer):
+            inner.zero_output_for_mask = self.return_sequences
+        self._initial_weights = weights
+
+    def _check_pair(self) -> None:
+        forward, backward = self.forward_layer, self.backward_layer
+        if not backward.go_backwards:
+            raise ValueError("backward_layer must have go_backwards=True, got False")
+        for name in ("stateful", "return_sequences", "return_state", "dtype"):
+            wanted, got = getattr(forward, name), getattr(backward, name)
+            if wanted != got:
+                raise ValueError(f"backward_layer must have {name}={wanted} like layer, got {got}")
+        if self.merge_mode in ("sum", "mul", "ave") and forward.units != backward.units:
+            raise ValueError(
+                f"backward_layer must have units={forward.units} for merge_mode="
+                f"{self.merge_mode!r}, got {backward.units}"
+            )
+
+    @property
+    def sublayers(self) -> dict[str, Layer]:
+        return {"forward_layer": self.forward_layer, "backward_layer": self.backward_layer}
+
+    @property
+    def passes_mask(self) -> bool:
+        return self.return_sequences
+
+    def create_weights(self, input_shape: Shape) -> None:
+        self.known_features(input_shape)
+        for layer in self.sublayers.values():
+            if not layer.built:
+                layer.parent_path = self.path
+                layer.build(input_shape)
+        if self._initial_weights is not None:
+            self.set_weights(self._initial_weights)
+
+    def compute_output_shape(self, input_shape: Shape) -> Any:
+        shapes = [layer.compute_output_shape(input_shape) for layer in self.sublayers.values()]
+        states: list[Any] = []
+        if self.return_state:
+            states = [state for shape in shapes for state in shape[1:]]
+            shapes = [shape[0] for shape in shapes]
+        if self.merge_mode == "concat":
+            shapes = [(*shapes[0][:-1], shapes[0][-1] + shapes[1][-1])]
+        elif self.merge_mode is not None:
+            shapes = shapes[:1]
+        outputs = (*shapes, *states)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def check_input(self, x: Any) -> Any:
+        return checks.float_input(x, self.dtype, rank=3)
+
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        source, enter_back = enter(x, call.mask, call.keep)
+        starts = self._halves(call.initial_state)
+        pairs = zip(self.sublayers.values(), starts, strict=True)
+        runs = [layer.scan(source, replace(call, initial_state=s)) for layer, s in pairs]
+        (ahead, a_states, ahead_back), (back, b_states, back_back) = runs
+        merged, merge_back = self._merge(ahead, back, call.keep)
+        padded = not isinstance(x, PackedSequence)
+        if self.return_sequences:
+            left = [leave(y, padded, call.keep) for y in merged]
+        else:
+            left = [(y.values, same) for y in merged]
+        states = (*a_states, *b_states) if self.return_state else ()
+        outputs = (*[y for y, _ in left], *states)
+        output = outputs if len(outputs) > 1 else outputs[0]
+
+        def pullback(dy: Any) -> Gradients:
+            d = cotangents(dy, output, self.dtype)
+            d_merged = [None if g is None else b(g) for g, (_, b) in zip(d, left, strict=False)]
+            d_ahead, d_back = merge_back(d_merged)
+            half = len(left) + len(a_states)
+            first = ahead_back(d_ahead, d[len(left) : half])
+            second = back_back(d_back, d[half:])
+            return _joined(first, second, enter_back)
+
+        return output, pullback
+
+    def _halves(self, states: Any) -> tuple[Any, Any]:
+        if states is None:
+            return None, None
+        count = len(self.forward_layer.state_names) + len(self.backward_layer.state_names)
+        if not isinstance(states, (tuple, list)) or len(states) != count:
+            found = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
+            raise ValueError(
+                f"initial_state must hold {count} arrays for {describe(self)}: forward states, "
+                f"then backward states; got {found}"
+            )
+        half = len(self.forward_layer.state_names)
+        return tuple(states[:half]), tuple(states[half:])
+
+    def _merge(
+        self, ahead: PackedSequence, back: PackedSequence, keep: bool
+    ) -> tuple[list[PackedSequence], Back]:
+        """Return one merged output or two; the pullback takes and returns lists of gradients."""
+        if self.merge_mode is not None:
+            y, pullback = run("merge_directions", keep, ahead, back, self.merge_mode)
+            return [y], lambda d: (None, None) if d[0] is None else pullback(d[0])
+        turned, turn_back = run("time_order", keep, back)
+        return [ahead, turned], lambda d: (d[0], None if d[1] is None else turn_back(d[1]))
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        """Return `mask` if the outputs are sequences, else None; twice with ``merge_mode=None``."""
+        out = mask if self.return_sequences else None
+        outputs = [out] if self.merge_mode is not None else [out, out]
+        if self.return_state:
+            inner = (self.forward_layer, self.backward_layer)
+            outputs += [None for layer in inner for _ in layer.state_names]
+        return outputs if len(outputs) > 1 else out
+
+    def reset_state(self) -> None:
+        """Forget the states that a stateful layer keeps; ValueError if it is not stateful."""
+        self.forward_layer.reset_state()
+        self.backward_layer.reset_state()
+
+    reset_states = reset_state
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "layer": serialize(self.forward_layer),
+            "backward_layer": serialize(self.backward_layer),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        inner = {
+            name: deserialize(config[name])
+            for name in ("layer", "backward_layer")
+            if config.get(name) is not None
+        }
+        return cls(**{**config, **inner})
+
+
+def _copy(layer: Recurrent, prefix: str, go_backwards: bool) -> Recurrent:
+    name = prefix + layer.name.removeprefix(prefix)
+    return type(layer).from_config(
+        layer.get_config() | {"name": name, "go_backwards": go_backwards}
+    )
+
+
+def _joined(first: Gradients, second: Gradients, enter_back: Back) -> Gradients:
+    """Add up the gradients by the input that both directions share, and put the others together."""
+    states = None
+    if first.initial_state is not None and second.initial_state is not None:
+        states = first.initial_state + second.initial_state
+    inputs = enter_back(first.inputs + second.inputs)  # type: ignore[operator]
+    return Gradients(inputs, first.weights + second.weights, states)
