@@ -25,6 +25,7 @@ from importlib.metadata import version
 
 RECORDINGS = {  # file name: (module in recording/, function, Keras backend)
     "recurrent": ("recurrent", "record_recurrent", "tensorflow"),
+    "stateful": ("recurrent", "record_stateful", "tensorflow"),
     "wrappers": ("wrappers", "record_wrappers", "tensorflow"),
     "layers": ("layers", "record_layers", "tensorflow"),
     "stacks": ("stacks", "record_stacks", "tensorflow"),

@@ -1,4 +1,4 @@
-"""Embedding, Masking, Dense, Activation and the layers that pass a mask on or use it up, in float64."""
+"""Embedding, Masking, Dense and Activation in float64."""
 
 from __future__ import annotations
 
@@ -47,15 +47,6 @@ def maskings() -> dict[str, Any]:
     return cases
 
 
-def masked(name: str, config: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
-    """Record a layer whose call takes the mask, on a batch without an empty row."""
-    config = {"dtype": "float64", **config}
-    layer = getattr(keras.layers, name)(**config)
-    x = normal(*shape)
-    mask = MASKS["leading"]
-    return {"layer": name, "config": config, "output_mask": mask_of(layer, x, mask), **record_call(layer, x, mask)}
-
-
 def record_layers() -> dict[str, Any]:
     """Record every layer that is not recurrent."""
     cases = embeddings() | maskings()
@@ -69,7 +60,4 @@ def record_layers() -> dict[str, Any]:
     for activation in ("linear", "softmax"):
         config = {"units": UNITS, "activation": activation}
         cases[f"dense-sequences-{activation}"] = plain("Dense", config, sequences)
-    cases["global_average_pooling-mask"] = masked("GlobalAveragePooling1D", {}, sequences.shape)
-    cases["global_average_pooling"] = plain("GlobalAveragePooling1D", {}, sequences)
-    cases["global_max_pooling"] = plain("GlobalMaxPooling1D", {}, sequences)
     return cases

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
-from .common import BATCH, FEATURES, MASKS, STEPS, UNITS, mask_of, normal, record_call, set_random_weights
+from .common import BATCH, FEATURES, MASKS, STEPS, UNITS, as_list, mask_of, normal, record_call, set_random_weights
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "simple_rnn": ("SimpleRNN", {}),
@@ -52,6 +54,30 @@ def case(kind: str, mask: str, options: dict[str, Any], size: tuple[int, ...] = 
     grid = MASKS[mask]
     recorded = record_call(layer, x, grid, states)
     return {"layer": name, "config": config, "output_mask": mask_of(layer, x, grid), **recorded}
+
+
+def stateful(kind: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Record the outputs of calls that each go on from the states of the one before."""
+    name, defaults = KINDS[kind]
+    config = {"units": UNITS, "dtype": "float64", "stateful": True, **defaults, **options}
+    layer = getattr(keras.layers, name)(**config)
+    layer.build((BATCH, STEPS, FEATURES))
+    set_random_weights(layer, kind)
+    calls = []
+    for mask in ("holes", "empty", "leading", "none"):
+        x = normal(BATCH, STEPS, FEATURES, names=(mask,))
+        y = layer(tf.constant(x), mask=None if MASKS[mask] is None else tf.constant(MASKS[mask]))
+        calls.append({"inputs": x, "mask": MASKS[mask], "outputs": [np.asarray(part) for part in as_list(y)]})
+    return {"layer": name, "config": config, "inputs": x, "weights": layer.get_weights(), "calls": calls}
+
+
+def record_stateful() -> dict[str, Any]:
+    """Record every kind, with the last outputs and with sequences."""
+    state = {"return_state": True}
+    return {
+        f"{kind}-{label}": stateful(kind, options)
+        for kind in KINDS for label, options in (("last", state), ("sequence", SEQUENCE | state))
+    }  # fmt: skip
 
 
 def record_recurrent() -> dict[str, Any]:

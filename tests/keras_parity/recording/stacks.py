@@ -37,6 +37,7 @@ STACKS: dict[str, list[Any]] = {
     "activation": [EMBEDDING, ["Activation", {"activation": "tanh"}], ["GRU", SEQUENCE], dense(2, "elu")],
     "softmax_last": [MASKING, ["LSTM", SEQUENCE], ["Activation", {"activation": "softmax"}]],
     "backwards": [EMBEDDING, ["GRU", SEQUENCE | {"go_backwards": True}], dense(2)],
+    "backwards_below": [EMBEDDING, ["GRU", SEQUENCE | {"go_backwards": True}], ["LSTM", LAST], dense(2)],
     "backwards_last": [EMBEDDING, ["SimpleRNN", LAST | {"go_backwards": True}], dense(2)],
     "two_bidirectionals": [
         MASKING,
@@ -46,9 +47,7 @@ STACKS: dict[str, list[Any]] = {
     ],
     "unmasked": [UNMASKED_EMBEDDING, ["LSTM", SEQUENCE], ["GRU", LAST], dense(2)],
     "unmasked_series": [["SimpleRNN", SEQUENCE], ["TimeDistributed", {}, dense(2)]],
-    "average": [EMBEDDING, ["GRU", SEQUENCE], ["GlobalAveragePooling1D", {}], dense(2)],
 }
-NO_EMPTY_ROW = ("average",)
 
 
 def token_ids(mask: np.ndarray) -> np.ndarray:
@@ -75,7 +74,4 @@ def stack(specs: list[Any], masks: tuple[str, ...]) -> dict[str, Any]:
 
 def record_stacks() -> dict[str, Any]:
     """Record every stack."""
-    masks = ("holes", "leading", "empty")
-    return {
-        name: stack(specs, masks[:2] if name in NO_EMPTY_ROW else masks) for name, specs in STACKS.items()
-    }
+    return {name: stack(specs, ("holes", "leading", "empty")) for name, specs in STACKS.items()}

@@ -92,6 +92,7 @@ def trajectory(model: str, dtype: str, optimizer: list[Any]) -> dict[str, Any]:
     }
 
 
+STOPPING = ["EarlyStopping", {"monitor": "loss", "min_delta": 0.03, "patience": 1, "restore_best_weights": True}]
 FITS: dict[str, tuple[str, dict[str, Any]]] = {
     "batches": ("series", {"batch_size": 4}),
     "one_batch": ("words", {"batch_size": 32}),
@@ -99,22 +100,24 @@ FITS: dict[str, tuple[str, dict[str, Any]]] = {
     "validation_split": ("tagger", {"batch_size": 4, "validation_split": 0.3}),
     "class_weight": ("words", {"batch_size": 4, "class_weight": {0: 0.5, 1: 2.0, 2: 1.0}}),
     "sample_weight": ("tagger", {"batch_size": 4, "sample_weight": True}),
+    "early_stopping": ("words", {"batch_size": 4, "epochs": 12, "callbacks": [STOPPING]}),
 }
 
 
 def fit(model: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Record fit()'s History over three epochs and the weights after it."""
+    """Record fit()'s History, over three epochs unless told otherwise, and the weights after it."""
     optimizer = ["Adam", {"learning_rate": 0.05}]
     metrics = ["mae"] if model == "series" else ["accuracy"]
     network = compiled(model, "float64", optimizer, metrics=metrics)
     weights = network.get_weights()
     x, y = (np.concatenate(parts) for parts in zip(*batches(model, 3), strict=True))
-    arguments = dict(options)
+    arguments = {"epochs": 3, **options}
     if options.get("validation_data"):
         arguments["validation_data"] = (x[::2], y[::2])
     if options.get("sample_weight"):
         arguments["sample_weight"] = generator("fit weights").uniform(0.0, 2.0, y.shape)
-    history = network.fit(x, y, epochs=3, shuffle=False, verbose=0, **arguments)
+    callbacks = [make_named(keras.callbacks, spec) for spec in options.get("callbacks", [])]
+    history = network.fit(x, y, shuffle=False, verbose=0, **arguments | {"callbacks": callbacks})
     class_weight = arguments.pop("class_weight", None)
     return {
         "layers": MODELS[model][0],

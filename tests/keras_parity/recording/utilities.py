@@ -35,7 +35,6 @@ LABELS: dict[str, tuple[Any, int | None]] = {
     "batch_of_one": (np.array([[2, 0, 1]]), 3),
     "scalar": (2, 4),
     "floats": (np.array([0.0, 1.9, 2.0]), None),
-    "negative": (np.array([-1, 0]), 3),
 }
 
 
