@@ -1,0 +1,3 @@
+# The kernels for baseline, float32.
+
+include "kernels.pxi"

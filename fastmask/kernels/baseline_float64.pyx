@@ -1,0 +1,3 @@
+# The kernels for baseline, float64.
+
+include "kernels.pxi"

@@ -1,0 +1,316 @@
+# GRU (Cho et al. 2014), gates z, r and candidate n, h' = z * h + (1 - z) * n:
+#     reset_after:   n = activation(x_n + r * (h @ U_n + b_n))     (Keras's default, and cuDNN's)
+#     otherwise:     n = activation(x_n + (r * h) @ U_n)
+# Input products stand in the order n, z, r, so that both the columns of the input side (n, z, r) and those
+# of the recurrent side (z, r and a fourth) lie side by side: the fourth is h @ U_n + b_n or r * h.
+
+cdef struct GruStep:
+    Py_ssize_t units, padded, depth
+    int activation, recurrent_activation
+    const real *x               # in   [*, 3 * padded]  input products plus bias: n, z, r
+    const int64_t *x_index      # in   [rows] or NULL
+    const real *panels          # in   reset_after: [padded / LANES][units][3][LANES] of z, r, n; otherwise 2 of z, r
+    const real *candidate       # in   not reset_after: U_n, columns in panels of WIDTH vectors
+    const real *bias            # in   reset_after: [3 * padded] recurrent bias z, r, n, or NULL
+    const real *products        # in   [rows, 3 * padded] z, r, n of h @ U + bias, or NULL (recurrent dropout)
+    const real *h_previous      # in   [rows, units]
+    real *h                     # out  [rows, units]
+    real *gates                 # out  [rows, 4 * padded] n, z, r and the fourth; NULL in inference with reset_after
+
+
+cdef inline vec squash(const bint fused, int kind, vec x) noexcept nogil:
+    return v_sigmoid(x) if fused else activate(kind, x)
+
+
+cdef inline void gru_cell(const bint fused, const GruStep *s, vec *sums, Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+    cdef const real *x = s.x + place(s.x_index, row) * 3 * s.padded + unit
+    cdef int k = lanes_left(s.units, unit)
+    cdef vec z = squash(fused, s.recurrent_activation, v_load(x + s.padded) + sums[0])
+    cdef vec r = squash(fused, s.recurrent_activation, v_load(x + 2 * s.padded) + sums[1])
+    cdef vec n = v_fma(r, sums[2], v_load(x))
+    cdef vec h = load(s.h_previous + row * s.units + unit, k)
+    cdef real *gates
+    n = v_tanh(n) if fused else activate(s.activation, n)
+    store(s.h + row * s.units + unit, v_fma(z, h - n, n), k)
+    if s.gates != NULL:
+        gates = s.gates + row * 4 * s.padded + unit
+        v_store(gates, n)
+        v_store(gates + s.padded, z)
+        v_store(gates + 2 * s.padded, r)
+        v_store(gates + 3 * s.padded, sums[2])
+
+
+cdef inline void reset_cell(const bint fused, const GruStep *s, vec *sums, Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+    # z, r and r * h of the variant that resets before the product
+    cdef const real *x = s.x + place(s.x_index, row) * 3 * s.padded + unit
+    cdef real *gates = s.gates + row * 4 * s.padded + unit
+    cdef vec r = squash(fused, s.recurrent_activation, v_load(x + 2 * s.padded) + sums[1])
+    v_store(gates + s.padded, squash(fused, s.recurrent_activation, v_load(x + s.padded) + sums[0]))
+    v_store(gates + 2 * s.padded, r)
+    v_store(gates + 3 * s.padded, r * load(s.h_previous + row * s.units + unit, lanes_left(s.units, unit)))
+
+
+cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after) noexcept nogil:
+    cdef Tile t
+    cdef vec zero = v_set1(0.0)
+    cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
+    cdef Py_ssize_t row, unit = 0
+    cdef int i, m, width = 3 if reset_after else 2
+    t.panel = s.panels
+    t.depth = s.depth
+    while unit < s.units:
+        row = 0
+        while row < rows:
+            m = rows_left(rows - row)
+            for i in range(m):
+                t.x[i] = s.h_previous + (row + i) * s.units
+                t.start[i] = s.bias + unit if s.bias != NULL else <const real *>&zero
+                if s.products != NULL:
+                    t.start[i] = s.products + (row + i) * 3 * s.padded + unit
+            t.start_step = s.padded if s.bias != NULL or s.products != NULL else 0
+            run_tile(m, width, &t)
+            for i in range(m):
+                if reset_after and fused:
+                    gru_cell(True, s, t.sums[i], row + i, unit)
+                elif reset_after:
+                    gru_cell(False, s, t.sums[i], row + i, unit)
+                else:
+                    reset_cell(False, s, t.sums[i], row + i, unit)
+            row = row + ROWS
+        t.panel = t.panel + s.depth * width * LANES
+        unit = unit + LANES
+
+
+cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
+    # n and h of the variant that resets before the product
+    cdef Tile t
+    cdef Py_ssize_t row, column, unit = 0
+    cdef int i, j, m, k, width
+    cdef vec n, h
+    cdef real *gates
+    t.panel = s.candidate
+    t.depth = s.units
+    t.start_step = LANES
+    while unit < s.units:
+        width = panel_width(s.units, unit)
+        row = 0
+        while row < rows:
+            m = rows_left(rows - row)
+            for i in range(m):
+                t.x[i] = s.gates + (row + i) * 4 * s.padded + 3 * s.padded
+                t.start[i] = s.x + place(s.x_index, row + i) * 3 * s.padded + unit
+            run_tile(m, width, &t)
+            for i in range(m):
+                for j in range(width):
+                    column = unit + j * LANES
+                    k = lanes_left(s.units, column)
+                    gates = s.gates + (row + i) * 4 * s.padded + column
+                    n = activate(s.activation, t.sums[i][j])
+                    h = load(s.h_previous + (row + i) * s.units + column, k)
+                    v_store(gates, n)
+                    store(s.h + (row + i) * s.units + column, v_fma(v_load(gates + s.padded), h - n, n), k)
+            row = row + ROWS
+        t.panel = t.panel + s.units * WIDTH * LANES
+        unit = unit + WIDTH * LANES
+
+
+cdef void gru_masked_products(const GruStep *s, const MaskedProduct *dropout, Py_ssize_t row, Py_ssize_t rows,
+                              real *products) noexcept nogil:
+    # products = (h * mask) @ U + bias
+    cdef Py_ssize_t i
+    for i in range(rows):
+        if s.bias == NULL:
+            memset(products + i * dropout.stride, 0, dropout.stride * sizeof(real))
+        else:
+            memcpy(products + i * dropout.stride, s.bias, dropout.stride * sizeof(real))
+    masked_forward(dropout, s.h_previous, row, rows, products)
+
+
+def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidate, const real[::1] bias,
+                real[:, ::1] h, real[:, ::1] gates, bint gates_by_token, int activation, int recurrent_activation,
+                bint reset_after, bint every_step, bint zero_state, RecurrentDropout dropout):
+    """Run the steps of a shard; h holds the initial state. gates: [tokens or rows, 4 * padded] or None."""
+    cdef GruStep s
+    cdef Shard *shard = &run.shard
+    cdef Inputs *inputs = &run.inputs
+    cdef Py_ssize_t t = 0, block_end, count, n
+    if active_rows(shard, 0) == 0 or h.shape[1] == 0:
+        return
+    s.units = h.shape[1]
+    s.padded = inputs.product.out_stride // 3
+    s.activation = activation
+    s.recurrent_activation = recurrent_activation
+    s.panels = &panels[0]
+    s.candidate = &candidate[0] if candidate is not None else NULL
+    s.bias = &bias[0] if bias is not None else NULL
+    s.products = NULL
+    s.gates = NULL
+    with nogil:
+        while active_rows(shard, t) > 0:
+            block_end = next_block(inputs, shard, t)
+            count = 0
+            while t < block_end:
+                n = active_rows(shard, t)
+                s.x = inputs.product.out
+                s.x_index = inputs.z_index + count
+                s.depth = 0 if t == 0 and zero_state else s.units
+                s.h_previous = &h[state_before(shard, every_step, t), 0]
+                s.h = &h[state_after(shard, every_step, t), 0]
+                if gates is not None:
+                    s.gates = &gates[shard.begin + (shard.offsets[t] if gates_by_token else 0), 0]
+                if dropout is not None:
+                    gru_masked_products(&s, &dropout.forward, shard.begin, n, dropout.z)
+                    s.products = dropout.z
+                    s.depth = 0
+                if reset_after:
+                    gru_gates(&s, n, True)
+                else:
+                    gru_gates(&s, n, False)
+                    gru_candidate(&s, n)
+                count = count + n
+                t = t + 1
+
+
+cdef struct GruBackward:
+    StateGradient state
+    Py_ssize_t padded
+    int activation, recurrent_activation
+    real *gates                 # in: n, z, r, fourth; out: gradients of n, z, r and of h @ U_n (or r * h as it was)
+    const real *h               # in   [rows + tokens, units]
+    const real *candidate       # in   not reset_after: transposed U_n
+    real *reset                 # scratch [rows, units], not reset_after: gradient of r * h
+
+
+cdef inline void gru_cell_backward(const bint fused, const bint reset_after, const GruBackward *s, vec dh,
+                                   Py_ssize_t token, Py_ssize_t row, Py_ssize_t before, Py_ssize_t unit) noexcept nogil:
+    cdef int act = TANH if fused else s.activation
+    cdef int rec = SIGMOID if fused else s.recurrent_activation
+    cdef Py_ssize_t units = s.state.units
+    cdef int k = lanes_left(units, unit)
+    cdef real *gates = s.gates + token * 4 * s.padded + unit
+    cdef vec n = v_load(gates)
+    cdef vec z = v_load(gates + s.padded)
+    cdef vec h = load(s.h + before * units + unit, k)
+    cdef vec dn = dh * (v_set1(1.0) - z) * slope(act, n)
+    cdef vec r
+    v_store(gates, dn)
+    v_store(gates + s.padded, dh * (h - n) * slope(rec, z))
+    store(s.state.carry + row * units + unit, dh * z, k)
+    if reset_after:
+        r = v_load(gates + 2 * s.padded)
+        v_store(gates + 2 * s.padded, dn * v_load(gates + 3 * s.padded) * slope(rec, r))
+        v_store(gates + 3 * s.padded, dn * r)
+
+
+cdef void gru_reset_backward(const GruBackward *s, Py_ssize_t token, Py_ssize_t row, Py_ssize_t before,
+                             Py_ssize_t rows) noexcept nogil:
+    # From the gradient of n through (r * h) @ U_n to r and h.
+    cdef Product p
+    cdef Py_ssize_t i, unit, units = s.state.units
+    cdef real *gates
+    cdef real *carry
+    cdef vec dreset, r
+    cdef int k
+    p.depth = s.padded
+    p.columns = units
+    p.x = s.gates + token * 4 * s.padded
+    p.x_stride = 4 * s.padded
+    p.x_index = NULL
+    p.panels = s.candidate
+    p.start = NULL
+    p.out = s.reset + row * units
+    p.out_index = NULL
+    p.out_stride = units
+    p.accumulate = False
+    product(&p, 0, rows)
+    for i in range(rows):
+        unit = 0
+        while unit < units:
+            k = lanes_left(units, unit)
+            gates = s.gates + (token + i) * 4 * s.padded + unit
+            carry = s.state.carry + (row + i) * units + unit
+            dreset = load(s.reset + (row + i) * units + unit, k)
+            r = v_load(gates + 2 * s.padded)
+            store(carry, v_fma(dreset, r, load(carry, k)), k)
+            v_store(gates + 2 * s.padded,
+                    dreset * load(s.h + (before + i) * units + unit, k) * slope(s.recurrent_activation, r))
+            unit = unit + LANES
+
+
+cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t t, Py_ssize_t begin, Py_ssize_t end,
+                            const bint reset_after, bint ends) noexcept nogil:
+    # Rows begin to end (counted from the shard's first) of step t.
+    cdef Tile tile
+    cdef Py_ssize_t unit = 0, i0, token, row, before
+    cdef Py_ssize_t next_token = 0 if ends else shard.offsets[t + 1] + shard.begin
+    cdef int i, j, m, width
+    cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
+    tile.depth = s.state.depth
+    tile.start_step = LANES
+    tile.panel = s.state.panels
+    while unit < s.state.units:
+        width = panel_width(s.state.units, unit)
+        i0 = begin
+        while i0 < end:
+            m = rows_left(end - i0)
+            token = shard.offsets[t] + shard.begin + i0
+            row = shard.begin + i0
+            before = state_before(shard, True, t) + i0
+            state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
+            for i in range(m):
+                for j in range(width):
+                    if fused:
+                        gru_cell_backward(True, reset_after, s, tile.sums[i][j], token + i, row + i, before + i,
+                                          unit + j * LANES)
+                    else:
+                        gru_cell_backward(False, reset_after, s, tile.sums[i][j], token + i, row + i, before + i,
+                                          unit + j * LANES)
+            i0 = i0 + ROWS
+        tile.panel = tile.panel + s.state.depth * WIDTH * LANES
+        unit = unit + WIDTH * LANES
+
+
+def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] candidate, real[:, ::1] gates,
+                 const real[:, ::1] h, const real[:, ::1] dy, real[:, ::1] dh, real[:, ::1] reset, int activation,
+                 int recurrent_activation, bint reset_after, RecurrentDropout dropout):
+    """Turn gates into gradients of pre-activations; dh goes from final to initial state. h: [rows + tokens, units]."""
+    cdef GruBackward s
+    cdef Shard *shard = &run.shard
+    cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
+    cdef Py_ssize_t t = shard.steps - 1, n, going_on
+    if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
+        return
+    s.padded = gates.shape[1] // 4
+    s.state.units = dh.shape[1]
+    s.state.stride = gates.shape[1]
+    s.state.first = s.padded
+    s.state.depth = (3 if reset_after else 2) * s.padded
+    s.state.panels = &transposed[0]
+    s.state.d = &gates[0, 0]
+    s.state.dy = &dy[0, 0] if dy is not None else NULL
+    s.state.carry = &dh[0, 0]
+    s.state.carry_everywhere = True
+    s.state.ready = NULL
+    s.activation = activation
+    s.recurrent_activation = recurrent_activation
+    s.gates = &gates[0, 0]
+    s.h = &h[0, 0]
+    s.candidate = &candidate[0] if candidate is not None else NULL
+    s.reset = &reset[0, 0] if reset is not None else NULL
+    with nogil:
+        while t >= 0:
+            n = active_rows(shard, t)
+            going_on = active_rows(shard, t + 1)
+            if masked != NULL and going_on > 0:
+                masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride + s.padded,
+                                shard.begin, going_on, dropout.dh)
+                s.state.ready = dropout.dh - shard.begin * s.state.units
+            if reset_after:
+                gru_step_backward(&s, shard, t, 0, going_on, True, False)
+                gru_step_backward(&s, shard, t, going_on, n, True, True)
+            else:
+                gru_step_backward(&s, shard, t, 0, going_on, False, False)
+                gru_step_backward(&s, shard, t, going_on, n, False, True)
+                gru_reset_backward(&s, shard.offsets[t] + shard.begin, shard.begin, state_before(shard, True, t), n)
+            t = t - 1
+        initial_state_gradient(&s.state, shard, masked, dropout.dh if dropout is not None else NULL)

@@ -1,0 +1,17 @@
+# All kernels of one instruction set and one dtype.
+
+include "vector.pxi"
+include "activation.pxi"
+include "tile.pxi"
+include "matmul.pxi"
+include "gradient.pxi"
+include "tokens.pxi"
+include "recurrence.pxi"
+include "simple_rnn.pxi"
+include "lstm.pxi"
+include "gru.pxi"
+include "optimizer.pxi"
+include "peak.pxi"
+
+lanes = LANES
+tile_rows = ROWS

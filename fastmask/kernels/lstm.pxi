@@ -1,0 +1,214 @@
+# LSTM (Hochreiter and Schmidhuber 1997) with the gates i, f, g, o in Keras's order:
+#     c' = f * c + i * g        h' = o * activation(c')
+
+cdef struct LstmStep:
+    # One time step over rows of a shard. Gate k of a row stands at k * padded, padded = units rounded up to LANES.
+    Py_ssize_t units, padded, depth     # depth: units, or 0 where nothing is to be multiplied
+    int activation, recurrent_activation
+    const real *z                       # in   [*, 4 * padded]  input products plus bias
+    const int64_t *z_index              # in   [rows] or NULL
+    const real *panels                  # in   [padded / LANES][units][4][LANES]
+    const real *h_previous              # in   [rows, units]
+    const real *c_previous              # in   [rows, units]
+    real *h                             # out  [rows, units]
+    real *c                             # out  [rows, units], may be c_previous
+    real *gates                         # out  [rows, 4 * padded], or NULL in inference
+
+
+cdef inline void lstm_cell(const bint fused, const LstmStep *s, vec *z, Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+    cdef vec i = v_sigmoid(z[0]) if fused else activate(s.recurrent_activation, z[0])
+    cdef vec f = v_sigmoid(z[1]) if fused else activate(s.recurrent_activation, z[1])
+    cdef vec g = v_tanh(z[2]) if fused else activate(s.activation, z[2])
+    cdef vec o = v_sigmoid(z[3]) if fused else activate(s.recurrent_activation, z[3])
+    cdef Py_ssize_t here = row * s.units + unit
+    cdef int n = lanes_left(s.units, unit)
+    cdef vec c = v_fma(f, load(s.c_previous + here, n), i * g)
+    cdef real *gates
+    store(s.c + here, c, n)
+    store(s.h + here, o * (v_tanh(c) if fused else activate(s.activation, c)), n)
+    if s.gates != NULL:
+        gates = s.gates + row * 4 * s.padded + unit
+        v_store(gates, i)
+        v_store(gates + s.padded, f)
+        v_store(gates + 2 * s.padded, g)
+        v_store(gates + 3 * s.padded, o)
+
+
+cdef void lstm_step(const LstmStep *s, Py_ssize_t rows) noexcept nogil:
+    cdef Tile t
+    cdef Py_ssize_t row, unit = 0
+    cdef int i, m
+    cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
+    t.panel = s.panels
+    t.depth = s.depth
+    t.start_step = s.padded
+    while unit < s.units:
+        row = 0
+        while row < rows:
+            m = rows_left(rows - row)
+            for i in range(m):
+                t.x[i] = s.h_previous + (row + i) * s.units
+                t.start[i] = s.z + place(s.z_index, row + i) * 4 * s.padded + unit
+            run_tile(m, 4, &t)
+            for i in range(m):
+                if fused:
+                    lstm_cell(True, s, t.sums[i], row + i, unit)
+                else:
+                    lstm_cell(False, s, t.sums[i], row + i, unit)
+            row = row + ROWS
+        t.panel = t.panel + s.depth * 4 * LANES
+        unit = unit + LANES
+
+
+def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:, ::1] c, real[:, ::1] gates,
+                 int activation, int recurrent_activation, bint every_step, bint zero_state,
+                 RecurrentDropout dropout):
+    """Run the steps of a shard; h and c hold the initial states, gates of None is inference."""
+    cdef LstmStep s
+    cdef Shard *shard = &run.shard
+    cdef Inputs *inputs = &run.inputs
+    cdef bint training = gates is not None
+    cdef Py_ssize_t t = 0, block_end, count, before, after, n
+    if active_rows(shard, 0) == 0 or h.shape[1] == 0:
+        return
+    s.units = h.shape[1]
+    s.padded = inputs.product.out_stride // 4
+    s.activation = activation
+    s.recurrent_activation = recurrent_activation
+    s.panels = &panels[0]
+    s.gates = NULL
+    with nogil:
+        while active_rows(shard, t) > 0:
+            block_end = next_block(inputs, shard, t)
+            count = 0
+            while t < block_end:
+                n = active_rows(shard, t)
+                before = state_before(shard, every_step, t)
+                after = state_after(shard, every_step, t)
+                s.z = inputs.product.out
+                s.z_index = inputs.z_index + count
+                s.depth = 0 if t == 0 and zero_state else s.units
+                s.h_previous = &h[before, 0]
+                s.h = &h[after, 0]
+                s.c_previous = &c[before, 0] if training else &c[shard.begin, 0]
+                s.c = &c[after, 0] if training else &c[shard.begin, 0]
+                if training:
+                    s.gates = &gates[shard.offsets[t] + shard.begin, 0]
+                if dropout is not None:
+                    copy_rows(s.z, s.z_index, 4 * s.padded, n, dropout.z)
+                    masked_forward(&dropout.forward, s.h_previous, shard.begin, n, dropout.z)
+                    s.z = dropout.z
+                    s.z_index = NULL
+                    s.depth = 0
+                lstm_step(&s, n)
+                count = count + n
+                t = t + 1
+
+
+cdef void copy_rows(const real *source, const int64_t *index, Py_ssize_t columns, Py_ssize_t rows, real *out) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(rows):
+        memcpy(out + i * columns, source + place(index, i) * columns, columns * sizeof(real))
+
+
+cdef struct LstmBackward:
+    StateGradient state
+    Py_ssize_t padded
+    int activation, recurrent_activation
+    real *gates                 # in: gates, out: gradients of their pre-activations [tokens, 4 * padded]
+    const real *c               # in   [rows + tokens, units]
+    real *dc                    # in/out [rows, units]
+
+
+cdef inline void lstm_cell_backward(const bint fused, const LstmBackward *s, vec dh, Py_ssize_t token,
+                                    Py_ssize_t row, Py_ssize_t before, Py_ssize_t after, Py_ssize_t unit) noexcept nogil:
+    cdef int act = TANH if fused else s.activation
+    cdef int rec = SIGMOID if fused else s.recurrent_activation
+    cdef Py_ssize_t units = s.state.units
+    cdef int n = lanes_left(units, unit)
+    cdef real *gates = s.gates + token * 4 * s.padded + unit
+    cdef vec i = v_load(gates)
+    cdef vec f = v_load(gates + s.padded)
+    cdef vec g = v_load(gates + 2 * s.padded)
+    cdef vec o = v_load(gates + 3 * s.padded)
+    cdef vec c = load(s.c + after * units + unit, n)
+    cdef vec squashed = v_tanh(c) if fused else activate(act, c)
+    cdef vec dc = v_fma(dh * o, slope(act, squashed), load(s.dc + row * units + unit, n))
+    v_store(gates, dc * g * slope(rec, i))
+    v_store(gates + s.padded, dc * load(s.c + before * units + unit, n) * slope(rec, f))
+    v_store(gates + 2 * s.padded, dc * i * slope(act, g))
+    v_store(gates + 3 * s.padded, dh * squashed * slope(rec, o))
+    store(s.dc + row * units + unit, dc * f, n)
+
+
+cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize_t t, Py_ssize_t begin,
+                             Py_ssize_t end, bint ends) noexcept nogil:
+    # Rows begin to end (counted from the shard's first) of step t.
+    cdef Tile tile
+    cdef Py_ssize_t unit = 0, i0, token, row
+    cdef Py_ssize_t before = state_before(shard, True, t), after = state_after(shard, True, t)
+    cdef Py_ssize_t next_token = 0 if ends else shard.offsets[t + 1] + shard.begin
+    cdef int i, j, m, width
+    cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
+    tile.depth = s.state.depth
+    tile.start_step = LANES
+    tile.panel = s.state.panels
+    while unit < s.state.units:
+        width = panel_width(s.state.units, unit)
+        i0 = begin
+        while i0 < end:
+            m = rows_left(end - i0)
+            token = shard.offsets[t] + shard.begin + i0
+            row = shard.begin + i0
+            state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
+            for i in range(m):
+                for j in range(width):
+                    if fused:
+                        lstm_cell_backward(True, s, tile.sums[i][j], token + i, row + i, before + i0 + i,
+                                           after + i0 + i, unit + j * LANES)
+                    else:
+                        lstm_cell_backward(False, s, tile.sums[i][j], token + i, row + i, before + i0 + i,
+                                           after + i0 + i, unit + j * LANES)
+            i0 = i0 + ROWS
+        tile.panel = tile.panel + s.state.depth * WIDTH * LANES
+        unit = unit + WIDTH * LANES
+
+
+def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates, const real[:, ::1] c,
+                  const real[:, ::1] dy, real[:, ::1] dh, real[:, ::1] dc, int activation, int recurrent_activation,
+                  RecurrentDropout dropout):
+    """Turn gates into gradients of pre-activations; dh and dc go from final to initial states."""
+    cdef LstmBackward s
+    cdef Shard *shard = &run.shard
+    cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
+    cdef Py_ssize_t t = shard.steps - 1, n, going_on
+    if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
+        return
+    s.state.units = dh.shape[1]
+    s.state.stride = gates.shape[1]
+    s.state.first = 0
+    s.state.depth = gates.shape[1]
+    s.state.panels = &transposed[0]
+    s.state.d = &gates[0, 0]
+    s.state.dy = &dy[0, 0] if dy is not None else NULL
+    s.state.carry = &dh[0, 0]
+    s.state.carry_everywhere = False
+    s.state.ready = NULL
+    s.padded = gates.shape[1] // 4
+    s.activation = activation
+    s.recurrent_activation = recurrent_activation
+    s.gates = &gates[0, 0]
+    s.c = &c[0, 0]
+    s.dc = &dc[0, 0]
+    with nogil:
+        while t >= 0:
+            n = active_rows(shard, t)
+            going_on = active_rows(shard, t + 1)
+            if masked != NULL and going_on > 0:
+                masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride,
+                                shard.begin, going_on, dropout.dh)
+                s.state.ready = dropout.dh - shard.begin * s.state.units
+            lstm_step_backward(&s, shard, t, 0, going_on, False)
+            lstm_step_backward(&s, shard, t, going_on, n, True)
+            t = t - 1
+        initial_state_gradient(&s.state, shard, masked, dropout.dh if dropout is not None else NULL)

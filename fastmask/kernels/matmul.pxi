@@ -1,0 +1,92 @@
+# Products of rows of tokens with a packed matrix.
+
+cdef enum:
+    ROW_BLOCK = 96      # rows that share a panel while it is in the first-level cache
+
+
+cdef struct Product:
+    # out[out_index[n], :] = start + x[x_index[n], :] @ panels; an index of NULL is the identity.
+    Py_ssize_t depth, columns
+    const real *x               # in   [*, x_stride]
+    const int64_t *x_index
+    Py_ssize_t x_stride
+    const real *panels          # in   columns in panels of WIDTH vectors
+    const real *start           # in   [columns rounded up to LANES], or NULL: zeros
+    real *out                   # out  [*, out_stride]
+    const int64_t *out_index
+    Py_ssize_t out_stride
+    bint accumulate             # start from what stands in out
+
+
+cdef inline Py_ssize_t place(const int64_t *index, Py_ssize_t n) noexcept nogil:
+    return n if index == NULL else index[n]
+
+
+cdef void start_tile(const Product *p, const vec *zero, Py_ssize_t n, Py_ssize_t column, int rows,
+                     int width, Tile *t) noexcept nogil:
+    cdef const real *out
+    cdef int i, j
+    t.start_step = 0 if p.start == NULL and not p.accumulate else LANES
+    for i in range(rows):
+        t.x[i] = p.x + place(p.x_index, n + i) * p.x_stride
+        t.start[i] = <const real *>zero if p.start == NULL else p.start + column
+        if p.accumulate:
+            out = p.out + place(p.out_index, n + i) * p.out_stride + column
+            for j in range(width):
+                t.sums[i][j] = load(out + j * LANES, lanes_left(p.columns, column + j * LANES))
+            t.start[i] = <const real *>t.sums[i]
+
+
+cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t column,
+                        const real *panel) noexcept nogil:
+    cdef Tile t
+    cdef vec zero = v_set1(0.0)
+    cdef real *out
+    cdef Py_ssize_t n = begin
+    cdef int i, j, rows, width = panel_width(p.columns, column)
+    t.depth = p.depth
+    t.panel = panel
+    while n < end:
+        rows = rows_left(end - n)
+        start_tile(p, &zero, n, column, rows, width, &t)
+        run_tile(rows, width, &t)
+        for i in range(rows):
+            out = p.out + place(p.out_index, n + i) * p.out_stride + column
+            for j in range(width):
+                store(out + j * LANES, t.sums[i][j], lanes_left(p.columns, column + j * LANES))
+        n = n + ROWS
+
+
+cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    # Rows begin to end of a product.
+    cdef Py_ssize_t column, n = begin
+    cdef const real *panel
+    while n < end:
+        panel = p.panels
+        column = 0
+        while column < p.columns:
+            product_block(p, n, min(n + ROW_BLOCK, end), column, panel)
+            panel = panel + p.depth * WIDTH * LANES
+            column = column + WIDTH * LANES
+        n = n + ROW_BLOCK
+
+
+def matmul(const real[:, ::1] x, const int64_t[::1] x_index, const real[::1] panels, const real[::1] start,
+           real[:, ::1] out, const int64_t[::1] out_index, Py_ssize_t begin, Py_ssize_t end, bint accumulate):
+    """Tokens begin to end of out = start + x @ panels, or of out += x @ panels. x and out may be slices of columns."""
+    cdef Product p
+    if begin >= end or out.shape[1] == 0:
+        return
+    p.depth = x.shape[1]
+    p.columns = out.shape[1]
+    p.x = &x[0, 0]
+    p.x_stride = x.strides[0] // <Py_ssize_t>sizeof(real)
+    p.x_index = &x_index[0] if x_index is not None else NULL
+    p.panels = &panels[0]
+    p.start = &start[0] if start is not None else NULL
+    p.out = &out[0, 0]
+    p.out_stride = out.strides[0] // <Py_ssize_t>sizeof(real)
+    p.out_index = &out_index[0] if out_index is not None else NULL
+    p.accumulate = accumulate
+    with nogil:
+        product(&p, begin, end)

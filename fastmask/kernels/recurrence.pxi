@@ -1,0 +1,257 @@
+# What the recurrent cells share: rows of a shard, input products by blocks of steps, gradients of states.
+
+cdef struct Shard:
+    # Rows begin to end of a packed batch. Token (t, row) stands at offsets[t] + row.
+    Py_ssize_t steps, rows, begin, end
+    const int64_t *batch_sizes  # [steps]
+    const int64_t *offsets      # [steps]
+
+
+cdef inline Py_ssize_t active_rows(const Shard *s, Py_ssize_t t) noexcept nogil:
+    cdef Py_ssize_t n
+    if t >= s.steps:
+        return 0
+    n = min(<Py_ssize_t>s.batch_sizes[t], s.end) - s.begin
+    return n if n > 0 else 0
+
+
+# A state buffer holds either every step, [rows + tokens, units] with the initial state first, or two
+# halves [2 * rows, units] that steps read and write in turn.
+
+cdef inline Py_ssize_t state_before(const Shard *s, bint every_step, Py_ssize_t t) noexcept nogil:
+    if not every_step:
+        return (t & 1) * s.rows + s.begin
+    return s.begin if t == 0 else s.rows + s.offsets[t - 1] + s.begin
+
+
+cdef inline Py_ssize_t state_after(const Shard *s, bint every_step, Py_ssize_t t) noexcept nogil:
+    if not every_step:
+        return (1 - (t & 1)) * s.rows + s.begin
+    return s.rows + s.offsets[t] + s.begin
+
+
+cdef struct Inputs:
+    # z: products of the inputs with the kernel, plus bias. Either a table that is there already
+    # (rows[token] is a row of it), or filled by blocks of steps right before those steps run.
+    Product product
+    bint table
+    bint by_token               # z has one row a token; otherwise a block's rows are numbered from 0
+    const int64_t *rows         # [tokens] or NULL: row of x, or of the table, of a token
+    int64_t *x_index            # scratch [capacity]
+    int64_t *z_index            # scratch [capacity]: rows of z of the block
+    Py_ssize_t capacity
+
+
+cdef Py_ssize_t next_block(const Inputs *inputs, const Shard *s, Py_ssize_t t) noexcept nogil:
+    # Prepare z for steps t, t + 1, ... as far as the scratch goes; returns the first step beyond.
+    cdef Py_ssize_t token, i, n, count = 0
+    while t < s.steps:
+        n = active_rows(s, t)
+        if n == 0 or (count > 0 and count + n > inputs.capacity):
+            break
+        token = s.offsets[t] + s.begin
+        for i in range(n):
+            inputs.x_index[count] = place(inputs.rows, token + i)
+            if inputs.table:
+                inputs.z_index[count] = inputs.x_index[count]
+            else:
+                inputs.z_index[count] = token + i if inputs.by_token else count
+            count = count + 1
+        t = t + 1
+    if not inputs.table:
+        product(&inputs.product, 0, count)
+    return t
+
+
+cdef class Recurrence:
+    """One shard of a recurrent layer's run: the rows, the input products and scratch for their indices."""
+
+    cdef Shard shard
+    cdef Inputs inputs
+    cdef object owners          # keeps the arrays behind the pointers alive
+
+    def __init__(self, const int64_t[::1] batch_sizes, const int64_t[::1] offsets, Py_ssize_t rows,
+                 Py_ssize_t begin, Py_ssize_t end):
+        self.shard.steps = batch_sizes.shape[0]
+        self.shard.rows = rows
+        self.shard.begin = begin
+        self.shard.end = end
+        self.shard.batch_sizes = &batch_sizes[0] if self.shard.steps > 0 else NULL
+        self.shard.offsets = &offsets[0] if self.shard.steps > 0 else NULL
+        self.owners = [batch_sizes, offsets]
+
+    def set_inputs(self, const real[:, ::1] x, const int64_t[::1] rows, const real[::1] panels,
+                   const real[::1] bias, real[:, ::1] z, bint by_token, int64_t[:, ::1] scratch):
+        """x of None: z is a table of products that is there already."""
+        cdef Inputs *inputs = &self.inputs
+        cdef Product *p = &inputs.product
+        self.owners = [self.owners, x, rows, panels, bias, z, scratch]
+        inputs.table = x is None
+        inputs.by_token = by_token
+        inputs.rows = &rows[0] if rows is not None and rows.shape[0] > 0 else NULL
+        inputs.capacity = scratch.shape[1]
+        inputs.x_index = &scratch[0, 0]
+        inputs.z_index = &scratch[1, 0]
+        p.out = &z[0, 0] if z.shape[0] > 0 else NULL
+        p.out_stride = z.shape[1]
+        p.columns = z.shape[1]
+        p.out_index = inputs.z_index
+        p.x_index = inputs.x_index
+        p.start = &bias[0] if bias is not None else NULL
+        p.accumulate = False
+        if x is not None:
+            p.depth = x.shape[1]
+            p.x_stride = x.shape[1]
+            p.x = &x[0, 0] if x.shape[0] > 0 and x.shape[1] > 0 else NULL
+            p.panels = &panels[0] if panels.shape[0] > 0 else NULL
+
+
+cdef struct MaskedProduct:
+    # Recurrent dropout: products whose left-hand (forward) or result (backward) is multiplied by a mask per
+    # row, one mask for all gates or one for each. Panels of the groups stand one behind the other.
+    int groups
+    Py_ssize_t units, columns, stride, panel_size
+    const real *masks           # in   [groups, rows, units]
+    Py_ssize_t rows
+    const real *panels          # in   [groups, panel_size]
+    real *scratch               # [rows, units]
+
+
+cdef void multiply_masked(const real *x, const real *mask, real *out, Py_ssize_t count, bint add) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        out[k] = (out[k] if add else 0) + x[k] * mask[k]
+
+
+cdef void masked_forward(const MaskedProduct *m, const real *h, Py_ssize_t row, Py_ssize_t n, real *z) noexcept nogil:
+    # z[n, stride] += (h * mask) @ U, gate group by gate group
+    cdef Product p
+    cdef int g
+    p.depth = m.units
+    p.columns = m.columns
+    p.x = m.scratch
+    p.x_stride = m.units
+    p.x_index = NULL
+    p.out_index = NULL
+    p.start = NULL
+    p.out_stride = m.stride
+    p.accumulate = True
+    for g in range(m.groups):
+        multiply_masked(h, m.masks + (g * m.rows + row) * m.units, m.scratch, n * m.units, False)
+        p.panels = m.panels + g * m.panel_size
+        p.out = z + g * m.columns
+        product(&p, 0, n)
+
+
+cdef void masked_backward(const MaskedProduct *m, const real *d, Py_ssize_t row, Py_ssize_t n, real *dh) noexcept nogil:
+    # dh[n, units] = sum over groups of mask * (d @ transposed U)
+    cdef Product p
+    cdef int g
+    p.depth = m.columns
+    p.columns = m.units
+    p.x_stride = m.stride
+    p.x_index = NULL
+    p.out_index = NULL
+    p.start = NULL
+    p.out = m.scratch
+    p.out_stride = m.units
+    p.accumulate = False
+    for g in range(m.groups):
+        p.x = d + g * m.columns
+        p.panels = m.panels + g * m.panel_size
+        product(&p, 0, n)
+        multiply_masked(m.scratch, m.masks + (g * m.rows + row) * m.units, dh, n * m.units, g > 0)
+
+
+cdef class RecurrentDropout:
+    """Recurrent dropout of one shard: masks [groups, rows, units] and scratch."""
+
+    cdef MaskedProduct forward
+    cdef MaskedProduct backward
+    cdef object owners
+    cdef real *z                # [rows, stride]
+    cdef real *dh               # [rows, units]
+
+    def __init__(self, const real[:, :, ::1] masks, const real[:, ::1] panels, const real[:, ::1] transposed,
+                 Py_ssize_t columns, real[:, ::1] scratch, real[:, ::1] z, real[:, ::1] dh):
+        self.owners = [masks, panels, transposed, scratch, z, dh]
+        self.forward.groups = masks.shape[0]
+        self.forward.rows = masks.shape[1]
+        self.forward.units = masks.shape[2]
+        self.forward.columns = columns
+        self.forward.stride = z.shape[1]
+        self.forward.masks = &masks[0, 0, 0]
+        self.forward.scratch = &scratch[0, 0]
+        self.backward = self.forward
+        self.forward.panels = &panels[0, 0]
+        self.forward.panel_size = panels.shape[1]
+        if transposed is not None:
+            self.backward.panels = &transposed[0, 0]
+            self.backward.panel_size = transposed.shape[1]
+        self.z = &z[0, 0]
+        self.dh = &dh[0, 0]
+
+
+cdef struct StateGradient:
+    # Gradient of h at one step: dy plus what comes from the next step, d[next] @ transposed U, or, where a
+    # row ends, from its final state. `carry` brings the final states in and takes what passes h by.
+    Py_ssize_t units, stride, first, depth
+    const real *panels          # in   transposed recurrent kernel, columns in panels of WIDTH vectors
+    const real *d               # in   [tokens, stride]; the columns first to first + depth meet the kernel
+    const real *dy              # in   [tokens, units] or NULL
+    real *carry                 # in/out [rows, units]
+    bint carry_everywhere       # the carry belongs to rows that go on, too
+    const real *ready           # [rows, units] or NULL: products that are there already (recurrent dropout)
+
+
+cdef void state_gradient(const StateGradient *s, Tile *t, Py_ssize_t token, Py_ssize_t next_token, Py_ssize_t row,
+                         Py_ssize_t unit, int rows, int width, bint ends) noexcept nogil:
+    # sums[i][j] = gradient of h of rows row to row + rows, vector j from unit on
+    cdef Py_ssize_t column
+    cdef int i, j, n
+    cdef vec start
+    for i in range(rows):
+        for j in range(width):
+            column = unit + j * LANES
+            n = lanes_left(s.units, column)
+            start = v_set1(0.0)
+            if s.dy != NULL:
+                start = load(s.dy + (token + i) * s.units + column, n)
+            if ends or s.carry_everywhere:
+                start = start + load(s.carry + (row + i) * s.units + column, n)
+            if not ends and s.ready != NULL:
+                start = start + load(s.ready + (row + i) * s.units + column, n)
+            t.sums[i][j] = start
+        t.start[i] = <const real *>t.sums[i]
+        t.x[i] = s.d + (next_token + i) * s.stride + s.first
+    if not ends and s.ready == NULL:
+        run_tile(rows, width, t)
+
+
+cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, MaskedProduct *dropout,
+                                 real *dh) noexcept nogil:
+    # After step 0: carry += d[0] @ transposed U for the rows that have a step.
+    cdef Product p
+    cdef Py_ssize_t i, n = active_rows(shard, 0)
+    cdef real *carry = s.carry + shard.begin * s.units
+    if n == 0:
+        return
+    if not s.carry_everywhere:
+        memset(carry, 0, n * s.units * sizeof(real))
+    if dropout != NULL:
+        masked_backward(dropout, s.d + shard.begin * s.stride + s.first, shard.begin, n, dh)
+        for i in range(n * s.units):
+            carry[i] = carry[i] + dh[i]
+        return
+    p.depth = s.depth
+    p.columns = s.units
+    p.x = s.d + shard.begin * s.stride + s.first
+    p.x_stride = s.stride
+    p.x_index = NULL
+    p.panels = s.panels
+    p.start = NULL
+    p.out = carry
+    p.out_index = NULL
+    p.out_stride = s.units
+    p.accumulate = True
+    product(&p, 0, n)

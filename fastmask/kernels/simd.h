@@ -1,0 +1,148 @@
+/* The vector type that Cython lacks: `vec`, a register of LANES numbers of type `real`.
+ *
+ * The build defines FASTMASK_DOUBLE (0: real is float, 1: real is double) and picks the instruction set
+ * by -march. Every function is a few lines; the mathematics is in the .pxi files.
+ */
+#ifndef FASTMASK_SIMD_H
+#define FASTMASK_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+/* BYTES: width of a register. ROWS: rows of a register tile that is four vectors wide, chosen so that
+ * ROWS * 4 accumulators, ROWS broadcast values and one vector of weights fit the register file. */
+#if defined(__AVX512F__)
+enum { BYTES = 64, ROWS = 6 };
+#elif defined(__AVX2__)
+enum { BYTES = 32, ROWS = 3 };
+#elif defined(__aarch64__)
+enum { BYTES = 16, ROWS = 6 };
+#else
+enum { BYTES = 16, ROWS = 2 };
+#endif
+
+#if FASTMASK_DOUBLE
+typedef double real;
+typedef int64_t bits;
+enum { MANTISSA_BITS = 52, EXPONENT_BIAS = 1023 };
+#define ROUNDER 6755399441055744.0 /* 1.5 * 2^52: adding it leaves the nearest integer in the low bits */
+#define SUFFIX(name) name##d
+#else
+typedef float real;
+typedef int32_t bits;
+enum { MANTISSA_BITS = 23, EXPONENT_BIAS = 127 };
+#define ROUNDER 12582912.0f /* 1.5 * 2^23 */
+#define SUFFIX(name) name##s
+#endif
+
+enum { LANES = BYTES / sizeof(real), IS_DOUBLE = FASTMASK_DOUBLE };
+
+typedef real vec __attribute__((vector_size(BYTES)));
+typedef bits ivec __attribute__((vector_size(BYTES)));
+typedef real unaligned_vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec v_load(const real *p) { return *(const unaligned_vec *)p; }
+INLINE void v_store(real *p, vec x) { *(unaligned_vec *)p = x; }
+INLINE vec v_set1(real x) { return x - (vec){0}; } /* x - 0 is x for every x: a plain broadcast */
+
+/* a * b + c, rounded once where the machine has such an instruction. Written out, never left to the
+ * compiler's contraction: two inlined copies of one formula must give the same bits. */
+INLINE vec v_fma(vec a, vec b, vec c) {
+#if defined(__AVX512F__)
+    return SUFFIX(_mm512_fmadd_p)(a, b, c);
+#elif defined(__FMA__)
+    return SUFFIX(_mm256_fmadd_p)(a, b, c);
+#elif defined(__aarch64__) && FASTMASK_DOUBLE
+    return vfmaq_f64(c, a, b);
+#elif defined(__aarch64__)
+    return vfmaq_f32(c, a, b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* a where the sign bit of x is set, b elsewhere. */
+INLINE vec v_where_negative(vec x, vec a, vec b) {
+#if defined(__AVX512F__) && FASTMASK_DOUBLE
+    return _mm512_mask_blend_pd(_mm512_movepi64_mask((__m512i)x), b, a);
+#elif defined(__AVX512F__)
+    return _mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)x), b, a);
+#elif defined(__AVX2__)
+    return SUFFIX(_mm256_blendv_p)(b, a, x);
+#else
+    ivec negative = (ivec)x >> (8 * sizeof(bits) - 1);
+    return (vec)((negative & (ivec)a) | (~negative & (ivec)b));
+#endif
+}
+
+/* a < b ? a : b and a > b ? a : b, element by element: b where either is NaN. */
+INLINE vec v_min(vec a, vec b) {
+#if defined(__AVX512F__)
+    return SUFFIX(_mm512_min_p)(a, b);
+#elif defined(__AVX2__)
+    return SUFFIX(_mm256_min_p)(a, b);
+#elif defined(__SSE2__)
+    return SUFFIX(_mm_min_p)(a, b);
+#else
+    ivec less = a < b;
+    return (vec)((less & (ivec)a) | (~less & (ivec)b));
+#endif
+}
+INLINE vec v_max(vec a, vec b) {
+#if defined(__AVX512F__)
+    return SUFFIX(_mm512_max_p)(a, b);
+#elif defined(__AVX2__)
+    return SUFFIX(_mm256_max_p)(a, b);
+#elif defined(__SSE2__)
+    return SUFFIX(_mm_max_p)(a, b);
+#else
+    ivec more = a > b;
+    return (vec)((more & (ivec)a) | (~more & (ivec)b));
+#endif
+}
+
+INLINE vec v_negate_abs(vec x) { return (vec)((ivec)x | ((ivec){0} + ((bits)1 << (8 * sizeof(bits) - 1)))); }
+
+/* 2^n where t = n + ROUNDER, for n that gives a normal number. */
+INLINE vec v_pow2(vec t) { return (vec)(((ivec)t + EXPONENT_BIAS) << MANTISSA_BITS); }
+
+/* x * 2^n for any integral n with |n| <= 2 * EXPONENT_BIAS; rounds once, also into denormals and infinity. */
+INLINE vec v_scale(vec x, vec n) {
+#if defined(__AVX512F__)
+    return SUFFIX(_mm512_scalef_p)(x, n);
+#else
+    vec half = n * (real)0.5 + ROUNDER;
+    return x * v_pow2(half) * v_pow2(n - (half - ROUNDER) + ROUNDER);
+#endif
+}
+
+/* a / b for b in [1, 2^40]. A 16-lane division keeps its port busy for 16 cycles; the reciprocal to 14 bits
+ * with one Newton step and one correction of the quotient takes about 4 and errs by less than 0.6 ulp. */
+INLINE vec v_divide(vec a, vec b) {
+#if defined(__AVX512F__) && !FASTMASK_DOUBLE
+    vec r = _mm512_rcp14_ps(b);
+    r = v_fma(v_fma(-b, r, v_set1(1)), r, r);
+    vec q = a * r;
+    return v_fma(v_fma(-b, q, a), r, q);
+#else
+    return a / b;
+#endif
+}
+
+/* The first n < LANES numbers at p, zeros behind them; nothing past p[n - 1] is touched. */
+INLINE vec v_load_tail(const real *p, int n) {
+    vec x = {0};
+    memcpy(&x, p, (size_t)n * sizeof(real));
+    return x;
+}
+INLINE void v_store_tail(real *p, vec x, int n) { memcpy(p, &x, (size_t)n * sizeof(real)); }
+
+#endif

@@ -1,0 +1,120 @@
+# SimpleRNN: h' = activation(z + h @ U), z the input product plus bias.
+
+cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padded, const real *panels,
+                          const real *h_previous, Py_ssize_t depth, real *h, Py_ssize_t units, Py_ssize_t rows,
+                          int activation) noexcept nogil:
+    cdef Tile t
+    cdef Py_ssize_t row, column, unit = 0
+    cdef int i, j, m, width
+    cdef vec y
+    t.panel = panels
+    t.depth = depth
+    t.start_step = LANES
+    while unit < units:
+        width = panel_width(units, unit)
+        row = 0
+        while row < rows:
+            m = rows_left(rows - row)
+            for i in range(m):
+                t.x[i] = h_previous + (row + i) * units
+                t.start[i] = z + place(z_index, row + i) * padded + unit
+            run_tile(m, width, &t)
+            for i in range(m):
+                for j in range(width):
+                    column = unit + j * LANES
+                    y = v_tanh(t.sums[i][j]) if activation == TANH else activate(activation, t.sums[i][j])
+                    store(h + (row + i) * units + column, y, lanes_left(units, column))
+            row = row + ROWS
+        t.panel = t.panel + depth * WIDTH * LANES
+        unit = unit + WIDTH * LANES
+
+
+def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, int activation, bint every_step,
+                       bint zero_state, RecurrentDropout dropout):
+    """Run the steps of a shard; h holds the initial state."""
+    cdef Shard *shard = &run.shard
+    cdef Inputs *inputs = &run.inputs
+    cdef Py_ssize_t t = 0, block_end, count, before, after, n
+    cdef Py_ssize_t units = h.shape[1], padded = inputs.product.out_stride
+    if active_rows(shard, 0) == 0 or units == 0:
+        return
+    with nogil:
+        while active_rows(shard, t) > 0:
+            block_end = next_block(inputs, shard, t)
+            count = 0
+            while t < block_end:
+                n = active_rows(shard, t)
+                before = state_before(shard, every_step, t)
+                after = state_after(shard, every_step, t)
+                if dropout is not None:
+                    copy_rows(inputs.product.out, inputs.z_index + count, padded, n, dropout.z)
+                    masked_forward(&dropout.forward, &h[before, 0], shard.begin, n, dropout.z)
+                    simple_rnn_step(dropout.z, NULL, padded, &panels[0], &h[before, 0], 0, &h[after, 0], units, n,
+                                    activation)
+                else:
+                    simple_rnn_step(inputs.product.out, inputs.z_index + count, padded, &panels[0], &h[before, 0],
+                                    0 if t == 0 and zero_state else units, &h[after, 0], units, n, activation)
+                count = count + n
+                t = t + 1
+
+
+cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, Py_ssize_t t, const real *h, real *d,
+                                   int activation, Py_ssize_t begin, Py_ssize_t end, bint ends) noexcept nogil:
+    # Rows begin to end (counted from the shard's first) of step t.
+    cdef Tile tile
+    cdef Py_ssize_t unit = 0, i0, token, column
+    cdef Py_ssize_t next_token = 0 if ends else shard.offsets[t + 1] + shard.begin
+    cdef int i, j, m, n, width
+    cdef vec y
+    tile.depth = s.depth
+    tile.start_step = LANES
+    tile.panel = s.panels
+    while unit < s.units:
+        width = panel_width(s.units, unit)
+        i0 = begin
+        while i0 < end:
+            m = rows_left(end - i0)
+            token = shard.offsets[t] + shard.begin + i0
+            state_gradient(s, &tile, token, next_token + i0, shard.begin + i0, unit, m, width, ends)
+            for i in range(m):
+                for j in range(width):
+                    column = unit + j * LANES
+                    n = lanes_left(s.units, column)
+                    y = load(h + (token + i) * s.units + column, n)
+                    v_store(d + (token + i) * s.stride + column, tile.sums[i][j] * slope(activation, y))
+            i0 = i0 + ROWS
+        tile.panel = tile.panel + s.depth * WIDTH * LANES
+        unit = unit + WIDTH * LANES
+
+
+def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:, ::1] h, const real[:, ::1] dy,
+                        real[:, ::1] dh, real[:, ::1] d, int activation, RecurrentDropout dropout):
+    """Fill d with gradients of pre-activations; dh goes from final to initial state. h: [rows + tokens, units]."""
+    cdef StateGradient s
+    cdef Shard *shard = &run.shard
+    cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
+    cdef Py_ssize_t t = shard.steps - 1, n, going_on
+    if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
+        return
+    s.units = dh.shape[1]
+    s.stride = d.shape[1]
+    s.first = 0
+    s.depth = d.shape[1]
+    s.panels = &transposed[0]
+    s.d = &d[0, 0]
+    s.dy = &dy[0, 0] if dy is not None else NULL
+    s.carry = &dh[0, 0]
+    s.carry_everywhere = False
+    s.ready = NULL
+    with nogil:
+        while t >= 0:
+            n = active_rows(shard, t)
+            going_on = active_rows(shard, t + 1)
+            if masked != NULL and going_on > 0:
+                masked_backward(masked, s.d + (shard.offsets[t + 1] + shard.begin) * s.stride, shard.begin, going_on,
+                                dropout.dh)
+                s.ready = dropout.dh - shard.begin * s.units
+            simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, 0, going_on, False)
+            simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, going_on, n, True)
+            t = t - 1
+        initial_state_gradient(&s, shard, masked, dropout.dh if dropout is not None else NULL)

@@ -1,0 +1,130 @@
+# The register tile that every matrix product runs on: up to ROWS rows times WIDTH vectors.
+#
+# A right-hand matrix is packed into panels [panel][k][width][LANES] in the order the tile reads them.
+# Every sum over k is one chain of fused multiply-adds from k = 0 on, whatever the size of the tile: the
+# bits of a row do not depend on the rows beside it.
+
+cdef enum:
+    WIDTH = 4
+
+
+cdef struct Tile:
+    Py_ssize_t depth
+    const real *x[ROWS]         # in   [depth] of each row
+    Py_ssize_t x_stride         # by columns: element k of row i is x[0][k * x_stride + i]
+    const real *panel           # in   [depth][width][LANES]
+    const real *start[ROWS]     # in   vector j of row i starts from start[i] + j * start_step
+    Py_ssize_t start_step
+    vec sums[ROWS][WIDTH]       # out
+
+
+cdef inline void multiply(const int rows, const int width, const bint by_columns, Tile *t) noexcept nogil:
+    # rows and width are literals after inlining: the loops over them unroll and `a` lives in registers.
+    cdef vec a[ROWS][WIDTH]
+    cdef vec xk[ROWS]
+    cdef const real *x[ROWS]
+    cdef const real *panel = t.panel
+    cdef const real *column = t.x[0]
+    cdef vec b
+    cdef Py_ssize_t k, depth = t.depth
+    cdef int i, j
+    for i in range(rows):
+        x[i] = t.x[i]
+        for j in range(width):
+            a[i][j] = v_load(t.start[i] + j * t.start_step)
+    for k in range(depth):
+        for i in range(rows):
+            xk[i] = v_set1(column[i] if by_columns else x[i][k])
+        for j in range(width):
+            b = v_load(panel + j * LANES)
+            for i in range(rows):
+                a[i][j] = v_fma(xk[i], b, a[i][j])
+        panel = panel + width * LANES
+        column = column + t.x_stride
+    for i in range(rows):
+        for j in range(width):
+            t.sums[i][j] = a[i][j]
+
+
+cdef inline void multiply_rows(int rows, const int width, const bint by_columns, Tile *t) noexcept nogil:
+    if ROWS >= 6 and rows >= 6:
+        multiply(6, width, by_columns, t)
+    elif ROWS >= 5 and rows == 5:
+        multiply(5, width, by_columns, t)
+    elif ROWS >= 4 and rows == 4:
+        multiply(4, width, by_columns, t)
+    elif ROWS >= 3 and rows >= 3:
+        multiply(3, width, by_columns, t)
+    elif rows >= 2:
+        multiply(2, width, by_columns, t)
+    else:
+        multiply(1, width, by_columns, t)
+
+
+cdef inline void multiply_width(int rows, int width, const bint by_columns, Tile *t) noexcept nogil:
+    if width == 4:
+        multiply_rows(rows, 4, by_columns, t)
+    elif width == 3:
+        multiply_rows(rows, 3, by_columns, t)
+    elif width == 2:
+        multiply_rows(rows, 2, by_columns, t)
+    else:
+        multiply_rows(rows, 1, by_columns, t)
+
+
+cdef void run_tile(int rows, int width, Tile *t) noexcept nogil:
+    multiply_width(rows, width, False, t)
+
+
+cdef void run_column_tile(int rows, int width, Tile *t) noexcept nogil:
+    multiply_width(rows, width, True, t)
+
+
+cdef inline int rows_left(Py_ssize_t rows) noexcept nogil:
+    return ROWS if rows >= ROWS else <int>rows
+
+
+cdef inline int panel_width(Py_ssize_t columns, Py_ssize_t column) noexcept nogil:
+    cdef Py_ssize_t vectors = (columns - column + LANES - 1) // LANES
+    return WIDTH if vectors >= WIDTH else <int>vectors
+
+
+def pack_panels(const real[:, :] matrix, real[::1] panels, Py_ssize_t panel_step, Py_ssize_t vector_step,
+                Py_ssize_t panel_count, int width):
+    """Copy a matrix [depth, columns] into panels.
+
+    Vector j of panel p holds the columns p * panel_step + j * vector_step and the LANES - 1 behind it;
+    columns past the end are zeros.
+    """
+    cdef Py_ssize_t depth = matrix.shape[0], columns = matrix.shape[1]
+    cdef Py_ssize_t row_stride = matrix.strides[0] // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t column_stride = matrix.strides[1] // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t p, k
+    cdef const real *source
+    cdef real *target
+    cdef int j, vectors
+    if depth == 0 or columns == 0:
+        return
+    source = &matrix[0, 0]
+    target = &panels[0]
+    with nogil:
+        for p in range(panel_count):
+            vectors = width if vector_step != LANES else panel_width(columns, p * panel_step)
+            for k in range(depth):
+                for j in range(vectors):
+                    pack_vector(source + k * row_stride, column_stride, p * panel_step + j * vector_step,
+                                columns, target)
+                    target = target + LANES
+
+
+cdef inline void pack_vector(const real *row, Py_ssize_t stride, Py_ssize_t column, Py_ssize_t columns,
+                             real *target) noexcept nogil:
+    cdef int n = lanes_left(columns, column)
+    cdef int i
+    if stride == 1:
+        v_store(target, load(row + column, n))
+        return
+    for i in range(n):
+        target[i] = row[(column + i) * stride]
+    for i in range(n, LANES):
+        target[i] = 0

@@ -1,0 +1,118 @@
+# The vector vocabulary of simd.h and the mathematics written in it.
+
+from libc.math cimport erf, exp, log1p, sqrt
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
+
+cdef extern from *:
+    """
+    #undef CYTHON_INLINE
+    #define CYTHON_INLINE __inline__ __attribute__((always_inline))
+    """
+
+cdef extern from "simd.h" nogil:
+    ctypedef float real
+    ctypedef float vec
+    enum:
+        LANES
+        ROWS
+        IS_DOUBLE
+    vec v_load(const real *p)
+    void v_store(real *p, vec x)
+    vec v_load_tail(const real *p, int n)
+    void v_store_tail(real *p, vec x, int n)
+    vec v_set1(double x)
+    vec v_fma(vec a, vec b, vec c)
+    vec v_min(vec a, vec b)
+    vec v_max(vec a, vec b)
+    vec v_negate_abs(vec x)
+    vec v_where_negative(vec x, vec a, vec b)
+    vec v_pow2(vec t)
+    vec v_scale(vec x, vec n)
+    vec v_divide(vec a, vec b)
+    double ROUNDER
+
+
+cdef inline vec load(const real *p, int n) noexcept nogil:
+    return v_load(p) if n == LANES else v_load_tail(p, n)
+
+
+cdef inline void store(real *p, vec x, int n) noexcept nogil:
+    if n == LANES:
+        v_store(p, x)
+    else:
+        v_store_tail(p, x, n)
+
+
+cdef inline int lanes_left(Py_ssize_t columns, Py_ssize_t column) noexcept nogil:
+    return LANES if columns - column >= LANES else <int>(columns - column)
+
+
+cdef inline vec exp_minus_one_reduced(vec r) noexcept nogil:
+    # exp(r) - 1 for |r| <= ln(2) / 2 as r + r * r * q(r); q is the Chebyshev fit of degree 4
+    # (float, relative error 1.2e-8) or 10 (double, 3e-19).
+    cdef vec q
+    if IS_DOUBLE:
+        q = v_fma(v_set1(2.0914686968086877e-9), r, v_set1(2.5105217004720745e-8))
+        q = v_fma(q, r, v_set1(2.7557273643110295e-7))
+        q = v_fma(q, r, v_set1(2.7557255400206424e-6))
+        q = v_fma(q, r, v_set1(2.4801587325547741e-5))
+        q = v_fma(q, r, v_set1(1.9841269874820625e-4))
+        q = v_fma(q, r, v_set1(1.3888888888883748e-3))
+        q = v_fma(q, r, v_set1(8.3333333333261351e-3))
+        q = v_fma(q, r, v_set1(4.1666666666666670e-2))
+        q = v_fma(q, r, v_set1(1.6666666666666671e-1))
+    else:
+        q = v_fma(v_set1(1.3926183587713495e-3), r, v_set1(8.3631790528225774e-3))
+        q = v_fma(q, r, v_set1(4.1666554617204574e-2))
+        q = v_fma(q, r, v_set1(1.6666576989698776e-1))
+    q = v_fma(q, r, v_set1(0.5))
+    return v_fma(q, r * r, r)
+
+
+cdef inline vec rounded_power(vec x) noexcept nogil:
+    # n + ROUNDER for the integer n nearest to x / ln(2)
+    return v_fma(x, v_set1(1.4426950408889634), v_set1(ROUNDER))
+
+
+cdef inline vec less_powers(vec x, vec n) noexcept nogil:
+    # x - n * ln(2) in two parts (Cody and Waite 1980); the first has trailing zeros, so n * it is exact.
+    if IS_DOUBLE:
+        x = v_fma(n, v_set1(-0.6931471801362932), x)
+        return v_fma(n, v_set1(-4.2365213658092841e-10), x)
+    x = v_fma(n, v_set1(-0.693145751953125), x)
+    return v_fma(n, v_set1(-1.4286068203094172e-6), x)
+
+
+cdef inline vec exp_from(vec x) noexcept nogil:
+    # exp(x) for x that cannot leave the range of rounded_power
+    cdef vec n = rounded_power(x) - v_set1(ROUNDER)
+    return v_scale(v_set1(1.0) + exp_minus_one_reduced(less_powers(x, n)), n)
+
+
+cdef inline vec v_exp(vec x) noexcept nogil:
+    # The constants stand first: v_min and v_max give their second argument where it is NaN.
+    return exp_from(v_min(v_set1(710.0 if IS_DOUBLE else 89.0), v_max(v_set1(-746.0 if IS_DOUBLE else -104.0), x)))
+
+
+cdef inline vec v_expm1_bounded(vec x) noexcept nogil:
+    # exp(x) - 1 where exp(x) is a normal number
+    cdef vec t = rounded_power(x)
+    cdef vec power = v_pow2(t)
+    cdef vec r = less_powers(x, t - v_set1(ROUNDER))
+    return v_fma(power, exp_minus_one_reduced(r), power - v_set1(1.0))
+
+
+cdef inline vec v_sigmoid(vec x) noexcept nogil:
+    # exp(-|x|) cannot overflow, and the quotient keeps its relative accuracy on the negative side.
+    cdef vec e = exp_from(v_max(v_set1(-746.0 if IS_DOUBLE else -104.0), v_negate_abs(x)))
+    return v_divide(v_where_negative(x, e, v_set1(1.0)), v_set1(1.0) + e)
+
+
+cdef inline vec v_tanh(vec x) noexcept nogil:
+    # tanh(x) = (exp(2x) - 1) / (exp(2x) + 1); exact to the last bits near zero because of expm1.
+    cdef vec bound = v_set1(20.0 if IS_DOUBLE else 10.0)
+    cdef vec e
+    x = v_min(bound, v_max(v_set1(0.0) - bound, x))
+    e = v_expm1_bounded(x + x)
+    return v_divide(e, e + v_set1(2.0))

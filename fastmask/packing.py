@@ -1,0 +1,332 @@
+"""Packed batches: the valid tokens of a masked batch in the order in which a recurrent layer meets them.
+
+A batch ``(B, T, ...)`` with a mask is compacted row by row, the rows are sorted by length (longest first)
+and the tokens laid out by time: step 0 of every row, then step 1 of every row that has one, and so on.
+This is the layout of ``torch.nn.utils.rnn.PackedSequence``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmask.kernels import packing as kernels
+
+__all__ = ["PackedSequence", "Packing"]
+
+Indices = NDArray[np.int64]
+Array = NDArray[Any]
+
+
+class Packing:
+    """The plan of one packed batch. Made by :meth:`from_mask`, :meth:`from_lengths` or :meth:`full`; never changed.
+
+    Attributes
+    ----------
+    batch_size : int
+        Rows of the batch, B.
+    total_length : int
+        Steps of the padded grid, T.
+    tokens : int
+        Valid tokens, N.
+    masked : bool
+        Whether the batch carries a mask in Keras's sense. A plan from :meth:`full` does not: every step counts.
+    lengths : int64 array (B,)
+        Valid tokens of each row, in the order of the batch.
+    sorted_indices, unsorted_indices : int64 array (B,)
+        Row of the batch at each place of the sorted batch, and the other way round.
+    batch_sizes : int64 array (S,)
+        Rows that have a step, for each step; S is the largest length.
+    offsets : int64 array (S,)
+        Tokens before each step.
+    positions : int64 array (N,)
+        Place ``row * T + step`` of each packed token in the padded grid.
+    rows : int64 array (N,)
+        Row of the batch of each packed token.
+    """
+
+    batch_size: int
+    total_length: int
+    tokens: int
+    masked: bool
+    lengths: Indices
+    sorted_indices: Indices
+    unsorted_indices: Indices
+    batch_sizes: Indices
+    offsets: Indices
+    positions: Indices
+    rows: Indices
+
+    def __init__(self, lengths: Indices, total_length: int, masked: bool) -> None:
+        batch_size = lengths.shape[0]
+        steps = int(lengths.max()) if batch_size else 0
+        self.batch_size = batch_size
+        self.total_length = total_length
+        self.masked = masked
+        self.lengths = lengths
+        self.tokens = int(lengths.sum())
+        self.sorted_indices = np.empty(batch_size, np.int64)
+        self.unsorted_indices = np.empty(batch_size, np.int64)
+        self.batch_sizes = np.empty(steps, np.int64)
+        self.offsets = np.empty(steps, np.int64)
+        kernels.sort_rows(
+            lengths, self.sorted_indices, self.unsorted_indices, self.batch_sizes, self.offsets,
+            np.empty(steps + 1, np.int64),
+        )
+        self.positions = np.empty(self.tokens, np.int64)
+        self.rows = np.empty(self.tokens, np.int64)
+
+    @classmethod
+    def from_mask(cls, mask: ArrayLike) -> Packing:
+        """The plan of a mask.
+
+        Parameters
+        ----------
+        mask : bool or integer array (B, T)
+            True (or nonzero) where a step counts; any pattern, rows without a valid step too.
+        """
+        grid = np.asarray(mask)
+        if grid.ndim != 2 or grid.dtype.kind not in "biu":
+            raise ValueError(
+                f"mask: expected a bool or integer array (batch, steps), got {grid.dtype} with shape {grid.shape}."
+            )
+        valid = np.ascontiguousarray(grid if grid.dtype == bool else grid != 0).view(np.uint8)
+        lengths = np.empty(valid.shape[0], np.int64)
+        kernels.count_valid(valid, lengths)
+        plan = cls(lengths, valid.shape[1], True)
+        kernels.fill_positions(valid, plan.sorted_indices, plan.offsets, valid.shape[1], plan.positions, plan.rows)
+        return plan
+
+    @classmethod
+    def from_lengths(cls, lengths: ArrayLike, total_length: int | None = None) -> Packing:
+        """The plan of rows whose first ``lengths[b]`` steps count.
+
+        Parameters
+        ----------
+        lengths : integer array (B,)
+        total_length : int, optional
+            Steps of the padded grid; the largest length by default.
+        """
+        plan = cls._leading(lengths, total_length, masked=True)
+        return plan
+
+    @classmethod
+    def full(cls, batch_size: int, total_length: int) -> Packing:
+        """The plan of a batch without a mask: every step of every row counts."""
+        return cls._leading(np.full(batch_size, total_length, np.int64), total_length, masked=False)
+
+    @classmethod
+    def _leading(cls, lengths: ArrayLike, total_length: int | None, masked: bool) -> Packing:
+        counts = np.asarray(lengths)
+        if counts.ndim != 1 or (counts.dtype.kind not in "iu" and counts.size):
+            raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}.")
+        counts = np.ascontiguousarray(counts, np.int64)
+        longest = int(counts.max()) if counts.size else 0
+        total = longest if total_length is None else total_length
+        if counts.size and (counts.min() < 0 or longest > total):
+            raise ValueError(f"lengths: expected values from 0 to {total}, got {counts.min()} to {longest}.")
+        plan = cls(counts, total, masked)
+        kernels.fill_leading_positions(plan.sorted_indices, plan.batch_sizes, total, plan.positions, plan.rows)
+        return plan
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The mask, bool (B, T)."""
+        grid = np.zeros(self.batch_size * self.total_length, np.bool_)
+        grid[self.positions] = True
+        return grid.reshape(self.batch_size, self.total_length)
+
+    @cached_property
+    def sorted_lengths(self) -> Indices:
+        """Valid tokens of each row, longest first."""
+        return self.lengths[self.sorted_indices]
+
+    @cached_property
+    def reverse(self) -> Indices:
+        """For each packed token the one that a run from the end visits in its place; its own inverse."""
+        reverse = np.empty(self.tokens, np.int64)
+        kernels.fill_reverse(self.sorted_lengths, self.batch_sizes, self.offsets, reverse)
+        return reverse
+
+    @cached_property
+    def previous(self) -> Indices:
+        """For each packed token the row of the state before it in an array of B initial states, then N tokens."""
+        if self.tokens == 0:
+            return np.empty(0, np.int64)
+        back = np.repeat(self.batch_sizes[:-1], self.batch_sizes[1:])
+        later = np.arange(self.batch_sizes[0], self.tokens) - back + self.batch_size
+        return np.concatenate([np.arange(self.batch_sizes[0]), later])
+
+    @cached_property
+    def reversed(self) -> Packing:
+        """The plan of the batch flipped in time, whose token order is that of a run from the end."""
+        plan = object.__new__(Packing)
+        plan.__dict__.update({k: v for k, v in self.__dict__.items() if not k.startswith("_")})
+        for cached in ("reverse", "reversed"):
+            plan.__dict__.pop(cached, None)
+        step = self.positions[self.reverse] - self.rows * self.total_length
+        plan.positions = self.rows * self.total_length + (self.total_length - 1 - step)
+        return plan
+
+    def grid(self, repeat: bool = False) -> Indices:
+        """Packed token of each cell of the padded grid, int64 (B * T,), -1 where there is none.
+
+        Parameters
+        ----------
+        repeat : bool, default False
+            Give a masked cell the last valid token before it in its row.
+        """
+        grid = np.empty(self.batch_size * self.total_length, np.int64)
+        kernels.fill_grid(self.positions, self.batch_size, self.total_length, repeat, grid)
+        return grid
+
+
+def _row_bytes(rows: Array) -> NDArray[np.uint8]:
+    width = int(np.prod(rows.shape[1:], dtype=np.int64))
+    return rows.reshape(rows.shape[0], width).view(np.uint8)
+
+
+def take_rows(rows: Array, index: Indices, fill: Array | None = None) -> Array:
+    """``rows[index]`` along the first axis; ``fill`` (zeros by default) where the index is -1."""
+    rows = np.ascontiguousarray(rows)
+    out = np.empty((index.shape[0], *rows.shape[1:]), rows.dtype)
+    blank = np.zeros(rows.shape[1:], rows.dtype) if fill is None else np.ascontiguousarray(fill, rows.dtype)
+    kernels.gather_rows(_row_bytes(rows), index, _row_bytes(blank[None])[0], _row_bytes(out))
+    return out
+
+
+def put_rows(rows: Array, index: Indices, count: int) -> Array:
+    """An array of ``count`` rows that holds ``rows[n]`` at ``index[n]`` and zeros elsewhere."""
+    rows = np.ascontiguousarray(rows)
+    out = np.zeros((count, *rows.shape[1:]), rows.dtype)
+    kernels.scatter_rows(_row_bytes(rows), index, _row_bytes(out))
+    return out
+
+
+class PackedSequence:
+    """A packed batch: values of its valid tokens, and its plan.
+
+    Parameters
+    ----------
+    values : array (U, ...)
+        One entry for each distinct token; U is N, the number of tokens, unless there is an index.
+    packing : Packing
+    index : int64 array (N,), optional
+        Token n is ``values[index[n]]``: equal tokens are stored and worked on once.
+    fill : array like one token, optional
+        What Keras shows at masked places of the padded array; zeros by default.
+    repeat : bool, default False
+        Masked places show the valid token before them, and ``fill`` before the first one.
+    """
+
+    __slots__ = ("fill", "index", "packing", "repeat", "values")
+
+    def __init__(
+        self, values: Array, packing: Packing, index: Indices | None = None, fill: Array | None = None,
+        repeat: bool = False,
+    ) -> None:
+        if index is None and values.shape[0] != packing.tokens:
+            raise ValueError(f"values: expected {packing.tokens} tokens, got shape {values.shape}.")
+        if index is not None:
+            if index.shape != (packing.tokens,) or index.dtype != np.int64:
+                raise ValueError(f"index: expected int64 of shape ({packing.tokens},), got {index.dtype} {index.shape}.")
+            if index.size and (index.min() < 0 or index.max() >= values.shape[0]):
+                raise ValueError(f"index: expected places in the {values.shape[0]} values.")
+        self.values = values
+        self.packing = packing
+        self.index = None if index is None else np.ascontiguousarray(index)
+        self.fill = fill
+        self.repeat = repeat
+
+    def __repr__(self) -> str:
+        plan = self.packing
+        return f"PackedSequence(shape={self.shape}, tokens={plan.tokens}, stored={self.values.shape[0]}, dtype={self.dtype})"
+
+    @property
+    def data(self) -> Array:
+        """One value for each token, (N, ...)."""
+        return self.values if self.index is None else take_rows(self.values, self.index)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the padded array, (B, T, ...)."""
+        return (self.packing.batch_size, self.packing.total_length, *self.values.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the values."""
+        return self.values.dtype
+
+    @property
+    def batch_sizes(self) -> Indices:
+        """Rows that have a step, for each step (S,)."""
+        return self.packing.batch_sizes
+
+    @property
+    def sorted_indices(self) -> Indices:
+        """Row of the batch at each place of the sorted batch (B,)."""
+        return self.packing.sorted_indices
+
+    @property
+    def unsorted_indices(self) -> Indices:
+        """Place in the sorted batch of each row (B,)."""
+        return self.packing.unsorted_indices
+
+    def with_values(self, values: Array, fill: Array | None = None) -> PackedSequence:
+        """The same plan and index with other values (U, ...)."""
+        return PackedSequence(values, self.packing, self.index, fill, self.repeat)
+
+    def expand(self) -> PackedSequence:
+        """The same batch with one stored value for each token."""
+        return PackedSequence(self.data, self.packing, None, self.fill, self.repeat)
+
+    def pad(self) -> Array:
+        """The padded array (B, T, ...), with what Keras shows at masked places."""
+        grid = self.packing.grid(self.repeat)
+        if self.index is not None:
+            grid = np.where(grid < 0, grid, self.index[grid]) if self.index.size else grid
+        return take_rows(self.values, grid, self.fill).reshape(self.shape)
+
+    @classmethod
+    def from_padded(cls, x: ArrayLike, mask: ArrayLike | None = None) -> PackedSequence:
+        """Pack an array (B, T, ...); what stands where the mask (B, T) is False is not read.
+
+        Without a mask every step counts.
+        """
+        grid = np.asarray(x)
+        if grid.ndim < 2:
+            raise ValueError(f"x: expected an array (batch, steps, ...), got shape {grid.shape}.")
+        if mask is None:
+            plan = Packing.full(grid.shape[0], grid.shape[1])
+        else:
+            plan = Packing.from_mask(mask)
+            if (plan.batch_size, plan.total_length) != grid.shape[:2]:
+                raise ValueError(
+                    f"mask: expected shape {grid.shape[:2]} to go with x of shape {grid.shape}, "
+                    f"got {(plan.batch_size, plan.total_length)}."
+                )
+        return cls(take_rows(grid.reshape(plan.batch_size * plan.total_length, *grid.shape[2:]), plan.positions), plan)
+
+    @classmethod
+    def from_list(cls, sequences: Sequence[ArrayLike]) -> PackedSequence:
+        """Pack sequences of different lengths, arrays (t_i, ...) of one dtype and token shape; no padding is made."""
+        arrays = [np.asarray(sequence) for sequence in sequences]
+        if not arrays:
+            raise ValueError("sequences: expected at least one sequence, got none.")
+        for i, array in enumerate(arrays):
+            if array.ndim < 1 or array.shape[1:] != arrays[0].shape[1:]:
+                raise ValueError(
+                    f"sequences: expected arrays of shape (steps, {', '.join(map(str, arrays[0].shape[1:]))}), "
+                    f"got shape {array.shape} at place {i}."
+                )
+        lengths = np.array([array.shape[0] for array in arrays], np.int64)
+        plan = Packing.from_lengths(lengths)
+        starts = np.cumsum(lengths) - lengths
+        steps = plan.positions - plan.rows * plan.total_length
+        # An empty list has no dtype to speak of: it must not turn integers into floats.
+        tokens = np.concatenate([array for array in arrays if array.shape[0]] or arrays[:1])
+        return cls(take_rows(tokens, starts[plan.rows] + steps), plan)

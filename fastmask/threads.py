@@ -1,0 +1,140 @@
+"""The number of threads, and the pool that runs shards of a batch.
+
+The pool is made on first use, does not survive a fork, and runs kernels that release the GIL.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+__all__ = ["get_num_threads", "run", "set_num_threads"]
+
+Task = Callable[[], None]
+
+
+class _Batch:
+    """Tasks of one call of :func:`run`: taken one by one by whoever is free, the caller among them."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = iter(tasks)
+        self._lock = threading.Lock()
+        self._left = len(tasks)
+        self._done = threading.Event()
+        self.error: BaseException | None = None
+
+    def work(self) -> None:
+        while True:
+            with self._lock:
+                task = next(self._tasks, None)
+            if task is None:
+                return
+            try:
+                task()
+            except BaseException as error:
+                self.error = error
+            with self._lock:
+                self._left -= 1
+                if self._left == 0:
+                    self._done.set()
+
+    def wait(self) -> None:
+        self._done.wait()
+        if self.error is not None:
+            raise self.error
+
+
+class _Pool:
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[_Batch] = SimpleQueue()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def submit(self, batch: _Batch, helpers: int) -> None:
+        with self._lock:
+            while self._size < helpers:
+                threading.Thread(target=self._serve, name=f"fastmask-{self._size}", daemon=True).start()
+                self._size += 1
+        for _ in range(helpers):
+            self._queue.put(batch)
+
+    def _serve(self) -> None:
+        while True:
+            self._queue.get().work()
+
+
+_pool = _Pool()
+_num_threads: int | None = None
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _cgroup_cpus() -> int | None:
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return None if quota == "max" else max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+def _default_num_threads() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    cpus = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    limits = [cpus, _cgroup_cpus()]
+    # OMP_NUM_THREADS may be a list, one number for each level of nesting.
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if wanted.isdigit() and int(wanted) > 0:
+        limits.append(int(wanted))
+    return min(limit for limit in limits if limit is not None)
+
+
+def get_num_threads() -> int:
+    """The number of threads that a call may use.
+
+    By default the CPUs that the process may run on (affinity, cgroup quota), or ``OMP_NUM_THREADS`` if
+    that is less.
+    """
+    global _num_threads
+    if _num_threads is None:
+        _num_threads = _default_num_threads()
+    return _num_threads
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads that a call may use. Results have the same bits for every number.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+    """
+    global _num_threads
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n: expected a whole number of threads from 1 on, got {n!r}.")
+    _num_threads = n
+
+
+def run(tasks: Sequence[Task]) -> None:
+    """Run tasks, on several threads where there are several tasks and threads; the caller works too.
+
+    The first error that a task raises is raised again when all have ended.
+    """
+    helpers = min(len(tasks), get_num_threads()) - 1
+    if helpers < 1:
+        for task in tasks:
+            task()
+        return
+    batch = _Batch(tasks)
+    _pool.submit(batch, helpers)
+    batch.work()
+    batch.wait()

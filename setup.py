@@ -1,0 +1,55 @@
+"""Builds the compiled kernels: one module per instruction set and dtype, all from the same text."""
+
+import os
+import platform
+import sys
+import sysconfig
+from glob import glob
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+KERNELS = "fastmask/kernels"
+abi3 = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+x86_64 = platform.machine().lower() in ("x86_64", "amd64")
+
+# Contraction is off because fused multiply-adds are written out: inlined copies of one formula must give
+# the same bits. GCC's induction-variable pass spills one address register per row of a tile.
+FLAGS = [
+    "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+    "-fno-tree-vectorize", "-fno-ivopts", "-Wno-unknown-warning-option", "-Wno-array-bounds",
+]
+INSTRUCTION_SETS = {"baseline": []}
+if x86_64:
+    INSTRUCTION_SETS["x86_64_v3"] = ["-march=x86-64-v3"]
+    INSTRUCTION_SETS["x86_64_v4"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+
+
+def extension(name, flags, macros):
+    return Extension(
+        f"fastmask.kernels.{name}",
+        [f"{KERNELS}/{name}.pyx"],
+        depends=glob(f"{KERNELS}/*.pxi") + glob(f"{KERNELS}/*.h"),
+        include_dirs=[KERNELS],
+        define_macros=macros + ([("Py_LIMITED_API", "0x030B0000")] if abi3 else []),
+        extra_compile_args=FLAGS + flags,
+        py_limited_api=abi3,
+    )
+
+
+extensions = [extension("packing", [], []), extension("cpu", [], [])]
+for isa, flags in INSTRUCTION_SETS.items():
+    for dtype, is_double in (("float32", "0"), ("float64", "1")):
+        extensions.append(extension(f"{isa}_{dtype}", flags, [("FASTMASK_DOUBLE", is_double)]))
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        nthreads=0 if os.name == "nt" else (os.cpu_count() or 1),
+        compiler_directives={
+            "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True,
+            "initializedcheck": False, "freethreading_compatible": True, "embedsignature": True,
+        },
+    ),
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if abi3 else {},
+)
