@@ -25,13 +25,18 @@ class Scores:
     Parameters
     ----------
     metrics, weighted_metrics : list of str, Metric or callable, or one of them, optional
-        Only the second kind sees sample weights.
+        Only the second kind sees sample weights; it gets "weighted_" before a name that one of
+        the first kind has.
     """
 
     def __init__(self, metrics: Any = None, weighted_metrics: Any = None) -> None:
         self.loss = Mean("loss")
         self.plain = _metrics(metrics)
         self.weighted = _metrics(weighted_metrics)
+        taken = {metric.name for metric in self.plain}
+        for metric in self.weighted:
+            if metric.name in taken:
+                metric.name = f"weighted_{metric.name}"
         names = [metric.name for metric in self.all]
         if len({*names}) < len(names):
             raise ValueError(f"metrics must have different names, got {', '.join(names)}")

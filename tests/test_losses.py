@@ -1,0 +1,212 @@
+"""Losses: known values, gradients against central differences, masks, weights, errors."""
+
+import numpy as np
+import pytest
+
+from fastmask import losses
+from helpers.numeric import assert_gradient
+
+B, T, C = 3, 4, 5
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def targets_and_predictions(name, rng, shape=(B, T)):
+    """Data that fits a loss, predictions well inside the clipping."""
+    logits = rng.normal(size=(*shape, C))
+    if name == "sparse":
+        return rng.integers(0, C, size=shape), softmax(logits)
+    if name == "categorical":
+        return softmax(rng.normal(size=(*shape, C))), softmax(logits) * 1.7
+    if name == "binary":
+        return rng.uniform(size=(*shape, C)), 1 / (1 + np.exp(-logits))
+    return rng.normal(size=(*shape, C)), logits
+
+
+CASES = {
+    "mse": ("regression", losses.MeanSquaredError()),
+    "mae": ("regression", losses.MeanAbsoluteError()),
+    "mean_with_sample_weight": (
+        "regression",
+        losses.MeanSquaredError(reduction="mean_with_sample_weight"),
+    ),
+    "sum": ("regression", losses.MeanSquaredError(reduction="sum")),
+    "binary": ("binary", losses.BinaryCrossentropy()),
+    "binary_smoothed": ("binary", losses.BinaryCrossentropy(label_smoothing=0.2)),
+    "binary_logits": ("binary", losses.BinaryCrossentropy(from_logits=True)),
+    "categorical": ("categorical", losses.CategoricalCrossentropy()),
+    "categorical_smoothed": ("categorical", losses.CategoricalCrossentropy(label_smoothing=0.3)),
+    "categorical_logits": ("categorical", losses.CategoricalCrossentropy(from_logits=True)),
+    "sparse": ("sparse", losses.SparseCategoricalCrossentropy()),
+    "sparse_logits": ("sparse", losses.SparseCategoricalCrossentropy(from_logits=True)),
+    "sparse_ignore": ("sparse", losses.SparseCategoricalCrossentropy(ignore_class=2)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient(name, masked):
+    rng = np.random.default_rng(0)
+    kind, loss = CASES[name]
+    y_true, y_pred = targets_and_predictions(kind, rng)
+    weights = rng.uniform(0.5, 2, size=(B, T))
+    mask = rng.uniform(size=(B, T)) < 0.6 if masked else None
+
+    def value():
+        return loss(y_true, y_pred, weights, mask)
+
+    found, gradient = loss.value_and_gradient(y_true, y_pred, weights, mask)
+    assert found == pytest.approx(value(), rel=1e-14)
+    assert_gradient(gradient, value, y_pred)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_packed_tokens_give_the_masked_loss(name):
+    rng = np.random.default_rng(1)
+    kind, loss = CASES[name]
+    y_true, y_pred = targets_and_predictions(kind, rng)
+    weights = rng.uniform(0.5, 2, size=(B, T))
+    mask = rng.uniform(size=(B, T)) < 0.5
+    padded = loss.value_and_gradient(y_true, y_pred, weights, mask)
+    tokens = loss.value_and_gradient(y_true[mask], y_pred[mask], weights[mask])
+    assert tokens[0] == pytest.approx(padded[0], rel=1e-14)
+    np.testing.assert_allclose(tokens[1], padded[1][mask], rtol=1e-13)
+
+
+def test_known_values():
+    y_true, y_pred = np.array([[0.0, 2.0]]), np.array([[1.0, -1.0]])
+    assert losses.mean_squared_error(y_true, y_pred) == pytest.approx([5.0])
+    assert losses.mean_absolute_error(y_true, y_pred) == pytest.approx([2.0])
+    p = np.array([[0.25, 0.75]])
+    assert losses.binary_crossentropy([[0, 1]], p) == pytest.approx([-np.log(0.75)])
+    assert losses.categorical_crossentropy([[0, 1]], 4 * p) == pytest.approx([-np.log(0.75)])
+    assert losses.sparse_categorical_crossentropy([0], p) == pytest.approx([-np.log(0.25)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_clipped_probabilities(dtype):
+    """Beyond 1e-7 the loss is that of 1e-7 and the gradient is 0."""
+    p = np.array([[1.0, 0.0]], dtype)
+    floor = -np.log(np.asarray(1e-7, dtype))
+    for name, y_true in (("sparse_categorical", [1]), ("categorical", [[0, 1]])):
+        value, gradient = losses.get(f"{name}_crossentropy").value_and_gradient(y_true, p)
+        assert value == pytest.approx(floor, rel=1e-6)
+        assert gradient.dtype == dtype
+        assert not gradient.any()
+    value, gradient = losses.BinaryCrossentropy().value_and_gradient([[0, 1]], p)
+    assert value == pytest.approx(floor, rel=0.03)
+    assert not gradient.any()
+
+
+def test_logits_are_stable():
+    logits = np.array([[1000.0, -1000.0]], np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        for loss, y_true in (
+            (losses.BinaryCrossentropy(from_logits=True), [[0.0, 1.0]]),
+            (losses.SparseCategoricalCrossentropy(from_logits=True), [1]),
+        ):
+            value, gradient = loss.value_and_gradient(y_true, logits)
+            assert value == pytest.approx(1000 if loss.name.startswith("b") else 2000)
+            assert np.isfinite(gradient).all()
+
+
+def test_masked_mean_divides_by_valid_tokens_whatever_the_weights():
+    y_true, y_pred = np.zeros((2, 3, 1)), np.array([[[1.0], [2], [3]], [[4], [5], [6]]])
+    mask = [[True, True, False], [True, False, False]]
+    weights = np.array([[2.0, 1, 1], [1, 1, 1]])
+    loss = losses.MeanSquaredError()
+    assert loss(y_true, y_pred, mask=mask) == pytest.approx((1 + 4 + 16) / 3)
+    assert loss(y_true, y_pred, weights, mask) == pytest.approx((2 + 4 + 16) / 3)
+    rows = losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    assert rows(y_true, y_pred, weights, mask) == pytest.approx((2 + 4 + 16) / 4)
+    entries = losses.MeanSquaredError(reduction="none")(y_true, y_pred, weights, mask)
+    np.testing.assert_allclose(entries, [[2, 4, 0], [16, 0, 0]])
+
+
+def test_row_weights_hold_for_all_tokens_also_when_square():
+    rng = np.random.default_rng(2)
+    y_true, y_pred = rng.normal(size=(2, 4, 4, 3))
+    loss, weights = losses.MeanSquaredError(), np.array([1.0, 2, 3, 4])
+    expected = loss(y_true, y_pred, np.repeat(weights[:, None], 4, axis=1))
+    assert loss(y_true, y_pred, weights) == expected
+    assert loss(y_true, y_pred, weights[:, None]) == expected
+
+
+@pytest.mark.parametrize("mask", [np.zeros((B, T), bool), None])
+def test_without_valid_tokens_loss_and_gradient_are_zero(mask):
+    shape = (B, T, C) if mask is not None else (0, C)
+    for reduction in ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight"):
+        loss = losses.MeanSquaredError(reduction=reduction)
+        value, gradient = loss.value_and_gradient(np.zeros(shape), np.ones(shape), None, mask)
+        assert value == 0
+        assert not gradient.any()
+
+
+def test_masked_places_are_not_read():
+    rng = np.random.default_rng(3)
+    mask = np.array([[True, True, False, False]])
+    y_true, y_pred = rng.normal(size=(2, 1, 4, 2))
+    expected = losses.MeanSquaredError().value_and_gradient(y_true, y_pred, None, mask)
+    y_true[0, 2:], y_pred[0, 2:] = np.nan, np.nan
+    found = losses.MeanSquaredError().value_and_gradient(y_true, y_pred, None, mask)
+    assert found[0] == expected[0]
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_targets_may_lack_or_have_a_last_axis_of_one():
+    rng = np.random.default_rng(4)
+    y_pred = rng.uniform(0.1, 0.9, size=(B, T, 1))
+    y_true = rng.integers(0, 2, size=(B, T))
+    for name in ("mse", "binary_crossentropy"):
+        loss = losses.get(name)
+        assert loss(y_true, y_pred) == loss(y_true[..., None], y_pred)
+    loss, p = losses.get("sparse_categorical_crossentropy"), softmax(rng.normal(size=(B, T, 2)))
+    assert loss(y_true, p) == loss(y_true[..., None], p)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: losses.get("mes"), "loss must be one of .*mse.*, got 'mes'"),
+        (lambda: losses.MeanSquaredError(reduction="avg"), "reduction must be one of"),
+        (lambda: losses.BinaryCrossentropy(label_smoothing=2), "label_smoothing must be between"),
+        (lambda: losses.MeanSquaredError()(np.ones((2, 3)), np.ones((2, 4))), "y must have one"),
+        (lambda: losses.get("mse")([[1.0]], [[1.0]], [1.0, 2.0]), "sample_weight must have shape"),
+        (lambda: losses.sparse_categorical_crossentropy([7], [[0.5, 0.5]]), "got class 7"),
+        (lambda: losses.sparse_categorical_crossentropy([-1], [[0.5, 0.5]]), "got class -1"),
+        (lambda: losses.sparse_categorical_crossentropy([[0, 1]], [[0.5, 0.5]]), "y must have one"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_get():
+    for name in ("mse", "MSE", "mean_squared_error", "MeanSquaredError"):
+        assert isinstance(losses.get(name), losses.MeanSquaredError)
+    assert isinstance(losses.get(losses.mean_absolute_error), losses.MeanAbsoluteError)
+    assert isinstance(losses.get(losses.BinaryCrossentropy), losses.BinaryCrossentropy)
+    with pytest.raises(TypeError, match=r"loss must be a name.*subclass"):
+        losses.get(lambda y_true, y_pred: 0)
+
+
+def test_config_makes_an_equal_loss():
+    loss = losses.SparseCategoricalCrossentropy(True, 3, reduction="sum", name="own")
+    again = losses.SparseCategoricalCrossentropy(**loss.get_config())
+    assert again.get_config() == loss.get_config()
+
+
+def test_a_loss_of_your_own():
+    class Power(losses.Loss):
+        def per_token(self, y_true, y_pred):
+            difference = y_pred[..., 0] - y_true
+            return difference**4, 4 * difference[..., None] ** 3
+
+    y_true, y_pred = np.array([1.0, 2.0]), np.array([[2.0], [0.5]])
+    value, gradient = Power().value_and_gradient(y_true, y_pred)
+    assert value == pytest.approx((1 + 1.5**4) / 2)
+    assert_gradient(gradient, lambda: Power()(y_true, y_pred), y_pred)

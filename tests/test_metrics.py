@@ -1,0 +1,92 @@
+"""Metrics: accuracy by shape, masks and weights, names, errors."""
+
+import numpy as np
+import pytest
+
+from fastmask import metrics
+
+P = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "expected"),
+    [
+        ([[1], [0], [1]], [[0.9], [0.6], [0.5]], 1 / 3),  # one output: threshold, exclusive
+        ([1, 0, 1], [[0.9], [0.4], [0.6]], 1.0),
+        ([1, 1, 1], P, 2 / 3),  # class numbers
+        ([[1], [1], [1]], P, 2 / 3),
+        ([[0, 1], [0, 1], [0, 1]], P, 2 / 3),  # one-hot
+        ([[1, 1], [0, 0]], [P[:2], P[1:]], 1 / 2),  # class numbers of sequences
+    ],
+)
+def test_accuracy_chooses_by_shape(y_true, y_pred, expected):
+    assert metrics.get("accuracy")(y_true, y_pred) == pytest.approx(expected)
+
+
+def test_the_other_accuracies():
+    assert metrics.BinaryAccuracy()([[1, 0, 1]], [[0.9, 0.9, 0.9]]) == pytest.approx(2 / 3)
+    assert metrics.BinaryAccuracy(threshold=0.95)([[1, 0]], [[0.9, 0.9]]) == 0.5
+    assert metrics.CategoricalAccuracy()([[0, 1]], [[0.4, 0.6]]) == 1
+    assert metrics.SparseCategoricalAccuracy()([0], [[0.4, 0.6]]) == 0
+
+
+def test_mask_and_weights():
+    """total += sum(v w m) / T and count += sum(w m) / T for every batch."""
+    y_true = np.array([[1, 1, 0], [0, 1, 1]])
+    y_pred = np.array([[P[0], P[1], P[1]], [P[0], P[0], P[0]]])
+    hits = np.array([[1, 0, 1], [0, 1, 1]])
+    mask = np.array([[True, True, False], [True, True, True]])
+    weights = np.array([[1.0, 2, 3], [4, 5, 6]])
+    metric = metrics.SparseCategoricalAccuracy()
+    assert metric(y_true, y_pred, mask=mask) == pytest.approx((hits * mask).sum() / mask.sum())
+    metric.reset_state()
+    found = metric(y_true, y_pred, weights, mask)
+    assert found == pytest.approx((hits * weights * mask).sum() / (weights * mask).sum())
+    metric.update_state(y_true[:, :1], y_pred[:, :1])
+    total = (hits * weights * mask).sum() / 3 + hits[:, 0].sum()
+    assert metric.result() == pytest.approx(total / ((weights * mask).sum() / 3 + 2))
+
+
+def test_tokens_equal_the_padded_batch():
+    rng = np.random.default_rng(0)
+    y_true, y_pred = rng.integers(0, 3, (4, 5)), rng.uniform(size=(4, 5, 3))
+    mask, weights = rng.uniform(size=(4, 5)) < 0.5, rng.uniform(size=(4, 5))
+    padded, tokens = metrics.get("acc"), metrics.get("acc")
+    padded.update_state(y_true, y_pred, weights, mask)
+    tokens.update_tokens(y_true[mask], y_pred[mask], weights[mask], steps=5)
+    assert tokens.total == pytest.approx(padded.total)
+    assert tokens.count == pytest.approx(padded.count)
+
+
+def test_losses_as_metrics():
+    y_true, y_pred = np.zeros((2, 2)), np.array([[1.0, 3.0], [0.0, 2.0]])
+    assert metrics.get("mse")(y_true, y_pred) == pytest.approx(3.5)
+    assert metrics.MeanAbsoluteError()(y_true, y_pred) == pytest.approx(1.5)
+    assert metrics.get("binary_crossentropy")([[1.0]], [[0.5]]) == pytest.approx(np.log(2))
+
+
+def test_names():
+    assert [metrics.get(n).name for n in ("acc", "accuracy", "mse")] == ["acc", "accuracy", "mse"]
+    assert metrics.MeanSquaredError().name == "mean_squared_error"
+    assert metrics.get(metrics.BinaryAccuracy).name == "binary_accuracy"
+
+    def worst(y_true, y_pred):
+        return np.abs(y_true - y_pred).max(axis=-1)
+
+    metric = metrics.get(worst)
+    assert metric.name == "worst"
+    assert metric([[0.0, 0.0]], [[1.0, -2.0]]) == 2
+
+
+def test_empty_mean_is_zero():
+    metric = metrics.get("accuracy")
+    assert metric.result() == 0
+    metric.update_tokens(np.zeros(0, int), np.zeros((0, 3)))
+    assert metric.result() == 0
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="metrics must be among .*accuracy.*, got 'acuracy'"):
+        metrics.get("acuracy")
+    with pytest.raises(TypeError, match="metrics must hold names"):
+        metrics.get(3)
