@@ -177,9 +177,7 @@ class VarianceScaling(RandomInitializer):
         if mode not in self._MODES:
             raise ValueError(f"mode must be one of {self._MODES}, got {mode!r}")
         if distribution not in self._DISTRIBUTIONS:
-            raise ValueError(
-                f"distribution must be one of {self._DISTRIBUTIONS}, got {distribution!r}"
-            )
+            raise ValueError(f"distribution must be one of {self._DISTRIBUTIONS}, got {distribution!r}")
         self.scale, self.mode, self.distribution = scale, mode, distribution
 
     def _values(self, shape: Shape) -> Array:
@@ -332,9 +330,7 @@ def get(identifier: Any) -> Callable[..., Array] | None:
     if isclass(identifier):
         identifier = identifier()
     if not callable(identifier):
-        raise TypeError(
-            f"initializer must be a name, a config, a callable or None, got {identifier!r}"
-        )
+        raise TypeError(f"initializer must be a name, a config, a callable or None, got {identifier!r}")
     found: Callable[..., Array] = identifier
     return found
 

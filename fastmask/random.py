@@ -32,7 +32,7 @@ def set_random_seed(seed: int) -> None:
     if seed >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {seed}")
     _python_random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (for code of the user that draws from it)
     _global[:] = [np.random.default_rng(seed)]
 
 

@@ -1,7 +1,7 @@
 """What all layers share: names, weights, shapes, checks, and the two ways of calling them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import signature
 from math import prod
 from typing import Any, ClassVar, NamedTuple, Self, cast
@@ -78,14 +78,11 @@ class Layer:
         Whether the layer can be given a mask.
     makes_mask : bool
         Whether it derives a mask from its input.
-    packs_masked : bool
-        Whether a padded batch with a mask is packed before ``forward`` and its output padded.
     """
 
     supports_masking: bool = True
     makes_mask: bool = False
     takes_state: ClassVar[bool] = False
-    packs_masked: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -139,9 +136,7 @@ class Layer:
         """The wrapped layers by attribute name."""
         return {}
 
-    def __call__(
-        self, x: Any, mask: Any = None, initial_state: Any = None, training: bool = False
-    ) -> Any:
+    def __call__(self, x: Any, mask: Any = None, initial_state: Any = None, training: bool = False) -> Any:
         """Return the output, padded for a padded input and packed for a packed one.
 
         Parameters
@@ -161,9 +156,7 @@ class Layer:
         """
         return self._apply(x, mask, initial_state, training, keep=False)[0]
 
-    def vjp(
-        self, x: Any, mask: Any = None, initial_state: Any = None, training: bool = False
-    ) -> tuple[Any, Pullback]:
+    def vjp(self, x: Any, mask: Any = None, initial_state: Any = None, training: bool = False) -> tuple[Any, Pullback]:
         """Return the output and its pullback; arguments and errors as for a call.
 
         The pullback takes the gradient of a scalar by the output (for a packed output an array like
@@ -173,9 +166,7 @@ class Layer:
         y, pullback = self._apply(x, mask, initial_state, training, keep=True)
         return y, cast(Pullback, pullback)
 
-    def _apply(
-        self, x: Any, mask: Any, initial_state: Any, training: bool, keep: bool
-    ) -> tuple[Any, Pullback | None]:
+    def _apply(self, x: Any, mask: Any, initial_state: Any, training: bool, keep: bool) -> tuple[Any, Pullback | None]:
         x = self.check_input(x)
         if isinstance(x, PackedSequence):
             if mask is not None:
@@ -192,25 +183,7 @@ class Layer:
         if not self.built:
             self.build(shape)
         self._check_features(shape)
-        call = Call(mask, initial_state, bool(training), keep)
-        if mask is not None and self.packs_masked and not self.makes_mask:
-            return self._forward_packed(x, call)
-        return self.forward(x, call)
-
-    def _forward_packed(self, x: Array, call: Call) -> tuple[Array, Pullback | None]:
-        """Run on the valid steps of a padded batch, so that nothing in its padding is read."""
-        source, enter_back = flow.enter(x, call.mask, call.keep)
-        packed, pullback = self.forward(source, replace(call, mask=None))
-        y, leave_back = flow.leave(packed, True, call.keep)
-
-        def through(dy: Any) -> Gradients:
-            (d,) = flow.cotangents(dy, y, self.dtype)
-            gradients = cast(Pullback, pullback)(leave_back(d))
-            if gradients.inputs is None:
-                return gradients
-            return gradients._replace(inputs=enter_back(gradients.inputs))
-
-        return y, through
+        return self.forward(x, Call(mask, initial_state, bool(training), keep))
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Create the weights for inputs of a shape; later calls only check that it fits.
@@ -246,8 +219,7 @@ class Layer:
         """Return the last axis of `input_shape` and hold later inputs to it; ValueError if None."""
         if len(input_shape) < 2 or input_shape[-1] is None:
             raise ValueError(
-                f"input_shape must have a batch axis and a known last axis to build "
-                f"{describe(self)}, got {input_shape}"
+                f"input_shape must have a batch axis and a known last axis to build {describe(self)}, got {input_shape}"
             )
         self.features = input_shape[-1]
         return self.features
@@ -338,8 +310,7 @@ class Layer:
         if len(weights) != len(variables):
             hint = "" if self.built else " (it is not built yet: call build(input_shape) first)"
             raise ValueError(
-                f"weights must hold {len(variables)} arrays for {describe(self)}{hint}, "
-                f"got {len(weights)}"
+                f"weights must hold {len(variables)} arrays for {describe(self)}{hint}, got {len(weights)}"
             )
         pairs = enumerate(zip(variables, weights, strict=True))
         arrays = [v.checked(value, f"weights[{i}]") for i, (v, value) in pairs]

@@ -63,9 +63,7 @@ def real_array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     return array.astype(dtype, copy=False)
 
 
-def float_input(
-    x: "Array | PackedSequence", dtype: np.dtype[Any], rank: int | None = None
-) -> "Array | PackedSequence":
+def float_input(x: "Array | PackedSequence", dtype: np.dtype[Any], rank: int | None = None) -> "Array | PackedSequence":
     """Return `x` with values of `dtype`; ValueError unless of `rank` axes, if that is given."""
     found = len(x.shape) if isinstance(x, PackedSequence) else np.ndim(x)
     if rank is not None and found != rank:

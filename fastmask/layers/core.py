@@ -1,7 +1,7 @@
 """Layers that act on one step at a time (Dense, Activation, Dropout), and Flatten."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from fastmask import initializers, ops
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import cotangents, run, same
+from fastmask.layers.flow import cotangents, enter, leave, run, same
 from fastmask.packing import PackedSequence
 from fastmask.random import SeedGenerator, as_generator
 
@@ -18,27 +18,40 @@ class RowLayer(Layer):
     """Base of layers that map every row of values by itself.
 
     A packed batch is mapped where it is stored, so equal rows are mapped once; what it shows at
-    masked places is mapped as well, as Keras computes those places too.
+    masked places is mapped as well, as Keras computes those places too. Of a padded batch with a
+    mask only the valid rows are read, and the masked ones taken for zeros.
     """
-
-    packs_masked = True
 
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         """Return the outputs for values (n, ...) and, if ``call.keep``, the pullback."""
         raise NotImplementedError(f"{type(self).__name__} does not define map_rows(values, call)")
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        if not isinstance(x, PackedSequence):
-            return self.map_rows(x, call)
-        y, pullback = self.map_rows(x.values, call)
-        return x.with_values(y, fill=self._map_fill(x)), pullback
+        if isinstance(x, PackedSequence):
+            y, pullback = self.map_rows(x.values, call)
+            fill = self._map_fill(x, False)[0] if x.packing.masked else None
+            return x.with_values(y, fill=fill), pullback
+        return self.map_rows(x, call) if call.mask is None else self._masked_grid(x, call)
 
-    def _map_fill(self, x: PackedSequence) -> Array | None:
-        if not x.packing.masked:
-            return None
-        fill = np.zeros(x.values.shape[1:]) if x.fill is None else np.asarray(x.fill)
-        filled: Array = self.map_rows(fill[None].astype(x.dtype, copy=False), Call())[0]
-        return filled[0]
+    def _map_fill(self, x: PackedSequence, keep: bool) -> tuple[Array, Pullback | None]:
+        fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill)
+        y, pullback = self.map_rows(fill[None].astype(x.dtype, copy=False), Call(keep=keep))
+        return y[0], pullback
+
+    def _masked_grid(self, x: Array, call: Call) -> tuple[Array, Pullback | None]:
+        source, enter_back = enter(x, call.mask, call.keep)
+        values, pullback = self.map_rows(source.values, call)
+        fill, fill_pullback = self._map_fill(source, call.keep)
+        y, leave_back = leave(source.with_values(values, fill=fill), True, call.keep)
+
+        def through(dy: Any) -> Gradients:
+            d = cast(Array, cotangents(dy, y, self.dtype)[0])
+            valid = cast(Pullback, pullback)(leave_back(d))
+            shown = cast(Pullback, fill_pullback)(d[~call.mask].sum(axis=0)[None])
+            weights = [a + b for a, b in zip(valid.weights, shown.weights, strict=True)]
+            return Gradients(enter_back(valid.inputs), weights)
+
+        return y, through
 
 
 class Dense(RowLayer):
@@ -101,9 +114,7 @@ bias_constraint, lora_rank, lora_alpha, quantization_config
     def create_weights(self, input_shape: Shape) -> None:
         features = self.known_features(input_shape)
         self.kernel = self.add_weight((features, self.units), self.kernel_initializer, "kernel")
-        self.bias = (
-            self.add_weight((self.units,), self.bias_initializer, "bias") if self.use_bias else None
-        )
+        self.bias = self.add_weight((self.units,), self.bias_initializer, "bias") if self.use_bias else None
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
@@ -115,8 +126,8 @@ bias_constraint, lora_rank, lora_alpha, quantization_config
         y = flat.reshape(*values.shape[:-1], self.units)
 
         def pullback(dy: Any) -> Gradients:
-            (d,) = cotangents(dy, y, self.dtype)
-            dx, *weights = back(d.reshape(flat.shape))  # type: ignore[union-attr]
+            d = cast(Array, cotangents(dy, y, self.dtype)[0])
+            dx, *weights = back(d.reshape(flat.shape))
             return Gradients(dx.reshape(values.shape), weights[: len(self.weights)])
 
         return y, pullback
@@ -198,12 +209,9 @@ class Dropout(Layer):
             return keep_factor(self.seed_generator, self.rate, shape, self.dtype)
         if len(self.noise_shape) != len(x.shape):
             raise ValueError(
-                f"noise_shape must have {len(x.shape)} axes for x of shape {x.shape}, "
-                f"got {self.noise_shape}"
+                f"noise_shape must have {len(x.shape)} axes for x of shape {x.shape}, got {self.noise_shape}"
             )
-        wanted = [
-            n if own is None else own for own, n in zip(self.noise_shape, x.shape, strict=True)
-        ]
+        wanted = [n if own is None else own for own, n in zip(self.noise_shape, x.shape, strict=True)]
         if any(own not in (1, n) for own, n in zip(wanted, x.shape, strict=True)):
             raise ValueError(f"noise_shape must fit x of shape {x.shape}, got {self.noise_shape}")
         noise = keep_factor(self.seed_generator, self.rate, tuple(wanted), self.dtype)
@@ -243,15 +251,13 @@ class Flatten(Layer):
         y = grid.reshape(len(grid), int(np.prod(grid.shape[1:])))
 
         def pullback(dy: Any) -> Gradients:
-            (d,) = cotangents(dy, y, self.dtype)
-            return Gradients(back(d.reshape(grid.shape)), [])  # type: ignore[union-attr]
+            d = cast(Array, cotangents(dy, y, self.dtype)[0])
+            return Gradients(back(d.reshape(grid.shape)), [])
 
         return y, pullback
 
 
-def keep_factor(
-    source: SeedGenerator, rate: float, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> Array:
+def keep_factor(source: SeedGenerator, rate: float, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Draw a factor of dropout: 0 with probability `rate`, else 1 / (1 - rate)."""
     kept = source.generator.random(shape, np.float32) >= rate
     return kept.astype(dtype) / dtype.type(max(1 - rate, 1e-30))

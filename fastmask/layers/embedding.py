@@ -40,8 +40,6 @@ class Embedding(Layer):
     are legal, others raise IndexError. Row 0 is an ordinary row even with `mask_zero`.
     """
 
-    packs_masked = True
-
     def __init__(
         self,
         input_dim: int,
@@ -70,9 +68,7 @@ class Embedding(Layer):
         self.output_dim = checks.positive_int("output_dim", output_dim)
         self.embeddings_initializer = initializers.get(embeddings_initializer)
         self.mask_zero = self.makes_mask = bool(mask_zero)
-        self.input_length = (
-            None if input_length is None else checks.positive_int("input_length", input_length)
-        )
+        self.input_length = None if input_length is None else checks.positive_int("input_length", input_length)
         if weights is not None:
             self.build((None, self.input_length))
             self.set_weights(weights if isinstance(weights, (list, tuple)) else [weights])

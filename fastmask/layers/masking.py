@@ -44,9 +44,7 @@ class Masking(Layer):
         """Pack the steps of a padded `x` (B, T, F) that are not masked; `mask` is ignored."""
         x = self.check_input(x)
         packed = PackedSequence.from_padded(x, self._differs(x))
-        return packed.with_values(
-            packed.values, fill=np.full(x.shape[2:], self.mask_value, x.dtype)
-        )
+        return packed.with_values(packed.values, fill=np.full(x.shape[2:], self.mask_value, x.dtype))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if isinstance(x, PackedSequence):

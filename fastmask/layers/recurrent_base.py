@@ -1,6 +1,5 @@
 """What SimpleRNN, LSTM and GRU share: everything but their equations."""
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,9 +62,7 @@ class Recurrent(Layer):
     ) -> None:
         super().__init__(**self._take_initializers(arguments))
         self.units = checks.positive_int("units", units)
-        self.activation = checks.activation_name(
-            "activation", activation, ops.RECURRENT_ACTIVATIONS
-        )
+        self.activation = checks.activation_name("activation", activation, ops.RECURRENT_ACTIVATIONS)
         self.use_bias = bool(use_bias)
         self.dropout = checks.fraction("dropout", dropout)
         self.recurrent_dropout = checks.fraction("recurrent_dropout", recurrent_dropout)
@@ -124,9 +121,7 @@ class Recurrent(Layer):
         self.recurrent_kernel = self.add_weight(
             (self.units, width), self.recurrent_initializer or "orthogonal", "recurrent_kernel"
         )
-        self.bias = (
-            self.add_weight(self.bias_shape(), self.initial_bias, "bias") if self.use_bias else None
-        )
+        self.bias = self.add_weight(self.bias_shape(), self.initial_bias, "bias") if self.use_bias else None
 
     def compute_output_shape(self, input_shape: Shape) -> Any:
         state = (input_shape[0], self.units)
@@ -138,14 +133,13 @@ class Recurrent(Layer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         source, enter_back = enter(x, call.mask, call.keep)
-        steps, states, scan_back = self.scan(source, call)
-        padded = not isinstance(x, PackedSequence)
-        if not self.return_sequences:
-            y, leave_back = steps.values, same
-        elif self.go_backwards and not padded:
-            y, leave_back = self._under_mask_of(source, steps, call.keep)
-        else:
-            y, leave_back = leave(steps, padded, call.keep)
+        y, states, scan_back = self.scan(source, call)
+        padded, leave_back = not isinstance(x, PackedSequence), same
+        if isinstance(y, PackedSequence):
+            if self.go_backwards and not padded:
+                y, leave_back = self._under_mask_of(source, y, call.keep)
+            else:
+                y, leave_back = leave(y, padded, call.keep)
         output = (y, *states) if self.return_state else y
 
         def pullback(dy: Any) -> Gradients:
@@ -155,9 +149,7 @@ class Recurrent(Layer):
 
         return output, pullback
 
-    def _under_mask_of(
-        self, source: PackedSequence, steps: PackedSequence, keep: bool
-    ) -> tuple[PackedSequence, Back]:
+    def _under_mask_of(self, source: PackedSequence, steps: PackedSequence, keep: bool) -> tuple[PackedSequence, Back]:
         """Give outputs in processing order the plan of the input.
 
         Keras flips the time of the outputs of `go_backwards` but not of the mask that goes with
@@ -166,45 +158,31 @@ class Recurrent(Layer):
         """
         plan = source.packing
         if np.array_equal(steps.packing.positions, plan.positions):
-            return replace(steps, packing=plan), same
+            return PackedSequence(steps.values, plan, repeat=steps.repeat), same
         grid, unpack_back = run("unpack", keep, steps)
         packed, pack_back = run("pack", keep, grid, plan.mask)
-        return replace(packed, packing=plan), lambda d: unpack_back(pack_back(d))
+        return PackedSequence(packed.values, plan), lambda d: unpack_back(pack_back(d))
 
-    def scan(self, x: PackedSequence, call: Call) -> tuple[PackedSequence, States, Back]:
+    def scan(self, x: PackedSequence, call: Call) -> tuple["PackedSequence | Array", States, Back]:
         """Run the recurrence over a packed batch.
 
         Returns
         -------
-        PackedSequence
-            All outputs in processing order, or the last ones (B, units) as a sequence of one step.
+        PackedSequence or ndarray
+            All outputs in processing order, or the last ones (B, units).
         tuple of ndarray
             Final states (B, units).
         callable
-            ``back(d_values or None, d_states) -> Gradients``.
+            ``back(dy or None, d_states) -> Gradients``.
         """
-        initial = self._initial_states(call.initial_state, x.packing.batch_size)
-        bias = None if self.bias is None else self.bias.value
-        (sequence, states), op_back = run(
-            self.op,
-            call.keep,
-            x,
-            self.kernel.value,
-            self.recurrent_kernel.value,
-            bias,
-            initial,
-            go_backwards=self.go_backwards,
-            return_sequences=self.return_sequences,
-            **self.options(),
-            **self._dropout_masks(x, call.training),
-        )
+        (sequence, states), op_back = run(self.op, call.keep, x, **self._op_arguments(x, call))
         if self.stateful:
             self.states = tuple(state.copy() for state in states)
-        if self.return_sequences:
-            steps = self._shown(sequence)
-            last_back = None
-        else:
-            steps, last_back = self._last(states[0], x.packing)
+        y, last_back = sequence, None
+        if not self.return_sequences:
+            y, last_back = self._last(states[0], x.packing)
+        elif self.zero_output_for_mask:
+            y = PackedSequence(sequence.values, sequence.packing)
         given = call.initial_state is not None
 
         def back(d: Array | None, d_states: Any) -> Gradients:
@@ -216,14 +194,22 @@ class Recurrent(Layer):
             weights = [w for w in (g.kernel, g.recurrent_kernel, g.bias) if w is not None]
             return Gradients(g.inputs, weights, g.initial_state if given else None)
 
-        return steps, tuple(states), back
+        return y, tuple(states), back
 
-    def _shown(self, sequence: PackedSequence) -> PackedSequence:
-        """Return the outputs with zeros at masked places if that is asked for."""
-        return replace(sequence, repeat=False) if self.zero_output_for_mask else sequence
+    def _op_arguments(self, x: PackedSequence, call: Call) -> dict[str, Any]:
+        return {
+            "kernel": self.kernel.value,
+            "recurrent_kernel": self.recurrent_kernel.value,
+            "bias": None if self.bias is None else self.bias.value,
+            "initial_state": self._initial_states(call.initial_state, x.packing.batch_size),
+            "go_backwards": self.go_backwards,
+            "return_sequences": self.return_sequences,
+            **self.options(),
+            **self._dropout_masks(x, call.training),
+        }
 
-    def _last(self, h: Array, plan: Packing) -> tuple[PackedSequence, Back]:
-        """Return the last outputs as one step: the states `h`, but zeros where none is due."""
+    def _last(self, h: Array, plan: Packing) -> tuple[Array, Back]:
+        """Return the last outputs: the states `h`, but zeros where none is due."""
         none_due = plan.lengths == 0
         if self.zero_output_for_mask and plan.masked and plan.total_length:
             none_due = ~plan.mask[:, 0 if self.go_backwards else -1]
@@ -233,7 +219,7 @@ class Recurrent(Layer):
             values[none_due] = 0
             return values
 
-        return PackedSequence(without(h), Packing.full(len(h), 1)), without
+        return without(h), without
 
     def _initial_states(self, given: Any, batch_size: int) -> States | None:
         if given is not None:
@@ -255,8 +241,7 @@ class Recurrent(Layer):
         if not isinstance(given, (tuple, list, np.ndarray)) or len(given) != len(names):
             found = len(given) if isinstance(given, (tuple, list)) else type(given).__name__
             raise ValueError(
-                f"initial_state must hold {len(names)} arrays ({', '.join(names)}) for "
-                f"{describe(self)}, got {found}"
+                f"initial_state must hold {len(names)} arrays ({', '.join(names)}) for {describe(self)}, got {found}"
             )
         states = []
         for name, value in zip(names, given, strict=True):
@@ -276,9 +261,7 @@ class Recurrent(Layer):
         ):
             acts = training and rate > 0 and (rate < 1 or self.drops_all)
             shape = (*per_gate, x.packing.batch_size, width)
-            masks[name] = (
-                keep_factor(self.seed_generator, rate, shape, self.dtype) if acts else None
-            )
+            masks[name] = keep_factor(self.seed_generator, rate, shape, self.dtype) if acts else None
         return masks
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:

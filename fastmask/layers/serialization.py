@@ -16,9 +16,7 @@ def serialize(layer: Layer) -> dict[str, Any]:
     }
 
 
-def deserialize(
-    config: Mapping[str, Any], custom_objects: Mapping[str, type] | None = None
-) -> Layer:
+def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type] | None = None) -> Layer:
     """Return a new layer from what `serialize` returned.
 
     Parameters

@@ -73,9 +73,7 @@ class Variable:
         """Return `value` as an array that fits this variable; errors as for `assign`."""
         array = real_array(name, value, self.dtype)
         if array.shape != self.shape:
-            raise ValueError(
-                f"{name} must have shape {self.shape} for {self.path}, got {array.shape}"
-            )
+            raise ValueError(f"{name} must have shape {self.shape} for {self.path}, got {array.shape}")
         return array
 
     def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Array:

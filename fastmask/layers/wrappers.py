@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fastmask.layers.core import RowLayer
 from fastmask.layers.flow import Back, cotangents, enter, leave, run, same
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.serialization import deserialize, serialize
-from fastmask.packing import PackedSequence
+from fastmask.packing import PackedSequence, Packing
 
 _MERGE_MODES = ("concat", "sum", "mul", "ave", None)
 
@@ -38,9 +38,7 @@ class TimeDistributed(RowLayer):
             raise TypeError(f"layer must be a Layer, got {layer!r}")
         for name in ("makes_mask", "stateful", "return_state"):
             if getattr(layer, name, False):
-                raise ValueError(
-                    f"layer must not have {name}=True in TimeDistributed: {describe(layer)}"
-                )
+                raise ValueError(f"layer must not have {name}=True in TimeDistributed: {describe(layer)}")
         kwargs.setdefault("dtype", layer.dtype)
         self.layer = layer
         super().__init__(**kwargs)
@@ -66,26 +64,26 @@ class TimeDistributed(RowLayer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if not isinstance(x, PackedSequence):
-            return self._padded(x, call)
+            return self._grid(x, call) if call.mask is None else self._masked_grid(x, call)
         if x.index is None or not (call.training and self.stochastic):
             return super().forward(x, call)
         data, collapse = run("expand", call.keep, x)
         y, pullback = super().forward(PackedSequence(data, x.packing, None, x.fill, x.repeat), call)
 
         def through(dy: Any) -> Gradients:
-            gradients = pullback(dy)  # type: ignore[misc]
+            gradients = cast(Pullback, pullback)(dy)
             return gradients._replace(inputs=collapse(gradients.inputs))
 
         return y, through
 
-    def _padded(self, x: Array, call: Call) -> tuple[Array, Pullback | None]:
+    def _grid(self, x: Array, call: Call) -> tuple[Array, Pullback | None]:
         steps = x.shape[:2]
         flat, pullback = self.map_rows(x.reshape(-1, *x.shape[2:]), call)
         y = flat.reshape(*steps, *flat.shape[1:])
 
         def through(dy: Any) -> Gradients:
-            (d,) = cotangents(dy, y, self.dtype)
-            gradients = pullback(d.reshape(flat.shape))  # type: ignore[misc, union-attr]
+            d = cast(Array, cotangents(dy, y, self.dtype)[0])
+            gradients = cast(Pullback, pullback)(d.reshape(flat.shape))
             inputs = gradients.inputs
             return gradients._replace(inputs=None if inputs is None else inputs.reshape(x.shape))
 
@@ -209,10 +207,11 @@ class Bidirectional(Layer):
         (ahead, a_states, ahead_back), (back, b_states, back_back) = runs
         merged, merge_back = self._merge(ahead, back, call.keep)
         padded = not isinstance(x, PackedSequence)
-        if self.return_sequences:
-            left = [leave(y, padded, call.keep) for y in merged]
-        else:
-            left = [(y.values, same) for y in merged]
+        left = (
+            [leave(y, padded, call.keep) for y in merged]
+            if self.return_sequences
+            else [(y.values, same) for y in merged]
+        )
         states = (*a_states, *b_states) if self.return_state else ()
         outputs = (*[y for y, _ in left], *states)
         output = outputs if len(outputs) > 1 else outputs[0]
@@ -241,10 +240,14 @@ class Bidirectional(Layer):
         half = len(self.forward_layer.state_names)
         return tuple(states[:half]), tuple(states[half:])
 
-    def _merge(
-        self, ahead: PackedSequence, back: PackedSequence, keep: bool
-    ) -> tuple[list[PackedSequence], Back]:
-        """Return one merged output or two; the pullback takes and returns lists of gradients."""
+    def _merge(self, ahead: Any, back: Any, keep: bool) -> tuple[list[PackedSequence], Back]:
+        """Return one merged output or two; the pullback takes and returns several gradients.
+
+        Last outputs are merged as sequences of one step.
+        """
+        if not self.return_sequences:
+            plan = Packing.full(len(ahead), 1)
+            ahead, back = PackedSequence(ahead, plan), PackedSequence(back, plan.reversed)
         if self.merge_mode is not None:
             y, pullback = run("merge_directions", keep, ahead, back, self.merge_mode)
             return [y], lambda d: (None, None) if d[0] is None else pullback(d[0])
@@ -276,18 +279,14 @@ class Bidirectional(Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         inner = {
-            name: deserialize(config[name])
-            for name in ("layer", "backward_layer")
-            if config.get(name) is not None
+            name: deserialize(config[name]) for name in ("layer", "backward_layer") if config.get(name) is not None
         }
         return cls(**{**config, **inner})
 
 
 def _copy(layer: Recurrent, prefix: str, go_backwards: bool) -> Recurrent:
     name = prefix + layer.name.removeprefix(prefix)
-    return type(layer).from_config(
-        layer.get_config() | {"name": name, "go_backwards": go_backwards}
-    )
+    return type(layer).from_config(layer.get_config() | {"name": name, "go_backwards": go_backwards})
 
 
 def _joined(first: Gradients, second: Gradients, enter_back: Back) -> Gradients:
