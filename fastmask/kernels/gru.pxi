@@ -12,7 +12,8 @@ cdef struct GruStep:
     const real *panels          # in   reset_after: [padded / LANES][units][3][LANES] of z, r, n; otherwise 2 of z, r
     const real *candidate       # in   not reset_after: U_n, columns in panels of WIDTH vectors
     const real *bias            # in   reset_after: [3 * padded] recurrent bias z, r, n, or NULL
-    const real *products        # in   [rows, 3 * padded] z, r, n of h @ U + bias, or NULL (recurrent dropout)
+    const real *products        # in   [rows, (3 or 2) * padded] h @ U + bias of z, r and n, or NULL (recurrent dropout)
+    const real *reset_mask      # in   [rows, units] or NULL: not reset_after, dropout of the h that is reset
     const real *h_previous      # in   [rows, units]
     real *h                     # out  [rows, units]
     real *gates                 # out  [rows, 4 * padded] n, z, r and the fourth; NULL in inference with reset_after
@@ -44,10 +45,14 @@ cdef inline void reset_cell(const bint fused, const GruStep *s, vec *sums, Py_ss
     # z, r and r * h of the variant that resets before the product
     cdef const real *x = s.x + place(s.x_index, row) * 3 * s.padded + unit
     cdef real *gates = s.gates + row * 4 * s.padded + unit
+    cdef int n = lanes_left(s.units, unit)
     cdef vec r = squash(fused, s.recurrent_activation, v_load(x + 2 * s.padded) + sums[1])
     v_store(gates + s.padded, squash(fused, s.recurrent_activation, v_load(x + s.padded) + sums[0]))
     v_store(gates + 2 * s.padded, r)
-    v_store(gates + 3 * s.padded, r * load(s.h_previous + row * s.units + unit, lanes_left(s.units, unit)))
+    r = r * load(s.h_previous + row * s.units + unit, n)
+    if s.reset_mask != NULL:
+        r = r * load(s.reset_mask + row * s.units + unit, n)
+    v_store(gates + 3 * s.padded, r)
 
 
 cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after) noexcept nogil:
@@ -66,7 +71,7 @@ cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after) n
                 t.x[i] = s.h_previous + (row + i) * s.units
                 t.start[i] = s.bias + unit if s.bias != NULL else <const real *>&zero
                 if s.products != NULL:
-                    t.start[i] = s.products + (row + i) * 3 * s.padded + unit
+                    t.start[i] = s.products + (row + i) * width * s.padded + unit
             t.start_step = s.padded if s.bias != NULL or s.products != NULL else 0
             run_tile(m, width, &t)
             for i in range(m):
@@ -128,7 +133,8 @@ cdef void gru_masked_products(const GruStep *s, const MaskedProduct *dropout, Py
 
 def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidate, const real[::1] bias,
                 real[:, ::1] h, real[:, ::1] gates, bint gates_by_token, int activation, int recurrent_activation,
-                bint reset_after, bint every_step, bint zero_state, RecurrentDropout dropout):
+                bint reset_after, bint every_step, bint zero_state, RecurrentDropout dropout,
+                const real[:, ::1] reset_mask):
     """Run the steps of a shard; h holds the initial state. gates: [tokens or rows, 4 * padded] or None."""
     cdef GruStep s
     cdef Shard *shard = &run.shard
@@ -145,6 +151,7 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
     s.bias = &bias[0] if bias is not None else NULL
     s.products = NULL
     s.gates = NULL
+    s.reset_mask = &reset_mask[shard.begin, 0] if reset_mask is not None else NULL
     with nogil:
         while active_rows(shard, t) > 0:
             block_end = next_block(inputs, shard, t)
@@ -179,6 +186,7 @@ cdef struct GruBackward:
     const real *h               # in   [rows + tokens, units]
     const real *candidate       # in   not reset_after: transposed U_n
     real *reset                 # scratch [rows, units], not reset_after: gradient of r * h
+    const real *reset_mask      # in   [rows, units] or NULL
 
 
 cdef inline void gru_cell_backward(const bint fused, const bint reset_after, const GruBackward *s, vec dh,
@@ -230,6 +238,8 @@ cdef void gru_reset_backward(const GruBackward *s, Py_ssize_t token, Py_ssize_t 
             gates = s.gates + (token + i) * 4 * s.padded + unit
             carry = s.state.carry + (row + i) * units + unit
             dreset = load(s.reset + (row + i) * units + unit, k)
+            if s.reset_mask != NULL:
+                dreset = dreset * load(s.reset_mask + (row + i) * units + unit, k)
             r = v_load(gates + 2 * s.padded)
             store(carry, v_fma(dreset, r, load(carry, k)), k)
             v_store(gates + 2 * s.padded,
@@ -272,7 +282,7 @@ cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t
 
 def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] candidate, real[:, ::1] gates,
                  const real[:, ::1] h, const real[:, ::1] dy, real[:, ::1] dh, real[:, ::1] reset, int activation,
-                 int recurrent_activation, bint reset_after, RecurrentDropout dropout):
+                 int recurrent_activation, bint reset_after, RecurrentDropout dropout, const real[:, ::1] reset_mask):
     """Turn gates into gradients of pre-activations; dh goes from final to initial state. h: [rows + tokens, units]."""
     cdef GruBackward s
     cdef Shard *shard = &run.shard
@@ -297,6 +307,7 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
     s.h = &h[0, 0]
     s.candidate = &candidate[0] if candidate is not None else NULL
     s.reset = &reset[0, 0] if reset is not None else NULL
+    s.reset_mask = &reset_mask[0, 0] if reset_mask is not None else NULL
     with nogil:
         while t >= 0:
             n = active_rows(shard, t)

@@ -1,0 +1,112 @@
+"""Checks of arguments, aligned memory, and the packing of weights into panels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmask import threads
+
+Array = NDArray[Any]
+Indices = NDArray[np.int64]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_ALIGNMENT = 64
+# About 200 microseconds of one core: below this a second thread costs more than it saves.
+_OPERATIONS_PER_THREAD = 20_000_000
+
+
+def check_float(name: str, value: ArrayLike, ndim: int | None = None, dtype: np.dtype[Any] | None = None) -> Array:
+    """``value`` as a C-contiguous, aligned, native float32 or float64 array; TypeError or ValueError otherwise."""
+    array = np.asarray(value)
+    if array.dtype.newbyteorder("=") not in FLOATS:
+        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}.")
+    if dtype is not None and array.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, as the other arrays, got {array.dtype}.")
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {array.shape}.")
+    return np.require(array, array.dtype.newbyteorder("="), ("C", "A"))
+
+
+def check_shape(name: str, array: Array, expected: Sequence[int]) -> None:
+    """ValueError unless ``array`` has the shape ``expected``."""
+    if array.shape != tuple(expected):
+        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {array.shape}.")
+
+
+def aligned_empty(shape: Sequence[int] | int, dtype: Any) -> Array:
+    """An uninitialised array whose first element stands at the start of a cache line."""
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned_zeros(shape: Sequence[int] | int, dtype: Any) -> Array:
+    """The same, filled with zeros."""
+    array = aligned_empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The least multiple of ``multiple`` from ``n`` on."""
+    return -(-n // multiple) * multiple
+
+
+def product_panels(kernel: ModuleType, matrix: Array) -> Array:
+    """A right-hand matrix [depth, columns] in panels of four vectors."""
+    depth, columns = matrix.shape
+    panels = aligned_empty(depth * round_up(columns, kernel.lanes), matrix.dtype)
+    step = 4 * kernel.lanes
+    kernel.pack_panels(matrix, panels, step, kernel.lanes, -(-columns // step), 4)
+    return panels
+
+
+def gate_panels(kernel: ModuleType, matrix: Array, gates: int) -> Array:
+    """A recurrent matrix [units, gates * padded]: a panel holds one vector of units for each gate."""
+    depth, columns = matrix.shape
+    padded = columns // gates
+    panels = aligned_empty(depth * columns, matrix.dtype)
+    kernel.pack_panels(matrix, panels, kernel.lanes, padded, padded // kernel.lanes, gates)
+    return panels
+
+
+def pad_gates(matrix: Array, order: Sequence[int], padded: int) -> Array:
+    """Columns [..., gates * units] in another order of gates, each gate widened to ``padded`` columns by zeros."""
+    gates = len(order)
+    units = matrix.shape[-1] // gates
+    if units == padded and list(order) == list(range(gates)):
+        return matrix
+    wide = np.zeros((*matrix.shape[:-1], gates, padded), matrix.dtype)
+    wide[..., :units] = matrix.reshape(*matrix.shape[:-1], gates, units)[..., list(order), :]
+    return wide.reshape(*matrix.shape[:-1], gates * padded)
+
+
+def unpad_gates(matrix: Array, order: Sequence[int], units: int) -> Array:
+    """The inverse of :func:`pad_gates`."""
+    gates = len(order)
+    padded = matrix.shape[-1] // gates
+    if units == padded and list(order) == list(range(gates)):
+        return matrix
+    inverse = np.argsort(order)
+    parts = matrix.reshape(*matrix.shape[:-1], gates, padded)[..., inverse, :units]
+    return np.ascontiguousarray(parts).reshape(*matrix.shape[:-1], gates * units)
+
+
+def thread_count(operations: float) -> int:
+    """How many threads are worth while for that many floating-point operations."""
+    return max(1, min(threads.get_num_threads(), int(operations // _OPERATIONS_PER_THREAD)))
+
+
+def split(count: int, parts: int) -> list[tuple[int, int]]:
+    """At most ``parts`` consecutive ranges of about equal length that cover ``range(count)``."""
+    parts = max(1, min(parts, count))
+    edges = [count * k // parts for k in range(parts + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))

@@ -1,0 +1,111 @@
+"""Matrix products and fully connected layers on rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastmask import kernels, threads
+from fastmask.ops._activations import activate, activate_backward, activation_code
+from fastmask.ops._arrays import Array, aligned_empty, aligned_zeros, check_float, check_shape, round_up
+from fastmask.ops._products import gradient_tasks, multiply, multiply_tasks
+
+
+class DenseGradients(NamedTuple):
+    """Gradients of a fully connected layer, each like the argument it belongs to; bias is None if there is none."""
+
+    inputs: Array
+    kernel: Array
+    bias: Array | None
+
+
+def _check(x: ArrayLike, kernel: ArrayLike) -> tuple[Array, Array]:
+    rows = check_float("x", x, 2)
+    matrix = check_float("kernel", kernel, 2, rows.dtype)
+    if matrix.shape[0] != rows.shape[1]:
+        raise ValueError(f"kernel: expected {rows.shape[1]} rows to go with x of shape {rows.shape}, got {matrix.shape}.")
+    return rows, matrix
+
+
+def _padded_bias(bias: ArrayLike | None, columns: int, lanes: int, dtype: np.dtype[np.floating]) -> Array | None:
+    if bias is None:
+        return None
+    checked = check_float("bias", bias, 1, dtype)
+    check_shape("bias", checked, (columns,))
+    padded = np.zeros(round_up(columns, lanes), dtype)
+    padded[:columns] = checked
+    return padded
+
+
+def matmul(x: ArrayLike, kernel: ArrayLike) -> Array:
+    """The matrix product ``x @ kernel``.
+
+    Parameters
+    ----------
+    x : float32 or float64 array (n, k)
+    kernel : array (k, m) of the same dtype
+
+    Returns
+    -------
+    array (n, m)
+        Each row has the same bits whatever the other rows are.
+    """
+    return dense(x, kernel)
+
+
+def dense(
+    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None
+) -> Array:
+    """A fully connected layer on rows, ``activation(x @ kernel + bias)``.
+
+    Parameters
+    ----------
+    x : float32 or float64 array (n, k)
+    kernel : array (k, m) of the same dtype
+    bias : array (m,), optional
+    activation : str or None
+        One of :data:`fastmask.ops.ACTIVATIONS`; None is linear.
+
+    Returns
+    -------
+    array (n, m)
+    """
+    code = activation_code("activation", activation)
+    rows, matrix = _check(x, kernel)
+    module = kernels.module(rows.dtype)
+    out = aligned_empty((rows.shape[0], matrix.shape[1]), rows.dtype)
+    start = _padded_bias(bias, matrix.shape[1], module.lanes, rows.dtype)
+    multiply(module, rows, matrix, out, start=start)
+    activate(module, code, out, out)
+    return out
+
+
+def dense_vjp(
+    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None
+) -> tuple[Array, Callable[[ArrayLike], DenseGradients]]:
+    """:func:`dense` and its pullback, which maps the gradient of the result to :class:`DenseGradients`."""
+    code = activation_code("activation", activation)
+    rows, matrix = _check(x, kernel)
+    module = kernels.module(rows.dtype)
+    start = _padded_bias(bias, matrix.shape[1], module.lanes, rows.dtype)
+    z = multiply(module, rows, matrix, aligned_empty((rows.shape[0], matrix.shape[1]), rows.dtype), start=start)
+    y = z
+    if code:
+        y = aligned_empty(z.shape, z.dtype)
+        activate(module, code, z, y)
+
+    def pullback(dy: ArrayLike) -> DenseGradients:
+        gradient = check_float("dy", dy, 2, rows.dtype)
+        check_shape("dy", gradient, y.shape)
+        d = activate_backward(module, code, z, y, gradient)
+        dx = aligned_empty(rows.shape, rows.dtype)
+        dkernel = aligned_zeros(matrix.shape, rows.dtype)
+        dbias = aligned_zeros(matrix.shape[1], rows.dtype)
+        tasks = multiply_tasks(module, d, matrix.T, dx) + gradient_tasks(module, rows, d, dkernel, bias=dbias)
+        threads.run(tasks)
+        return DenseGradients(dx, dkernel, None if bias is None else dbias)
+
+    return y, pullback

@@ -1,0 +1,102 @@
+"""Rows of a table by id, each distinct id of a batch taken once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmask import kernels
+from fastmask.kernels import packing
+from fastmask.ops._arrays import Array, Indices, check_float, check_shape
+from fastmask.ops._products import segment_sum
+from fastmask.packing import PackedSequence, take_rows
+
+
+class SparseRows(NamedTuple):
+    """An array (V, D) that is zero but for some rows.
+
+    Attributes
+    ----------
+    ids : int64 array (U,)
+        Which rows, each once.
+    rows : array (U, D)
+    shape : tuple of int
+        (V, D)
+    """
+
+    ids: Indices
+    rows: Array
+    shape: tuple[int, int]
+
+    def dense(self) -> Array:
+        """The whole array (V, D)."""
+        out = np.zeros(self.shape, self.rows.dtype)
+        out[self.ids] = self.rows
+        return out
+
+
+def _distinct(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"ids: expected integers, got {ids.dtype}.")
+    if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
+        raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {ids.max()}.")
+    flat = np.ascontiguousarray(ids.reshape(-1), np.int64)
+    unique = np.empty(flat.size, np.int64)
+    index = np.empty(flat.size, np.int64)
+    found, bad = packing.distinct(flat, np.zeros(vocabulary, np.int64), unique, index)
+    if bad >= 0:
+        raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {flat[bad]}.")
+    return unique[:found].copy(), index
+
+
+def embedding(ids: ArrayLike | PackedSequence, embeddings: ArrayLike) -> Array | PackedSequence:
+    """The rows of a table that ids name.
+
+    Parameters
+    ----------
+    ids : integer array of any shape, or PackedSequence of integers
+        From 0 to V - 1; anything else is an IndexError, floats are a TypeError.
+    embeddings : float32 or float64 array (V, D)
+
+    Returns
+    -------
+    array of shape ``ids.shape + (D,)``, or PackedSequence
+        From a PackedSequence comes one whose values are the rows of the distinct ids (U, D), with an index.
+    """
+    return embedding_vjp(ids, embeddings)[0]
+
+
+def embedding_vjp(
+    ids: ArrayLike | PackedSequence, embeddings: ArrayLike
+) -> tuple[Array | PackedSequence, Callable[[ArrayLike], SparseRows]]:
+    """:func:`embedding` and its pullback.
+
+    The pullback maps the gradient of the result (of its values, for a PackedSequence) to :class:`SparseRows`.
+    """
+    table = check_float("embeddings", embeddings, 2)
+    packed = isinstance(ids, PackedSequence)
+    given = ids.values if isinstance(ids, PackedSequence) else np.asarray(ids)
+    unique, index = _distinct(given, table.shape[0])
+    rows = take_rows(table, unique)
+    out: Array | PackedSequence
+    if isinstance(ids, PackedSequence):
+        if given.ndim != 1:
+            raise ValueError(f"ids: expected one id for each token, got values of shape {given.shape}.")
+        out = PackedSequence(rows, ids.packing, index if ids.index is None else index[ids.index], None, ids.repeat)
+    else:
+        out = take_rows(rows, index).reshape(*given.shape, table.shape[1])
+    shape = (table.shape[0], table.shape[1])
+
+    def pullback(dy: ArrayLike) -> SparseRows:
+        gradient = check_float("dy", dy, None, table.dtype)
+        if packed:
+            check_shape("dy", gradient, rows.shape)
+            return SparseRows(unique, gradient, shape)
+        check_shape("dy", gradient, (*given.shape, shape[1]))
+        flat = gradient.reshape(index.size, shape[1])
+        return SparseRows(unique, segment_sum(kernels.module(table.dtype), flat, index, unique.size), shape)
+
+    return out, pullback

@@ -1,0 +1,216 @@
+"""The GRU on packed tokens."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmask import threads
+from fastmask.ops._activations import recurrent_code
+from fastmask.ops._arrays import (
+    Array,
+    aligned_empty,
+    aligned_zeros,
+    gate_panels,
+    pad_gates,
+    product_panels,
+    unpad_gates,
+)
+from fastmask.ops._products import gradient_tasks
+from fastmask.ops._recurrent import (
+    Once,
+    Problem,
+    Pullback,
+    RecurrentGradients,
+    Result,
+    StateGradients,
+)
+from fastmask.packing import PackedSequence
+
+# Keras's gates are z, r and the candidate n. The input side stands in the order n, z, r.
+_INPUT_ORDER = (2, 0, 1)
+_ORDER = (0, 1, 2)
+
+
+class _Stored(NamedTuple):
+    h: Array
+    gates: Array | None
+    runs: list[object]
+    dropouts: list[object]
+    reset_mask: Array | None
+
+
+class _Gru(Problem):
+    """A GRU's problem: two biases and masks of the recurrent side that depend on where the reset stands."""
+
+    reset_after: bool
+    input_bias: Array | None
+    recurrent_bias: Array | None
+
+    def set_bias(self, bias: Array | None, reset_after: bool) -> None:
+        self.reset_after = reset_after
+        checked = self.check_bias(bias, (2, 3 * self.units) if reset_after else (3 * self.units,))
+        self.input_bias = self.recurrent_bias = None
+        if checked is not None:
+            first, second = (checked[0], checked[1]) if reset_after else (checked, None)
+            self.input_bias = np.ascontiguousarray(pad_gates(first, _INPUT_ORDER, self.padded))
+            if second is not None:
+                self.recurrent_bias = np.ascontiguousarray(pad_gates(second, _ORDER, self.padded))
+
+    def take_reset_mask(self) -> Array | None:
+        """Without reset_after the last recurrent mask belongs to r * h; sorted rows."""
+        if self.reset_after or self.recurrent_mask is None:
+            return None
+        mask = np.ascontiguousarray(self.recurrent_mask[-1][self.plan.sorted_indices])
+        if self.recurrent_mask.shape[0] == 3:
+            self.recurrent_mask = self.recurrent_mask[:2]
+        return mask
+
+    @property
+    def recurrent_columns(self) -> int:
+        """Columns of the padded recurrent kernel that meet h itself."""
+        return (3 if self.reset_after else 2) * self.padded
+
+
+def _forward(problem: _Gru, codes: tuple[int, int]) -> _Stored:
+    kernel, plan, padded = problem.kernel, problem.plan, problem.padded
+    matrix = pad_gates(problem.recurrent_kernel, _ORDER, padded)
+    h = problem.state_buffer(problem.initial_state[0])
+    gates = None
+    if problem.training or not problem.reset_after:
+        rows = plan.tokens if problem.training else max(1, plan.batch_size)
+        gates = aligned_empty((rows, 4 * padded), problem.dtype)
+    reset_mask = problem.take_reset_mask()
+    runs = problem.runs(problem.input_bias, None)
+    dropouts = problem.dropouts(matrix, 0, problem.recurrent_columns, len(runs))
+    if problem.reset_after:
+        panels, candidate = gate_panels(kernel, matrix, 3), None
+    else:
+        panels = gate_panels(kernel, matrix[:, : 2 * padded], 2)
+        candidate = product_panels(kernel, problem.recurrent_kernel[:, 2 * problem.units :])
+    threads.run([
+        partial(kernel.gru_forward, run, panels, candidate, problem.recurrent_bias, h, gates, problem.training, *codes,
+                problem.reset_after, problem.every_step, problem.zero_state, dropout, reset_mask)
+        for run, dropout in zip(runs, dropouts, strict=True)
+    ])
+    return _Stored(h, gates, runs, dropouts, reset_mask)
+
+
+def _run_backward(problem: _Gru, stored: _Stored, dy: Array | None, dh: Array, codes: tuple[int, int]) -> None:
+    kernel, padded = problem.kernel, problem.padded
+    matrix = pad_gates(problem.recurrent_kernel, _ORDER, padded)
+    transposed = product_panels(kernel, matrix[:, : problem.recurrent_columns].T)
+    candidate = reset = None
+    if not problem.reset_after:
+        candidate = product_panels(kernel, matrix[:, 2 * padded :].T)
+        reset = aligned_empty(dh.shape, problem.dtype)
+    threads.run([
+        partial(kernel.gru_backward, run, transposed, candidate, stored.gates, stored.h, dy, dh, reset, *codes,
+                problem.reset_after, dropout, stored.reset_mask)
+        for run, dropout in zip(stored.runs, stored.dropouts, strict=True)
+    ])
+
+
+def _gradients(problem: _Gru, stored: _Stored, d: Array, dh: Array) -> RecurrentGradients:
+    padded, units = problem.padded, problem.units
+    drecurrent = aligned_zeros((units, problem.recurrent_columns), problem.dtype)
+    dbias = None if problem.recurrent_bias is None else aligned_zeros(3 * padded, problem.dtype)
+    tasks, gather = problem.input_tasks(d[:, : 3 * padded])
+    recurrent = d[:, padded : padded + problem.recurrent_columns]
+    tasks += problem.recurrent_tasks(stored.h, recurrent, drecurrent, dbias)
+    parts = [drecurrent]
+    if not problem.reset_after:
+        parts.append(aligned_zeros((units, padded), problem.dtype))
+        tasks += gradient_tasks(problem.kernel, d[:, 3 * padded : 3 * padded + units], d[:, :padded], parts[1])
+    threads.run(tasks)
+    inputs, dkernel, input_bias = gather()
+    bias = None if problem.input_bias is None else input_bias
+    if bias is not None and dbias is not None:
+        bias = np.stack([bias, unpad_gates(dbias, _ORDER, units)])
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    state = problem.unsort((dh[: problem.plan.batch_size],))
+    return RecurrentGradients(inputs, dkernel, unpad_gates(whole, _ORDER, units), bias, state)
+
+
+def gru(
+    x: PackedSequence, kernel: Array, recurrent_kernel: Array, bias: Array | None = None,
+    initial_state: tuple[Array, ...] | None = None, *, activation: str | None = "tanh",
+    recurrent_activation: str | None = "sigmoid", reset_after: bool = True, go_backwards: bool = False,
+    return_sequences: bool = True, input_mask: Array | None = None, recurrent_mask: Array | None = None,
+) -> Result:
+    """Run a GRU (Cho et al. 2014) with Keras's gates z, r and candidate.
+
+    Parameters
+    ----------
+    x : PackedSequence
+        Values (U, F), float32 or float64; the other arrays have the same dtype.
+    kernel : array (F, 3H)
+    recurrent_kernel : array (H, 3H)
+    bias : array (2, 3H) with ``reset_after``, (3H,) without, optional
+        With ``reset_after`` row 0 belongs to the inputs and row 1 to the state.
+    initial_state : tuple of one array (B, H), optional
+        In the order of the batch; zeros by default.
+    activation : str or None, default "tanh"
+        Of the candidate; one of :data:`fastmask.ops.RECURRENT_ACTIVATIONS`; None is linear.
+    recurrent_activation : str or None, default "sigmoid"
+        Of the gates. Together with "tanh" the default is the fast path.
+    reset_after : bool, default True
+        Multiply by the reset gate after the recurrent product (as cuDNN does) or before it.
+    go_backwards : bool, default False
+        Run from the last valid step to the first.
+    return_sequences : bool, default True
+        Return the outputs of all steps.
+    input_mask : array (B, F) or (3, B, F), optional
+        Multiplies the inputs of every step (dropout), for all gates or for each.
+    recurrent_mask : array (B, H) or (3, B, H), optional
+        Multiplies the state that enters the recurrent product.
+
+    Returns
+    -------
+    sequence : PackedSequence or None
+        Values (N, H) in the order in which the steps ran.
+    states : tuple of one array (B, H)
+        The state after the last valid step; the initial state where a row has none.
+    """
+    codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
+    problem = _Gru(x, kernel, recurrent_kernel, _INPUT_ORDER, initial_state, 1, go_backwards, return_sequences,
+                   input_mask, recurrent_mask, training=False)
+    problem.set_bias(bias, reset_after)
+    stored = _forward(problem, codes)
+    return problem.sequence(stored.h), (problem.final_state(stored.h),)
+
+
+def gru_vjp(
+    x: PackedSequence, kernel: Array, recurrent_kernel: Array, bias: Array | None = None,
+    initial_state: tuple[Array, ...] | None = None, *, activation: str | None = "tanh",
+    recurrent_activation: str | None = "sigmoid", reset_after: bool = True, go_backwards: bool = False,
+    return_sequences: bool = True, input_mask: Array | None = None, recurrent_mask: Array | None = None,
+) -> tuple[Result, Pullback]:
+    """:func:`gru` and its pullback.
+
+    Returns
+    -------
+    (sequence, states)
+        As from :func:`gru`.
+    pullback : callable
+        ``pullback(d_sequence=None, d_states=None)`` takes the gradients of the sequence's values (N, H) and
+        of the states, None where there is none, and returns :class:`RecurrentGradients`. It can be called
+        once; the arguments must not have changed until then.
+    """
+    codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
+    problem = _Gru(x, kernel, recurrent_kernel, _INPUT_ORDER, initial_state, 1, go_backwards, return_sequences,
+                   input_mask, recurrent_mask, training=True)
+    problem.set_bias(bias, reset_after)
+    stored = _forward(problem, codes)
+    once = Once()
+
+    def pullback(d_sequence: Array | None = None, d_states: StateGradients | None = None) -> RecurrentGradients:
+        dy = problem.check_sequence_gradient(d_sequence)
+        (dh,) = problem.state_gradients(d_states, 1)
+        once.use()
+        _run_backward(problem, stored, dy, dh, codes)
+        return _gradients(problem, stored, stored.gates, dh)
+
+    return (problem.sequence(stored.h), (problem.final_state(stored.h),)), pullback

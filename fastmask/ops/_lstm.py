@@ -1,0 +1,150 @@
+"""The LSTM on packed tokens."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+from fastmask import threads
+from fastmask.ops._activations import recurrent_code
+from fastmask.ops._arrays import (
+    Array,
+    aligned_empty,
+    aligned_zeros,
+    gate_panels,
+    pad_gates,
+    product_panels,
+    unpad_gates,
+)
+from fastmask.ops._recurrent import (
+    Once,
+    Problem,
+    Pullback,
+    RecurrentGradients,
+    Result,
+    StateGradients,
+)
+from fastmask.packing import PackedSequence
+
+_ORDER = (0, 1, 2, 3)
+
+
+class _Stored(NamedTuple):
+    h: Array
+    c: Array
+    gates: Array | None
+    runs: list[object]
+    dropouts: list[object]
+
+
+def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int]) -> _Stored:
+    kernel, plan = problem.kernel, problem.plan
+    matrix = pad_gates(problem.recurrent_kernel, _ORDER, problem.padded)
+    h = problem.state_buffer(problem.initial_state[0])
+    gates = aligned_empty((plan.tokens, 4 * problem.padded), problem.dtype) if problem.training else None
+    if problem.training:
+        c = problem.state_buffer(problem.initial_state[1])
+    else:
+        c = aligned_zeros((plan.batch_size, problem.units), problem.dtype)
+        if problem.initial_state[1] is not None:
+            c[:] = problem.initial_state[1][plan.sorted_indices]
+    runs = problem.runs(None if bias is None else pad_gates(bias, _ORDER, problem.padded), gates)
+    dropouts = problem.dropouts(matrix, 0, 4 * problem.padded, len(runs))
+    panels = gate_panels(kernel, matrix, 4)
+    threads.run([
+        partial(kernel.lstm_forward, run, panels, h, c, gates, *codes, problem.every_step, problem.zero_state, dropout)
+        for run, dropout in zip(runs, dropouts, strict=True)
+    ])
+    return _Stored(h, c, gates, runs, dropouts)
+
+
+def lstm(
+    x: PackedSequence, kernel: Array, recurrent_kernel: Array, bias: Array | None = None,
+    initial_state: tuple[Array, ...] | None = None, *, activation: str | None = "tanh",
+    recurrent_activation: str | None = "sigmoid", go_backwards: bool = False, return_sequences: bool = True,
+    input_mask: Array | None = None, recurrent_mask: Array | None = None,
+) -> Result:
+    """Run an LSTM (Hochreiter and Schmidhuber 1997) with Keras's gates i, f, c, o.
+
+    Parameters
+    ----------
+    x : PackedSequence
+        Values (U, F), float32 or float64; the other arrays have the same dtype.
+    kernel : array (F, 4H)
+    recurrent_kernel : array (H, 4H)
+    bias : array (4H,), optional
+    initial_state : tuple of two arrays (B, H), optional
+        h and c in the order of the batch; zeros by default.
+    activation : str or None, default "tanh"
+        Of the candidate and the output; one of :data:`fastmask.ops.RECURRENT_ACTIVATIONS`; None is linear.
+    recurrent_activation : str or None, default "sigmoid"
+        Of the gates. Together with "tanh" the default is the fast path.
+    go_backwards : bool, default False
+        Run from the last valid step to the first.
+    return_sequences : bool, default True
+        Return the outputs of all steps.
+    input_mask : array (B, F) or (4, B, F), optional
+        Multiplies the inputs of every step (dropout), for all gates or for each.
+    recurrent_mask : array (B, H) or (4, B, H), optional
+        Multiplies the state that enters the recurrent product.
+
+    Returns
+    -------
+    sequence : PackedSequence or None
+        Values (N, H) in the order in which the steps ran.
+    states : tuple of two arrays (B, H)
+        h and c after the last valid step; the initial states where a row has none.
+    """
+    codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
+    problem = Problem(x, kernel, recurrent_kernel, _ORDER, initial_state, 2, go_backwards, return_sequences,
+                      input_mask, recurrent_mask, training=False)
+    stored = _forward(problem, problem.check_bias(bias, (4 * problem.units,)), codes)
+    states = problem.final_state(stored.h), stored.c[problem.plan.unsorted_indices]
+    return problem.sequence(stored.h), states
+
+
+def lstm_vjp(
+    x: PackedSequence, kernel: Array, recurrent_kernel: Array, bias: Array | None = None,
+    initial_state: tuple[Array, ...] | None = None, *, activation: str | None = "tanh",
+    recurrent_activation: str | None = "sigmoid", go_backwards: bool = False, return_sequences: bool = True,
+    input_mask: Array | None = None, recurrent_mask: Array | None = None,
+) -> tuple[Result, Pullback]:
+    """:func:`lstm` and its pullback.
+
+    Returns
+    -------
+    (sequence, states)
+        As from :func:`lstm`.
+    pullback : callable
+        ``pullback(d_sequence=None, d_states=None)`` takes the gradients of the sequence's values (N, H) and
+        of the states (h, c), None where there is none, and returns :class:`RecurrentGradients`. It can be
+        called once; the arguments must not have changed until then.
+    """
+    codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
+    problem = Problem(x, kernel, recurrent_kernel, _ORDER, initial_state, 2, go_backwards, return_sequences,
+                      input_mask, recurrent_mask, training=True)
+    bias = problem.check_bias(bias, (4 * problem.units,))
+    stored = _forward(problem, bias, codes)
+    once = Once()
+
+    def pullback(d_sequence: Array | None = None, d_states: StateGradients | None = None) -> RecurrentGradients:
+        dy = problem.check_sequence_gradient(d_sequence)
+        dh, dc = problem.state_gradients(d_states, 2)
+        once.use()
+        transposed = product_panels(problem.kernel, pad_gates(problem.recurrent_kernel, _ORDER, problem.padded).T)
+        threads.run([
+            partial(problem.kernel.lstm_backward, run, transposed, stored.gates, stored.c, dy, dh, dc, *codes, dropout)
+            for run, dropout in zip(stored.runs, stored.dropouts, strict=True)
+        ])
+        d = stored.gates
+        drecurrent = aligned_zeros((problem.units, 4 * problem.padded), problem.dtype)
+        tasks, gather = problem.input_tasks(d)
+        threads.run([*tasks, *problem.recurrent_tasks(stored.h, d, drecurrent)])
+        inputs, dkernel, dbias = gather()
+        rows = problem.plan.batch_size
+        return RecurrentGradients(
+            inputs, dkernel, unpad_gates(drecurrent, _ORDER, problem.units), None if bias is None else dbias,
+            problem.unsort((dh[:rows], dc[:rows])),
+        )
+
+    return (problem.sequence(stored.h), (problem.final_state(stored.h), problem.final_state(stored.c))), pullback

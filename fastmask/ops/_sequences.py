@@ -1,0 +1,170 @@
+"""Packing, unpacking and merging of batches, with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastmask import kernels
+from fastmask.ops._arrays import Array, check_float, check_shape
+from fastmask.ops._products import segment_sum
+from fastmask.packing import PackedSequence, put_rows, take_rows
+
+MERGE_MODES = ("concat", "sum", "mul", "ave")
+
+
+def pack(x: ArrayLike, mask: ArrayLike | None = None) -> PackedSequence:
+    """Pack a padded array.
+
+    Parameters
+    ----------
+    x : array (B, T, ...)
+        What stands where the mask is False is not read.
+    mask : bool or integer array (B, T), optional
+        Which steps count, in any pattern; all by default.
+    """
+    return PackedSequence.from_padded(x, mask)
+
+
+def pack_vjp(x: ArrayLike, mask: ArrayLike | None = None) -> tuple[PackedSequence, Callable[[ArrayLike], Array]]:
+    """:func:`pack` and its pullback: gradients of the values (N, ...) to those of ``x``, zeros at masked places."""
+    packed = PackedSequence.from_padded(x, mask)
+    shape = packed.shape
+
+    def pullback(d: ArrayLike) -> Array:
+        gradient = np.asarray(d)
+        check_shape("d", gradient, packed.values.shape)
+        return put_rows(gradient, packed.packing.positions, shape[0] * shape[1]).reshape(shape)
+
+    return packed, pullback
+
+
+def _sum_tokens(d: Array, index: Array, like: Array) -> Array:
+    """Sum rows ``d`` into an array shaped like ``like``; an index of -1 is left out."""
+    flat = d.reshape(index.size, -1) if d.size else d.reshape(index.size, 0)
+    return segment_sum(kernels.module(d.dtype), np.ascontiguousarray(flat), index, like.shape[0]).reshape(like.shape)
+
+
+def expand_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Array]]:
+    """One value for each token, (N, ...), and the pullback: gradients of these to gradients of ``packed.values``."""
+    data = packed.data
+
+    def pullback(d: ArrayLike) -> Array:
+        gradient = check_float("d", d, None, packed.dtype)
+        check_shape("d", gradient, data.shape)
+        return gradient if packed.index is None else _sum_tokens(gradient, packed.index, packed.values)
+
+    return data, pullback
+
+
+def unpack(packed: PackedSequence) -> Array:
+    """The padded array (B, T, ...), with what Keras shows at masked places."""
+    return packed.pad()
+
+
+def unpack_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Array]]:
+    """:func:`unpack` and its pullback: gradients of the padded array to gradients of ``packed.values``.
+
+    Where masked places repeat the valid token before them, their gradients go to that token.
+    """
+
+    def pullback(d: ArrayLike) -> Array:
+        gradient = check_float("d", d, None, packed.dtype)
+        check_shape("d", gradient, packed.shape)
+        flat = gradient.reshape(-1, *packed.values.shape[1:]) if gradient.size else gradient.reshape(
+            packed.shape[0] * packed.shape[1], *packed.values.shape[1:])
+        if not packed.repeat:
+            tokens = take_rows(flat, packed.packing.positions)
+            return tokens if packed.index is None else _sum_tokens(tokens, packed.index, packed.values)
+        grid = packed.packing.grid(repeat=True)
+        if packed.index is not None and packed.index.size:
+            grid = np.where(grid < 0, grid, packed.index[grid])
+        return _sum_tokens(flat, grid, packed.values)
+
+    return packed.pad(), pullback
+
+
+def time_order(backward: PackedSequence) -> PackedSequence:
+    """The outputs of a backward run in the order of time.
+
+    Parameters
+    ----------
+    backward : PackedSequence
+        As a recurrent operation returns it with ``go_backwards``.
+    """
+    return time_order_vjp(backward)[0]
+
+
+def time_order_vjp(backward: PackedSequence) -> tuple[PackedSequence, Callable[[ArrayLike], Array]]:
+    """:func:`time_order` and its pullback, between gradients of values."""
+    reverse = backward.packing.reverse
+    out = PackedSequence(take_rows(backward.data, reverse), backward.packing.reversed, None, backward.fill)
+
+    def pullback(d: ArrayLike) -> Array:
+        gradient = np.asarray(d)
+        check_shape("d", gradient, out.values.shape)
+        tokens = take_rows(gradient, reverse)
+        return tokens if backward.index is None else _sum_tokens(tokens, backward.index, backward.values)
+
+    return out, pullback
+
+
+def merge_directions_vjp(
+    forward: PackedSequence, backward: PackedSequence, mode: str = "concat"
+) -> tuple[PackedSequence, Callable[[ArrayLike], tuple[Array, Array]]]:
+    """Merge the outputs of a forward and a backward run as Keras's Bidirectional does.
+
+    Parameters
+    ----------
+    forward : PackedSequence
+        Values (N, H), in the order of time.
+    backward : PackedSequence
+        Values (N, H), as a recurrent operation returns them with ``go_backwards``.
+    mode : {"concat", "sum", "mul", "ave"}
+
+    Returns
+    -------
+    merged : PackedSequence
+        Values (N, 2H) for "concat", else (N, H), in the order of time; zeros at masked places.
+    pullback : callable
+        From gradients of the merged values to those of the two arguments' values.
+    """
+    if mode not in MERGE_MODES:
+        raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}.")
+    plan = forward.packing
+    a, b = forward.data, take_rows(backward.data, plan.reverse)
+    if a.shape[0] != b.shape[0] or (mode != "concat" and a.shape != b.shape):
+        raise ValueError(f"backward: expected outputs that go with those of shape {a.shape}, got {b.shape}.")
+    joined = {"concat": lambda: np.concatenate([a, b], axis=1), "sum": lambda: a + b, "mul": lambda: a * b,
+              "ave": lambda: (a + b) * a.dtype.type(0.5)}[mode]()
+    merged = PackedSequence(joined, plan)
+
+    def pullback(d: ArrayLike) -> tuple[Array, Array]:
+        gradient = check_float("d", d, 2, merged.dtype)
+        check_shape("d", gradient, merged.values.shape)
+        width = a.shape[1]
+        da, db = {
+            "concat": lambda: (gradient[:, :width], gradient[:, width:]), "sum": lambda: (gradient, gradient),
+            "mul": lambda: (gradient * b, gradient * a),
+            "ave": lambda: (gradient * a.dtype.type(0.5), gradient * a.dtype.type(0.5)),
+        }[mode]()
+        return np.ascontiguousarray(da), take_rows(db, plan.reverse)
+
+    return merged, pullback
+
+
+def multiply_vjp(x: ArrayLike, factor: ArrayLike) -> tuple[Array, Callable[[ArrayLike], Array]]:
+    """``x * factor`` for arrays of one shape or a factor that broadcasts to x (dropout), and the pullback for ``x``."""
+    array = check_float("x", x)
+    other = check_float("factor", factor, None, array.dtype)
+    if np.broadcast_shapes(array.shape, other.shape) != array.shape:
+        raise ValueError(f"factor: expected a shape that broadcasts to {array.shape}, got {other.shape}.")
+
+    def pullback(dy: ArrayLike) -> Array:
+        gradient = check_float("dy", dy, None, array.dtype)
+        check_shape("dy", gradient, array.shape)
+        return gradient * other
+
+    return array * other, pullback

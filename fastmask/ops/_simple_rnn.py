@@ -1,0 +1,120 @@
+"""The simple recurrent layer on packed tokens."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fastmask import threads
+from fastmask.ops._activations import recurrent_code
+from fastmask.ops._arrays import Array, aligned_empty, aligned_zeros, pad_gates, product_panels, unpad_gates
+from fastmask.ops._recurrent import (
+    Once,
+    Problem,
+    Pullback,
+    RecurrentGradients,
+    Result,
+    StateGradients,
+)
+from fastmask.packing import PackedSequence
+
+
+def _forward(problem: Problem, bias: Array | None, code: int) -> tuple[Array, list[object], list[object]]:
+    kernel = problem.kernel
+    matrix = pad_gates(problem.recurrent_kernel, (0,), problem.padded)
+    h = problem.state_buffer(problem.initial_state[0])
+    padded_bias = None if bias is None else pad_gates(bias, (0,), problem.padded)
+    runs = problem.runs(padded_bias, None)
+    dropouts = problem.dropouts(matrix, 0, problem.padded, len(runs))
+    panels = product_panels(kernel, problem.recurrent_kernel)
+    threads.run([
+        partial(kernel.simple_rnn_forward, run, panels, h, code, problem.every_step, problem.zero_state, dropout)
+        for run, dropout in zip(runs, dropouts, strict=True)
+    ])
+    return h, runs, dropouts
+
+
+def simple_rnn(
+    x: PackedSequence, kernel: Array, recurrent_kernel: Array, bias: Array | None = None,
+    initial_state: tuple[Array, ...] | None = None, *, activation: str | None = "tanh", go_backwards: bool = False,
+    return_sequences: bool = True, input_mask: Array | None = None, recurrent_mask: Array | None = None,
+) -> Result:
+    """Run a simple recurrent layer, ``h' = activation(x @ kernel + bias + h @ recurrent_kernel)``.
+
+    Parameters
+    ----------
+    x : PackedSequence
+        Values (U, F), float32 or float64; the other arrays have the same dtype.
+    kernel : array (F, H)
+    recurrent_kernel : array (H, H)
+    bias : array (H,), optional
+    initial_state : tuple of one array (B, H), optional
+        In the order of the batch; zeros by default.
+    activation : str or None, default "tanh"
+        One of :data:`fastmask.ops.RECURRENT_ACTIVATIONS`; None is linear.
+    go_backwards : bool, default False
+        Run from the last valid step to the first.
+    return_sequences : bool, default True
+        Return the outputs of all steps.
+    input_mask : array (B, F), optional
+        Multiplies the inputs of every step (dropout).
+    recurrent_mask : array (B, H), optional
+        Multiplies the state that enters the recurrent product.
+
+    Returns
+    -------
+    sequence : PackedSequence or None
+        Values (N, H) in the order in which the steps ran.
+    states : tuple of one array (B, H)
+        The state after the last valid step; the initial state where a row has none.
+    """
+    code = recurrent_code("activation", activation)
+    problem = Problem(x, kernel, recurrent_kernel, (0,), initial_state, 1, go_backwards, return_sequences,
+                      input_mask, recurrent_mask, training=False)
+    h = _forward(problem, problem.check_bias(bias, (problem.units,)), code)[0]
+    return problem.sequence(h), (problem.final_state(h),)
+
+
+def simple_rnn_vjp(
+    x: PackedSequence, kernel: Array, recurrent_kernel: Array, bias: Array | None = None,
+    initial_state: tuple[Array, ...] | None = None, *, activation: str | None = "tanh", go_backwards: bool = False,
+    return_sequences: bool = True, input_mask: Array | None = None, recurrent_mask: Array | None = None,
+) -> tuple[Result, Pullback]:
+    """:func:`simple_rnn` and its pullback.
+
+    Returns
+    -------
+    (sequence, states)
+        As from :func:`simple_rnn`.
+    pullback : callable
+        ``pullback(d_sequence=None, d_states=None)`` takes the gradients of the sequence's values (N, H) and
+        of the states, None where there is none, and returns :class:`RecurrentGradients`. It can be called
+        once; the arguments must not have changed until then.
+    """
+    code = recurrent_code("activation", activation)
+    problem = Problem(x, kernel, recurrent_kernel, (0,), initial_state, 1, go_backwards, return_sequences,
+                      input_mask, recurrent_mask, training=True)
+    bias = problem.check_bias(bias, (problem.units,))
+    h, runs, dropouts = _forward(problem, bias, code)
+    once = Once()
+
+    def pullback(d_sequence: Array | None = None, d_states: StateGradients | None = None) -> RecurrentGradients:
+        dy = problem.check_sequence_gradient(d_sequence)
+        (dh,) = problem.state_gradients(d_states, 1)
+        once.use()
+        d = aligned_empty((problem.plan.tokens, problem.padded), problem.dtype)
+        matrix = pad_gates(problem.recurrent_kernel, (0,), problem.padded)
+        transposed = product_panels(problem.kernel, matrix.T)
+        threads.run([
+            partial(problem.kernel.simple_rnn_backward, run, transposed, h, dy, dh, d, code, dropout)
+            for run, dropout in zip(runs, dropouts, strict=True)
+        ])
+        drecurrent = aligned_zeros((problem.units, problem.padded), problem.dtype)
+        tasks, gather = problem.input_tasks(d)
+        threads.run([*tasks, *problem.recurrent_tasks(h, d, drecurrent)])
+        inputs, dkernel, dbias = gather()
+        return RecurrentGradients(
+            inputs, dkernel, unpad_gates(drecurrent, (0,), problem.units), None if bias is None else dbias,
+            problem.unsort((dh[: problem.plan.batch_size],)),
+        )
+
+    return (problem.sequence(h), (problem.final_state(h),)), pullback
