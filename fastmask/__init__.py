@@ -9,7 +9,9 @@
 >>> model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
 """
 
+import os
 from importlib import import_module
+from importlib.machinery import EXTENSION_SUFFIXES
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +34,20 @@ if TYPE_CHECKING:
     from fastmask.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
+
+
+def _require_kernels() -> None:
+    """Raise ImportError if the compiled modules do not stand beside this file."""
+    folder = os.path.join(os.path.dirname(__file__), "kernels")
+    if not any(name.endswith(tuple(EXTENSION_SUFFIXES)) for name in os.listdir(folder)):
+        raise ImportError(
+            f"the compiled kernels of fastmask are missing from {folder}. This looks like a source "
+            "checkout that has not been built: run `pip install -e .` in it, or leave the folder "
+            "to use an installed fastmask."
+        )
+
+
+_require_kernels()
 
 _MODULES = (
     "callbacks", "config", "initializers", "kernels", "layers", "losses", "metrics", "ops",

@@ -283,5 +283,5 @@ def _named(name: str) -> Metric:
             return MeanOf(function, name)
     legal = [cls.identifier for cls in _CLASSES] + [f.__name__ for f in _FUNCTIONS]
     raise ValueError(
-        f"metrics must be among {', '.join(sorted(legal + [*_ALIASES]))}, got {name!r}"
+        f"metrics must be among {', '.join(sorted([*legal, *_ALIASES]))}, got {name!r}"
     )

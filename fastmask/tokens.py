@@ -55,8 +55,10 @@ def align(
     ValueError
         If targets or sample weights do not fit the output.
     """
+    if rows.y is None:
+        raise ValueError("y must be given to train and to evaluate, got None")
     if isinstance(output, PackedSequence):
-        steps = output.packing.total_length
+        steps = max(output.packing.total_length, 1)
         target = _pick("y", rows.y, output.packing, rows.lengths)
         weights = _pick_weights(rows, output.packing)
     else:
@@ -109,11 +111,11 @@ def _pick(
 def _check_lengths(name: str, values: list[Array], lengths: Sequence[int] | None) -> None:
     if lengths is None:
         raise ValueError(f"{name} must be one array, as x is, got a list of arrays")
-    for i, (value, length) in enumerate(zip(values, lengths, strict=True)):
+    for value, length in zip(values, lengths, strict=True):
         if value.shape[:1] != (length,):
             raise ValueError(
-                f"{name}[{i}] must have one entry for each of the {length} steps of x[{i}], "
-                f"got shape {value.shape}"
+                f"{name} must have one entry for each step of each sequence of x, "
+                f"got shape {value.shape} for a sequence of {length} steps"
             )
 
 

@@ -86,7 +86,7 @@ def test_empty_mean_is_zero():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="metrics must be among .*accuracy.*, got 'acuracy'"):
+    with pytest.raises(ValueError, match=r"metrics must be among .*accuracy.*, got 'acuracy'"):
         metrics.get("acuracy")
     with pytest.raises(TypeError, match="metrics must hold names"):
         metrics.get(3)

@@ -1,0 +1,162 @@
+"""Optimizers against the formulas in NumPy: many steps, sparse gradients, clipping, decay."""
+
+import numpy as np
+import pytest
+
+from fastmask import ops, optimizers, reference
+from fastmask.layers import Variable
+
+SHAPE = (6, 3)
+OPTIMIZERS = {
+    "sgd": lambda **kw: optimizers.SGD(0.1, **kw),
+    "momentum": lambda **kw: optimizers.SGD(0.1, momentum=0.9, **kw),
+    "nesterov": lambda **kw: optimizers.SGD(0.1, momentum=0.9, nesterov=True, **kw),
+    "rmsprop": lambda **kw: optimizers.RMSprop(0.01, **kw),
+    "rmsprop_all": lambda **kw: optimizers.RMSprop(
+        0.01, rho=0.8, momentum=0.5, epsilon=1e-3, centered=True, **kw
+    ),
+    "adam": lambda **kw: optimizers.Adam(0.01, **kw),
+    "amsgrad": lambda **kw: optimizers.Adam(0.01, 0.8, 0.9, 1e-5, amsgrad=True, **kw),
+}
+
+
+def reference_steps(optimizer, param, grads):
+    """Return the parameter after dense steps of the optimizer's formula."""
+    state = [None if s is None else s.copy() for s in optimizer.new_state(param)]
+    lr = optimizer.learning_rate
+    for t, grad in enumerate(grads, 1):
+        if isinstance(optimizer, optimizers.SGD):
+            own = (optimizer.momentum, optimizer.nesterov)
+            param, *state = reference.sgd_step(param, grad, *state, lr, *own)
+        elif isinstance(optimizer, optimizers.RMSprop):
+            own = (optimizer.rho, optimizer.momentum, optimizer.epsilon)
+            param, *state = reference.rmsprop_step(param, grad, *state, lr, *own)
+        else:
+            betas = (optimizer.beta_1, optimizer.beta_2)
+            alpha = reference.adam_alpha(lr, t, *betas)
+            param, *state = reference.adam_step(
+                param, grad, *state, alpha, *betas, optimizer.epsilon
+            )
+    return param
+
+
+def sparse_gradients(rng, dtype, steps=4):
+    """Gradients that touch a few rows each; row 5 is touched by none, row 0 only by the first."""
+    choices = ([0, 2], [1, 3], [2], [])
+    return [
+        ops.SparseRows(
+            np.array(ids, np.int64), rng.normal(size=(len(ids), SHAPE[1])).astype(dtype), SHAPE
+        )
+        for ids in choices[:steps]
+    ]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_steps(name, dtype, sparse):
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=SHAPE).astype(dtype)
+    variable, optimizer = Variable(start, "w"), OPTIMIZERS[name]()
+    grads = sparse_gradients(rng, dtype)
+    dense = [grad.dense() for grad in grads]
+    for sparse_grad, dense_grad in zip(grads, dense, strict=True):
+        optimizer.apply([sparse_grad if sparse else dense_grad], [variable])
+    expected = reference_steps(optimizer, start.astype(np.float64), [g.astype(float) for g in dense])
+    tolerance = 1e-12 if dtype == "float64" else 3e-6
+    np.testing.assert_allclose(variable.value, expected, rtol=tolerance, atol=tolerance)
+    assert variable.value.dtype == dtype
+    np.testing.assert_array_equal(variable.value[5], start[5])
+
+
+def test_rows_with_moments_still_move():
+    rng = np.random.default_rng(1)
+    for name in ("momentum", "adam"):
+        variable, optimizer = Variable(rng.normal(size=SHAPE), "w"), OPTIMIZERS[name]()
+        grads = sparse_gradients(rng, "float64", 2)
+        optimizer.apply(grads[:1], [variable])
+        after_one = variable.numpy()
+        optimizer.apply(grads[1:], [variable])
+        assert (variable.value[0] != after_one[0]).all()
+
+
+def test_each_variable_has_its_own_state():
+    rng = np.random.default_rng(2)
+    values, grads = rng.normal(size=(2, *SHAPE)), rng.normal(size=(3, 2, *SHAPE))
+    together, optimizer = [Variable(v, "w") for v in values], OPTIMIZERS["adam"]()
+    for step in grads:
+        optimizer.apply_gradients(zip(step, together, strict=True))
+    assert optimizer.iterations == 3
+    for i, value in enumerate(values):
+        expected = reference_steps(optimizer, value, grads[:, i])
+        np.testing.assert_allclose(together[i].value, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_clipping(sparse):
+    big = ops.SparseRows(np.array([1, 4]), np.array([[3.0, 0, -4], [0, 12, 0]]), SHAPE)
+    small = ops.SparseRows(np.array([0]), np.array([[0.3, 0, 0.4]]), SHAPE)
+    grads = [big, small] if sparse else [big.dense(), small.dense()]
+
+    def moved(**options):
+        variables = [Variable(np.zeros(SHAPE), "w") for _ in grads]
+        optimizers.SGD(1.0, **options).apply(grads, variables)
+        return [-variable.value for variable in variables]
+
+    first, second = moved(clipnorm=2.0)
+    np.testing.assert_allclose(first, big.dense() * 2 / 13)
+    np.testing.assert_allclose(second, small.dense())
+    for found, grad in zip(moved(global_clipnorm=2.0), (big, small), strict=True):
+        np.testing.assert_allclose(found, grad.dense() * 2 / np.hypot(13, 0.5))
+    for found, grad in zip(moved(clipvalue=1.0), (big, small), strict=True):
+        np.testing.assert_allclose(found, np.clip(grad.dense(), -1, 1))
+
+
+def test_weight_decay_comes_before_the_update():
+    variable = Variable(np.full(SHAPE, 2.0), "w")
+    optimizers.SGD(0.5, weight_decay=0.1).apply([np.ones(SHAPE)], [variable])
+    np.testing.assert_allclose(variable.value, 2.0 * (1 - 0.5 * 0.1) - 0.5)
+
+
+def test_learning_rate_may_change():
+    optimizer = optimizers.get("sgd")
+    assert optimizer.learning_rate == 0.01
+    optimizer.learning_rate = 1
+    variable = Variable(np.zeros(2), "w")
+    optimizer.apply([np.ones(2)], [variable])
+    np.testing.assert_array_equal(variable.value, [-1, -1])
+    with pytest.raises(ValueError, match="learning_rate must be a number of at least 0, got -1"):
+        optimizer.learning_rate = -1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_config_makes_an_equal_optimizer(name):
+    optimizer = OPTIMIZERS[name](clipnorm=1.0, weight_decay=0.1, name="own")
+    again = type(optimizer).from_config(optimizer.get_config())
+    assert again.get_config() == optimizer.get_config()
+
+
+def test_get():
+    for name, cls in (("SGD", "SGD"), ("rmsprop", "RMSprop"), ("Adam", "Adam")):
+        assert isinstance(optimizers.get(name), getattr(optimizers, cls))
+    assert isinstance(optimizers.get(optimizers.Adam), optimizers.Adam)
+    with pytest.raises(ValueError, match="optimizer must be one of sgd, rmsprop, adam, got 'adm'"):
+        optimizers.get("adm")
+    with pytest.raises(TypeError, match="optimizer must be a name or an Optimizer"):
+        optimizers.get(0.1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: optimizers.SGD(momentum=1.5), "momentum must be between 0 and 1"),
+        (lambda: optimizers.Adam("0.1"), "learning_rate must be a number"),
+        (lambda: optimizers.Adam(beta_1=-1), "beta_1 must be"),
+        (lambda: optimizers.SGD(clipnorm=1, clipvalue=1), "at most one of clipnorm"),
+        (lambda: optimizers.SGD(clipnorm=-1), "clipnorm must be"),
+        (lambda: optimizers.SGD().apply([], [Variable(np.ones(1), "w")]), "grads must have one"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,318 @@
+"""fit, evaluate and predict: batches, validation, History, callbacks, bars, interruption, errors."""
+
+import numpy as np
+import pytest
+
+import fastmask as fm
+from fastmask import callbacks, layers
+
+
+def make(**options):
+    fm.utils.set_random_seed(5)
+    model = fm.Sequential([layers.Dense(1, input_shape=(2,))])
+    options = {"optimizer": "sgd", "loss": "mse"} | options
+    model.compile(**options)
+    return model
+
+
+def make_data(count=10):
+    x = np.random.default_rng(0).normal(size=(count, 2)).astype("float32")
+    return x, x.sum(axis=1, keepdims=True)
+
+
+class Recorder(callbacks.Callback):
+    """Notes the hooks that are called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattribute__(self, name):
+        if name.startswith("on_"):
+            self.calls.append(name)
+        return super().__getattribute__(name)
+
+
+def test_history():
+    model = make(metrics=["mse", "mae"])
+    x, y = make_data()
+    history = model.fit(x, y, batch_size=4, epochs=3, initial_epoch=1, validation_split=0.25)
+    assert history is model.history
+    assert history.epoch == [1, 2]
+    keys = ["loss", "mae", "mse"]
+    assert list(history.history) == keys + [f"val_{key}" for key in keys]
+    assert all(len(values) == 2 for values in history.history.values())
+    assert history.params == {"verbose": "auto", "epochs": 3, "steps": 2}
+    assert history.history["loss"] == pytest.approx(history.history["mse"])
+
+
+def test_validation_split_takes_the_last_rows():
+    x, y = make_data()
+    split, given = make(), make()
+    first = split.fit(x, y, epochs=2, validation_split=0.35, verbose=0).history
+    second = given.fit(x[:6], y[:6], epochs=2, validation_data=(x[6:], y[6:]), verbose=0).history
+    assert first == second
+    weights = np.arange(4.0)
+    model = make()
+    logs = model.fit(x[:6], y[:6], validation_data=(x[6:], y[6:], weights), verbose=0).history
+    assert logs["val_loss"] == [model.evaluate(x[6:], y[6:], sample_weight=weights, verbose=0)]
+
+
+def test_validation_freq():
+    x, y = make_data()
+    data = {"validation_data": (x, y), "epochs": 5, "verbose": 0}
+    assert len(make().fit(x, y, validation_freq=2, **data).history["val_loss"]) == 2
+    assert len(make().fit(x, y, validation_freq=[1, 4, 5], **data).history["val_loss"]) == 3
+
+
+def test_shuffling_is_seeded_and_can_be_turned_off():
+    x, y = make_data()
+
+    def weights(**options):
+        model = make()
+        fm.utils.set_random_seed(9)
+        model.fit(x, y, batch_size=1, epochs=2, verbose=0, **options)
+        return model.get_weights()[0].tolist()
+
+    assert weights() == weights()
+    assert weights() != weights(shuffle=False)
+    model = make()
+    for _ in range(2):
+        for i in range(10):
+            model.train_on_batch(x[i : i + 1], y[i : i + 1])
+    assert weights(shuffle=False) == model.get_weights()[0].tolist()
+
+
+def test_steps_per_epoch_goes_on_through_the_rows():
+    x, y = make_data()
+    by_steps, by_epochs = make(), make()
+    by_steps.fit(x, y, batch_size=2, epochs=5, steps_per_epoch=2, shuffle=False, verbose=0)
+    by_epochs.fit(x, y, batch_size=2, epochs=2, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(by_steps.get_weights()[0], by_epochs.get_weights()[0])
+    assert by_steps.history.params["steps"] == 2
+    found = by_steps.evaluate(x, y, batch_size=2, steps=3, verbose=0)
+    assert found == pytest.approx(by_steps.evaluate(x[:6], y[:6], verbose=0))
+    assert by_steps.predict(x, batch_size=2, steps=3).shape == (6, 1)
+
+
+def test_streams_of_batches():
+    x, y = make_data()
+    arrays, stream, generator = make(), make(), make()
+    batches = [(x[i : i + 4], y[i : i + 4]) for i in range(0, 10, 4)]
+
+    class Loader:
+        def __iter__(self):
+            return iter(batches)
+
+        def __len__(self):
+            return len(batches)
+
+    def forever():
+        while True:
+            yield from batches
+
+    arrays.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    stream.fit(Loader(), epochs=2, verbose=0, validation_data=Loader())
+    generator.fit(forever(), epochs=2, steps_per_epoch=3, verbose=0)
+    for model in (stream, generator):
+        np.testing.assert_array_equal(model.get_weights()[0], arrays.get_weights()[0])
+    assert stream.history.params["steps"] == 3
+    assert stream.evaluate(Loader(), verbose=0) == pytest.approx(
+        stream.history.history["val_loss"][-1]
+    )
+    np.testing.assert_array_equal(stream.predict(Loader()), stream.predict(x))
+    np.testing.assert_array_equal(stream.predict(b for b, _ in batches), stream.predict(x))
+    with pytest.raises(ValueError, match="x must yield batches in every epoch"):
+        make().fit(iter(batches), epochs=2, verbose=0)
+
+
+def test_order_of_callbacks():
+    recorder, (x, y) = Recorder(), make_data(3)
+    model = make()
+    model.fit(x, y, batch_size=2, validation_data=(x, y), callbacks=[recorder], verbose=0)
+    train = ["on_train_batch_begin", "on_train_batch_end"]
+    test = ["on_test_batch_begin", "on_test_batch_end"]
+    assert recorder.calls == [
+        "on_train_begin",
+        "on_epoch_begin",
+        *train * 2,
+        "on_test_begin",
+        *test * 2,
+        "on_test_end",
+        "on_epoch_end",
+        "on_train_end",
+    ]
+    assert recorder.model is model
+    recorder.calls.clear()
+    model.predict(x, callbacks=[recorder])
+    assert recorder.calls == [
+        "on_predict_begin",
+        "on_predict_batch_begin",
+        "on_predict_batch_end",
+        "on_predict_end",
+    ]
+
+
+class Losses(callbacks.Callback):
+    """Puts numbers of its own into the logs."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_loss"] = self.values[epoch]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "epochs", "best"),
+    [
+        ([3, 2, 2, 1], {}, 3, 1),
+        ([3, 2, 4, 1, 5, 5], {"patience": 2}, 6, 3),
+        ([3, 2.9, 2.8], {"min_delta": 0.5}, 2, 0),
+        ([1, 2, 3, 0], {"mode": "max"}, 4, 2),
+        ([5, 4, 4.5], {"baseline": 3.0, "patience": 1}, 3, 1),
+        ([1, 2, 0, 1], {"start_from_epoch": 2}, 4, 2),
+    ],
+)
+def test_early_stopping(values, options, epochs, best):
+    stop = callbacks.EarlyStopping(**options)
+    x, y = make_data()
+    history = make().fit(x, y, epochs=len(values), callbacks=[Losses(values), stop], verbose=0)
+    assert len(history.epoch) == epochs
+    assert stop.best_epoch == best
+
+
+def test_early_stopping_restores_the_best_weights():
+    x, y = make_data()
+    model = make()
+    kept = []
+
+    class Keep(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            kept.append(self.model.get_weights()[0])
+
+    stop = callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+    model.fit(x, y, epochs=4, callbacks=[Keep(), Losses([3, 1, 2, 2]), stop], verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], kept[1])
+    with pytest.raises(ValueError, match="monitor must be one of loss, got 'val_loss'"):
+        model.fit(x, y, callbacks=[callbacks.EarlyStopping()], verbose=0)
+
+
+def test_lines_and_bars(capsys):
+    x, y = make_data()
+    model = make(metrics=["mae"])
+    model.fit(x, y, batch_size=4, epochs=2, verbose=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Epoch 1/2"
+    assert lines[1].startswith("3/3 - 0s - ")
+    assert "ms/step - loss: " in lines[1]
+    assert " - mae: " in lines[1]
+    model.fit(x, y, batch_size=4, verbose=1)
+    model.evaluate(x, y, verbose=1)
+    model.predict(x, verbose=1)
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    for part in ("Epoch 1/1", "3/3", "loss: ", "mae: ", "Evaluate", "Predict"):
+        assert part in streams.err
+    model.fit(x, y, verbose=0)
+    model.predict(x)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_an_interrupted_model_can_be_used(verbose):
+    class Interrupt(callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    x, y = make_data()
+    model = make(optimizer="adam")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, batch_size=2, epochs=3, callbacks=[Interrupt()], verbose=verbose)
+    assert model.history.epoch == []
+    assert model.optimizer.iterations == 3
+    before = model.evaluate(x, y, verbose=0)
+    model.fit(x, y, batch_size=2, epochs=3, verbose=verbose)
+    assert model.evaluate(x, y, verbose=0) < before
+    assert np.isfinite(model.predict(x)).all()
+
+
+def test_stop_training_ends_the_epoch():
+    class Stop(callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 1
+
+    x, y = make_data()
+    model = make()
+    assert model.fit(x, y, batch_size=1, epochs=3, callbacks=[Stop()], verbose=0).epoch == [0]
+    assert model.optimizer.iterations == 2
+
+
+def test_compiling_again_keeps_the_weights():
+    x, y = make_data()
+    model = make()
+    model.fit(x, y, verbose=0)
+    before = model.get_weights()[0]
+    model.compile("adam", "mae", metrics=["mse"], run_eagerly=True, jit_compile=False)
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+    assert model.optimizer.iterations == 0
+    assert list(model.fit(x, y, verbose=0).history) == ["loss", "mse"]
+
+
+def test_weighted_metrics_of_the_same_name():
+    x, y = make_data(2)
+    model = make(metrics=["mae"], weighted_metrics=["mae"])
+    logs = model.evaluate(x, y, sample_weight=[1.0, 0.0], verbose=0, return_dict=True)
+    error = np.abs(model.predict(x) - y)[:, 0]
+    assert logs["mae"] == pytest.approx(error.mean(), rel=1e-5)
+    assert logs["weighted_mae"] == pytest.approx(error[0], rel=1e-5)
+
+
+X, Y = make_data(4)
+IDS = [[1, 2], [3]]
+
+
+def tagger():
+    model = fm.Sequential([layers.Embedding(5, 2, mask_zero=True), layers.Dense(2, "softmax")])
+    model.compile(loss="sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fm.Sequential([layers.Dense(1)]).fit(X, Y), "compiled: call compile.. before fit"),
+        (lambda: make(loss=None).fit(X, Y), "loss must be given to compile"),
+        (lambda: make(loss="mes"), "loss must be one of .*mse.*got 'mes'"),
+        (lambda: make(optimizer="adm"), "optimizer must be one of .*adam.*got 'adm'"),
+        (lambda: make(metrics=["acuracy"]), "metrics must be among .*accuracy"),
+        (lambda: make(metrics=["mse", "mse"]), "metrics must have different names"),
+        (lambda: make(loss=fm.losses.MeanSquaredError(reduction="none")), "loss must reduce"),
+        (lambda: make().fit(X, Y[:3]), "x and y must have the same number of rows, got 4 and 3"),
+        (lambda: make().fit(X, Y, sample_weight=[1.0]), "x and sample_weight must have"),
+        (lambda: make().fit(X, np.ones((4, 3))), r"y must have one value per output: .* \(..., 1\)"),
+        (lambda: make().fit(X), "y must be given"),
+        (lambda: make().fit(X, Y, batch_size=0), "batch_size must be a positive integer, got 0"),
+        (lambda: make().fit(X, Y, verbose=3), "verbose must be 'auto', 0, 1 or 2, got 3"),
+        (lambda: make().fit(X, Y, validation_split=1.0), "validation_split must be at least 0"),
+        (lambda: make().fit(X, Y, validation_split=0.9), "validation_split must leave rows"),
+        (lambda: make().fit(X, Y, validation_data=X), "validation_data must be a tuple"),
+        (lambda: make().fit(X, Y, class_weight={}, sample_weight=Y), "cannot be given together"),
+        (lambda: make().fit(iter([(X, Y)]), Y), "y must be None when x is an iterable"),
+        (lambda: make().fit(iter([(X, Y)]), validation_split=0.5), "validation_split must be 0"),
+        (lambda: tagger().fit(IDS, [[0, 1], [0, 1]]), "y must have one entry for each step"),
+        (lambda: tagger().fit(IDS, np.zeros((2, 3))), "y must have one entry per step"),
+        (lambda: tagger().fit(np.ones((2, 3), int), [0, 1]), "y must have one entry per step"),
+        (lambda: tagger().fit(np.ones((2, 3), int), IDS), "y must be one array, as x is"),
+        (lambda: tagger().fit(IDS, [[0, 7], [1]]), "y must hold classes from 0 to 1, got class 7"),
+        (lambda: tagger().fit(IDS, IDS, sample_weight=[[1.0], [1.0]]), "sample_weight must have one"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_wrong_callbacks():
+    with pytest.raises(TypeError, match="callbacks must hold Callback objects"):
+        make().fit(X, Y, callbacks=[print])
