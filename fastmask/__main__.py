@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", nargs="?", choices=("demo", "info"), default="demo")
     parser.add_argument("--epochs", type=_positive, default=3, help="default %(default)s")
     parser.add_argument(
-        "--characters", type=_positive, default=1_000_000, help="to train on; default %(default)s"
+        "--characters", type=_positive, default=600_000, help="to train on; default %(default)s"
     )
     parser.add_argument(
         "--units", type=_positive, default=64, help="of the LSTM, each way; default %(default)s"
