@@ -172,7 +172,7 @@ def as_rows(x: Any, y: Any = None, sample_weight: Any = None, *, ids: bool) -> R
     Parameters
     ----------
     x : array_like (B, ...), or sequence of B sequences of different lengths
-        Those have shape (t_i,) if `ids`, else (t_i, F).
+        Those have shape (t_i,) if `ids`, else (t_i, F). An array of objects is a sequence too.
     y : array_like (B, ...), or sequence of B arrays, optional
     sample_weight : array_like (B,) or (B, T), or sequence of B arrays (t_i,), optional
     ids : bool
@@ -183,7 +183,7 @@ def as_rows(x: Any, y: Any = None, sample_weight: Any = None, *, ids: bool) -> R
     ValueError
         If the arguments do not have the same number of rows or a shape is impossible.
     """
-    inputs = _sequences(x, ids) if isinstance(x, (list, tuple)) else np.asarray(x)
+    inputs = _sequences(x, ids) if _is_rows(x) else np.asarray(x)
     if not isinstance(inputs, list) and inputs.ndim == 0:
         raise ValueError(f"x must have an axis of rows, got {x!r}")
     if not len(inputs):
@@ -223,13 +223,18 @@ def _sequences(x: Sequence[Any], ids: bool) -> Values:
 def _per_row(name: str, values: Any) -> Any:
     if values is None:
         return None
-    if isinstance(values, (list, tuple)):
+    if _is_rows(values):
         rows = _arrays(values)
         return rows if any(row.ndim for row in rows) else np.array(rows)
     array = np.asarray(values)
     if array.ndim == 0:
         raise ValueError(f"{name} must have an axis of rows, got {values!r}")
     return array
+
+
+def _is_rows(values: Any) -> bool:
+    """Return whether `values` holds rows one by one: a list, or an array of objects."""
+    return isinstance(values, (list, tuple)) or getattr(values, "dtype", None) == np.object_
 
 
 def _arrays(values: Sequence[Any]) -> list[Array]:

@@ -172,6 +172,16 @@ class Sequential(Trainer):
         """The variables that training leaves alone."""
         return [variable for layer in self.layers for variable in layer.non_trainable_weights]
 
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes any layer; setting it reaches all layers."""
+        return any(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for layer in self.layers:
+            layer.trainable = value
+
     def get_weights(self) -> list[Array]:
         """Return copies of all weights."""
         return [variable.numpy() for variable in self.weights]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Gradient = Any  # ndarray or ops.SparseRows
+State = tuple[Any, ...]  # arrays like the parameter, None where a variant needs none
 
 
 class Optimizer:
@@ -69,7 +70,7 @@ class Optimizer:
         self.global_clipnorm = global_clipnorm
         self.name = name or self.identifier
         self.iterations = 0
-        self._states: dict[Variable, tuple[Array | None, ...]] = {}
+        self._states: dict[Variable, State] = {}
 
     @property
     def learning_rate(self) -> float:
@@ -105,11 +106,11 @@ class Optimizer:
                 variable.value *= variable.dtype.type(1 - self.learning_rate * self.weight_decay)
             self.step(variable.value, grad, self._state(variable))
 
-    def step(self, param: Array, grad: Gradient, state: tuple[Array | None, ...]) -> None:
+    def step(self, param: Array, grad: Gradient, state: State) -> None:
         """Update `param` and its `state` in place."""
         raise NotImplementedError(f"{type(self).__name__} must override step")
 
-    def new_state(self, param: Array) -> tuple[Array | None, ...]:
+    def new_state(self, param: Array) -> State:
         """Return the state that belongs to a variable of the shape of `param` at the start."""
         return ()
 
@@ -129,7 +130,7 @@ class Optimizer:
         """Return an optimizer with the arguments that `get_config` returned."""
         return cls(**config)
 
-    def _state(self, variable: "Variable") -> tuple[Array | None, ...]:
+    def _state(self, variable: "Variable") -> State:
         if variable not in self._states:
             self._states[variable] = self.new_state(variable.value)
         return self._states[variable]
@@ -177,11 +178,11 @@ class SGD(Optimizer):
         self.momentum = _share("momentum", momentum)
         self.nesterov = nesterov
 
-    def new_state(self, param: Array) -> tuple[Array | None, ...]:
+    def new_state(self, param: Array) -> State:
         """Return the velocity, or None without momentum."""
         return (np.zeros_like(param) if self.momentum else None,)
 
-    def step(self, param: Array, grad: Gradient, state: tuple[Array | None, ...]) -> None:
+    def step(self, param: Array, grad: Gradient, state: State) -> None:
         """Update `param` and its velocity in place."""
         if isinstance(grad, ops.SparseRows) and not self.momentum:
             rows = np.ascontiguousarray(param[grad.ids])
@@ -232,7 +233,7 @@ class RMSprop(Optimizer):
         self.epsilon = _not_negative("epsilon", epsilon)
         self.centered = centered
 
-    def new_state(self, param: Array) -> tuple[Array | None, ...]:
+    def new_state(self, param: Array) -> State:
         """Return the mean square, the momentum buffer or None, and the mean or None."""
         return (
             np.zeros_like(param),
@@ -240,11 +241,11 @@ class RMSprop(Optimizer):
             np.zeros_like(param) if self.centered else None,
         )
 
-    def step(self, param: Array, grad: Gradient, state: tuple[Array | None, ...]) -> None:
+    def step(self, param: Array, grad: Gradient, state: State) -> None:
         """Update `param` and its state in place."""
-        ops.rmsprop_step(
-            param, _dense(grad), *state, self.learning_rate, self.rho, self.momentum, self.epsilon
-        )
+        square, velocity, mean = state
+        rates = (self.learning_rate, self.rho, self.momentum, self.epsilon)
+        ops.rmsprop_step(param, _dense(grad), square, velocity, mean, *rates)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -288,16 +289,18 @@ class Adam(Optimizer):
         self.epsilon = _not_negative("epsilon", epsilon)
         self.amsgrad = amsgrad
 
-    def new_state(self, param: Array) -> tuple[Array | None, ...]:
+    def new_state(self, param: Array) -> State:
         """Return the two running means, and the largest square or None."""
         largest = np.zeros_like(param) if self.amsgrad else None
         return np.zeros_like(param), np.zeros_like(param), largest
 
-    def step(self, param: Array, grad: Gradient, state: tuple[Array | None, ...]) -> None:
+    def step(self, param: Array, grad: Gradient, state: State) -> None:
         """Update `param` and its state in place."""
         correction = (1 - self.beta_2**self.iterations) ** 0.5 / (1 - self.beta_1**self.iterations)
         alpha = self.learning_rate * correction
-        ops.adam_step(param, _dense(grad), *state, alpha, self.beta_1, self.beta_2, self.epsilon)
+        m, v, largest = state
+        rates = (alpha, self.beta_1, self.beta_2, self.epsilon)
+        ops.adam_step(param, _dense(grad), m, v, largest, *rates)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

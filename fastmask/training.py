@@ -128,7 +128,7 @@ class Trainer(Loop):
             If the model is not compiled, or an argument does not fit; it is named.
         """
         self.require_loss("fit")
-        _one_kind(class_weight, sample_weight)
+        _check_weights(class_weight, sample_weight)
         train = self._source(
             x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, steps=steps_per_epoch
         )
@@ -234,7 +234,7 @@ class Trainer(Loop):
     ) -> Outcome:
         """Make one training step on a batch; return loss and metrics as `evaluate` does."""
         self.require_loss("train_on_batch")
-        _one_kind(class_weight, sample_weight)
+        _check_weights(class_weight, sample_weight)
         self.scores.reset()
         self.train_step(data.as_rows(x, y, sample_weight, ids=self.takes_ids), class_weight)
         return self._outcome(return_dict)
@@ -354,6 +354,8 @@ def _due(epoch: int, frequency: int | Sequence[int]) -> bool:
     return (epoch + 1) % frequency == 0
 
 
-def _one_kind(class_weight: Any, sample_weight: Any) -> None:
+def _check_weights(class_weight: Any, sample_weight: Any) -> None:
+    if class_weight is not None and not isinstance(class_weight, Mapping):
+        raise TypeError(f"class_weight must map class numbers to weights, got {class_weight!r}")
     if class_weight is not None and sample_weight is not None:
         raise ValueError("class_weight and sample_weight cannot be given together")

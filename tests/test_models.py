@@ -146,6 +146,9 @@ def test_structure():
     model.layers[1].trainable = False
     assert model.trainable_weights == []
     assert len(model.non_trainable_weights) == 3
+    assert model.trainable  # the other layers are
+    model.trainable = False
+    assert not any(layer.trainable for layer in model.layers)
     assert model.weights[0].path == f"{model.name}/{model.layers[1].name}/lstm_cell/kernel"
     for call, error, message in (
         (lambda: model.get_layer("nobody"), ValueError, "name must be that of one of the layers"),
@@ -201,6 +204,9 @@ def test_lists_of_sequences_need_no_padding():
     assert [len(output) for output in outputs] == [5, 1, 7, 0, 3]
     for output, row in zip(outputs, padded, strict=True):
         np.testing.assert_array_equal(output, row[: len(output)])
+    objects = np.array([row.tolist() for row in rows], dtype=object)
+    for output, again in zip(outputs, model.predict(objects), strict=True):
+        np.testing.assert_array_equal(output, again)
     features = [rng.normal(size=(n, 3)) for n in (4, 0, 6)]
     model = classifier()
     x = fm.utils.pad_sequences(features, dtype="float64")

@@ -1,5 +1,7 @@
 """fit, evaluate and predict: batches, validation, History, callbacks, bars, interruption, errors."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -237,6 +239,28 @@ def test_an_interrupted_model_can_be_used(verbose):
     assert np.isfinite(model.predict(x)).all()
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an interval timer")
+def test_an_interrupt_may_come_at_any_time():
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    rng = np.random.default_rng(1)
+    x = [rng.normal(size=(n, 8)) for n in rng.integers(1, 40, size=64)]
+    y = rng.normal(size=(64, 1))
+    model = fm.Sequential([layers.LSTM(64, input_shape=(None, 8)), layers.Dense(1)])
+    model.compile("adam", "mse")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for delay in (0.02, 0.031, 0.043):
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(x, y, epochs=10**6, verbose=0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    losses = model.fit(x, y, epochs=30, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
 def test_stop_training_ends_the_epoch():
     class Stop(callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -313,6 +337,8 @@ def test_errors(call, message):
         call()
 
 
-def test_wrong_callbacks():
+def test_wrong_types():
+    with pytest.raises(TypeError, match="class_weight must map class numbers to weights"):
+        make().fit(X, Y, class_weight=[1.0, 2.0])
     with pytest.raises(TypeError, match="callbacks must hold Callback objects"):
         make().fit(X, Y, callbacks=[print])
