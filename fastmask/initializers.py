@@ -26,7 +26,7 @@ _TRUNCATED_DEVIATION = 0.87962566103423978
 class Initializer:
     """Base of all initializers."""
 
-    def __call__(self, shape: Shape, dtype: npt.DTypeLike = None) -> Array:
+    def __call__(self, shape: Shape, dtype: npt.DTypeLike | None = None) -> Array:
         """Return an array of the given shape; dtype defaults to `fastmask.config.floatx`."""
         return np.asarray(self._values(tuple(shape)), np.dtype(dtype or floatx()))
 

@@ -94,7 +94,8 @@ def mask_for(mask: Any, shape: tuple[int, ...]) -> "npt.NDArray[np.bool_] | None
         raise ValueError(f"mask must have shape (B, T) = {tuple(shape[:2])}, got {mask.shape}")
     if mask.dtype.kind != "b" and not np.isin(mask, (0, 1)).all():
         raise ValueError("mask must hold only 0 and 1 when it is of integers")
-    return mask.astype(bool, copy=False)
+    valid: npt.NDArray[np.bool_] = mask.astype(bool, copy=False)
+    return valid
 
 
 def cotangent(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -47,7 +47,7 @@ class RowLayer(Layer):
         def through(dy: Any) -> Gradients:
             d = cast(Array, cotangents(dy, y, self.dtype)[0])
             valid = cast(Pullback, pullback)(leave_back(d))
-            shown = cast(Pullback, fill_pullback)(d[~call.mask].sum(axis=0)[None])
+            shown = cast(Pullback, fill_pullback)(d[~source.packing.mask].sum(axis=0)[None])
             weights = [a + b for a, b in zip(valid.weights, shown.weights, strict=True)]
             return Gradients(enter_back(valid.inputs), weights)
 
@@ -260,4 +260,5 @@ class Flatten(Layer):
 def keep_factor(source: SeedGenerator, rate: float, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Draw a factor of dropout: 0 with probability `rate`, else 1 / (1 - rate)."""
     kept = source.generator.random(shape, np.float32) >= rate
-    return kept.astype(dtype) / dtype.type(max(1 - rate, 1e-30))
+    factor: Array = kept.astype(dtype) / dtype.type(max(1 - rate, 1e-30))
+    return factor

@@ -10,15 +10,19 @@ from fastmask.layers import checks
 from fastmask.layers.checks import Array, Shape
 from fastmask.packing import PackedSequence
 
-Back = Callable[[Any], Any]
+Back = Callable[..., Any]
 
 
 def run(op: str, keep: bool, *args: Any, **kwargs: Any) -> tuple[Any, Back]:
-    """Call ``ops.<op>``, which stores nothing, or ``ops.<op>_vjp`` if the pullback is kept."""
-    if keep:
-        y, back = getattr(ops, f"{op}_vjp")(*args, **kwargs)
-        return y, back
-    return getattr(ops, op)(*args, **kwargs), same
+    """Call ``ops.<op>``, which stores nothing, or ``ops.<op>_vjp`` if the pullback is kept.
+
+    Operations that have nothing to store come with a pullback only.
+    """
+    plain = None if keep else getattr(ops, op, None)
+    if plain is not None:
+        return plain(*args, **kwargs), same
+    y, back = getattr(ops, f"{op}_vjp")(*args, **kwargs)
+    return y, back
 
 
 def same(value: Any) -> Any:

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
-from fastmask.layers.flow import cotangents, run, same
+from fastmask.layers.checks import Array
+from fastmask.layers.flow import Back, cotangents, run, same
 from fastmask.packing import PackedSequence
 
 
@@ -47,18 +48,18 @@ class Masking(Layer):
         return packed.with_values(packed.values, fill=np.full(x.shape[2:], self.mask_value, x.dtype))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        if isinstance(x, PackedSequence):
-            y, back = self._packed(x, call.keep)
-        else:
-            keep = self._differs(x)[..., None]
-            y, back = np.where(keep, x, 0).astype(x.dtype), lambda d: np.where(keep, d, 0)
+        y, back = (self._packed if isinstance(x, PackedSequence) else self._grid)(x, call.keep)
 
         def pullback(dy: Any) -> Gradients:
             return Gradients(back(cotangents(dy, y, self.dtype)[0]), [])
 
         return y, pullback
 
-    def _packed(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Any]:
+    def _grid(self, x: Array, _: bool) -> tuple[Array, Back]:
+        kept = self._differs(x)[..., None]
+        return np.where(kept, x, x.dtype.type(0)), lambda d: np.where(kept, d, d.dtype.type(0))
+
+    def _packed(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Back]:
         """Return `x` with zeros at masked places; packed anew if the mask changes."""
         fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill)
         stays_masked = not x.packing.masked or not (x.repeat or self._differs(fill))

@@ -134,7 +134,8 @@ class Recurrent(Layer):
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         source, enter_back = enter(x, call.mask, call.keep)
         y, states, scan_back = self.scan(source, call)
-        padded, leave_back = not isinstance(x, PackedSequence), same
+        padded = not isinstance(x, PackedSequence)
+        leave_back: Back = same
         if isinstance(y, PackedSequence):
             if self.go_backwards and not padded:
                 y, leave_back = self._under_mask_of(source, y, call.keep)
@@ -144,7 +145,7 @@ class Recurrent(Layer):
 
         def pullback(dy: Any) -> Gradients:
             d, *d_states = cotangents(dy, output, self.dtype)
-            gradients = scan_back(None if d is None else leave_back(d), d_states)
+            gradients: Gradients = scan_back(None if d is None else leave_back(d), d_states)
             return gradients._replace(inputs=enter_back(gradients.inputs))
 
         return output, pullback

@@ -35,7 +35,7 @@ class Variable:
         name: str,
         trainable: bool = True,
         path: str | None = None,
-        dtype: npt.DTypeLike = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> None:
         dtype = np.asarray(value).dtype if dtype is None else np.dtype(dtype)
         self.value: Array = np.array(real_array("value", value, dtype), order="C")
@@ -76,7 +76,7 @@ class Variable:
             raise ValueError(f"{name} must have shape {self.shape} for {self.path}, got {array.shape}")
         return array
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.array(self.value, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from fastmask.layers import checks
+from fastmask.layers.arguments import layer_dtype
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import RowLayer
@@ -39,9 +40,8 @@ class TimeDistributed(RowLayer):
         for name in ("makes_mask", "stateful", "return_state"):
             if getattr(layer, name, False):
                 raise ValueError(f"layer must not have {name}=True in TimeDistributed: {describe(layer)}")
-        kwargs.setdefault("dtype", layer.dtype)
         self.layer = layer
-        super().__init__(**kwargs)
+        super().__init__(**_with_dtype_of(layer, kwargs))
 
     @property
     def sublayers(self) -> dict[str, Layer]:
@@ -144,8 +144,7 @@ class Bidirectional(Layer):
         self.forward_layer = _copy(layer, "forward_", go_backwards=False)
         self.backward_layer = backward_layer or _copy(layer, "backward_", go_backwards=True)
         self._check_pair()
-        kwargs.setdefault("dtype", layer.dtype)
-        super().__init__(**kwargs)
+        super().__init__(**_with_dtype_of(layer, kwargs))
         self.return_sequences, self.return_state = layer.return_sequences, layer.return_state
         self.stateful = layer.stateful
         for inner in (self.forward_layer, self.backward_layer):
@@ -202,7 +201,7 @@ class Bidirectional(Layer):
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         source, enter_back = enter(x, call.mask, call.keep)
         starts = self._halves(call.initial_state)
-        pairs = zip(self.sublayers.values(), starts, strict=True)
+        pairs = zip((self.forward_layer, self.backward_layer), starts, strict=True)
         runs = [layer.scan(source, replace(call, initial_state=s)) for layer, s in pairs]
         (ahead, a_states, ahead_back), (back, b_states, back_back) = runs
         merged, merge_back = self._merge(ahead, back, call.keep)
@@ -282,6 +281,14 @@ class Bidirectional(Layer):
             name: deserialize(config[name]) for name in ("layer", "backward_layer") if config.get(name) is not None
         }
         return cls(**{**config, **inner})
+
+
+def _with_dtype_of(layer: Layer, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a wrapper with the dtype of the wrapped layer; ValueError if they give another."""
+    given = kwargs.get("dtype")
+    if given is not None and layer_dtype(given) != layer.dtype:
+        raise ValueError(f"dtype must be {layer.dtype} like that of {describe(layer)}, got {given!r}")
+    return kwargs | {"dtype": layer.dtype}
 
 
 def _copy(layer: Recurrent, prefix: str, go_backwards: bool) -> Recurrent:
