@@ -29,10 +29,10 @@ def normal(*shape: int, names: tuple[object, ...] = ()) -> np.ndarray:
     return generator("normal", shape, *names).standard_normal(shape)
 
 
-def set_random_weights(layer: Any, *names: object, scale: float = 0.8) -> list[np.ndarray]:
-    """Fill a built layer or model with recorded weights, uniform in +-scale."""
+def set_random_weights(layer: Any, *names: object) -> list[np.ndarray]:
+    """Fill a built layer or model with recorded weights, uniform in +-0.8."""
     weights = [
-        generator("weights", index, *names).uniform(-scale, scale, value.shape)
+        generator("weights", index, *names).uniform(-0.8, 0.8, value.shape)
         for index, value in enumerate(layer.get_weights())
     ]
     layer.set_weights(weights)
@@ -46,8 +46,13 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def record_call(layer: Any, x: np.ndarray, mask: np.ndarray | None = None, states: Any = ()) -> dict[str, Any]:
-    """Record y, its mask and the gradient of ``sum(y * cotangent)``, states included."""
+def record_call(
+    layer: Any, x: np.ndarray, mask: np.ndarray | None = None, states: Any = (), seen: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Record y and the gradient of ``sum(y * cotangent)``, states included.
+
+    The cotangent is zero where ``seen`` is false.
+    """
     import tensorflow as tf
 
     inputs = tf.constant(x)
@@ -60,6 +65,8 @@ def record_call(layer: Any, x: np.ndarray, mask: np.ndarray | None = None, state
         tape.watch([*varied, *initial])
         outputs = as_list(layer(inputs, **arguments))
         cotangents = [normal(*y.shape, names=("cotangent", i)) for i, y in enumerate(outputs)]
+        if seen is not None:
+            cotangents = [c * seen[..., None] for c in cotangents]
         total = sum(tf.reduce_sum(y * c) for y, c in zip(outputs, cotangents, strict=True))
     weights = [variable.value for variable in layer.weights]
     sources = {"inputs": varied, "weights": weights, "initial_state": initial}

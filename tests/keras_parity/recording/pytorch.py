@@ -75,9 +75,7 @@ def case(kind: str, bidirectional: bool, with_state: bool) -> dict[str, Any]:
         "gradients": {
             "inputs": x.grad.numpy(),
             "initial_state": [h.grad.numpy() for h in initial],
-            "weights": [
-                w for tensors in per_direction for w in keras_layout(kind, [p.grad for p in tensors], True)
-            ],
+            "weights": [w for tensors in per_direction for w in keras_layout(kind, [p.grad for p in tensors], True)],
         },
     }
 

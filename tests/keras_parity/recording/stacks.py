@@ -74,4 +74,5 @@ def stack(specs: list[Any], masks: tuple[str, ...]) -> dict[str, Any]:
 
 def record_stacks() -> dict[str, Any]:
     """Record every stack."""
+    keras.config.set_floatx("float64")
     return {name: stack(specs, ("holes", "leading", "empty")) for name, specs in STACKS.items()}

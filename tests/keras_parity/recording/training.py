@@ -12,27 +12,39 @@ from .common import MASKS, generator, set_random_weights
 from .stacks import EMBEDDING, LAST, MASKING, SEQUENCE, VOCABULARY, dense, series
 
 STEPS = 8
+# Keras on TensorFlow rounds momentum, betas and weight decay to float32; eighths and the like have no rounding.
+MOMENTUM = {"learning_rate": 0.2, "momentum": 0.875}
+ADAM = {"learning_rate": 0.05, "beta_1": 0.875, "beta_2": 1 - 2**-8}
 OPTIMIZERS: dict[str, list[Any]] = {
     "sgd": ["SGD", {"learning_rate": 0.5}],
-    "momentum": ["SGD", {"learning_rate": 0.2, "momentum": 0.9}],
-    "nesterov": ["SGD", {"learning_rate": 0.2, "momentum": 0.9, "nesterov": True}],
+    "momentum": ["SGD", MOMENTUM],
+    "nesterov": ["SGD", MOMENTUM | {"nesterov": True}],
     "rmsprop": ["RMSprop", {"learning_rate": 0.02}],
     "rmsprop_momentum": ["RMSprop", {"learning_rate": 0.02, "momentum": 0.5, "rho": 0.8}],
     "rmsprop_centered": ["RMSprop", {"learning_rate": 0.02, "centered": True, "epsilon": 1e-3}],
-    "adam": ["Adam", {"learning_rate": 0.05}],
-    "adam_epsilon": ["Adam", {"learning_rate": 0.05, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-2}],
-    "amsgrad": ["Adam", {"learning_rate": 0.05, "amsgrad": True, "beta_2": 0.8}],
+    "adam": ["Adam", ADAM],
+    "adam_epsilon": ["Adam", ADAM | {"epsilon": 1e-2}],
+    "amsgrad": ["Adam", ADAM | {"amsgrad": True, "beta_2": 0.75}],
     "clipnorm": ["SGD", {"learning_rate": 0.5, "clipnorm": 0.05}],
-    "global_clipnorm": ["Adam", {"learning_rate": 0.05, "global_clipnorm": 0.05}],
+    "global_clipnorm": ["Adam", ADAM | {"global_clipnorm": 0.05}],
     "clipvalue": ["SGD", {"learning_rate": 0.5, "clipvalue": 0.02}],
-    "weight_decay": ["Adam", {"learning_rate": 0.05, "weight_decay": 0.1}],
+    "weight_decay": ["Adam", ADAM | {"weight_decay": 0.125}],
 }
-FLOAT32 = ("sgd", "nesterov", "rmsprop", "rmsprop_centered", "adam", "amsgrad")
+DEFAULTS: dict[str, list[Any]] = {
+    "sgd": ["SGD", {"learning_rate": 0.5}],
+    "nesterov": ["SGD", {"learning_rate": 0.2, "momentum": 0.9, "nesterov": True}],
+    "rmsprop": ["RMSprop", {"learning_rate": 0.02}],
+    "rmsprop_centered": ["RMSprop", {"learning_rate": 0.02, "centered": True, "epsilon": 1e-3}],
+    "adam": ["Adam", {}],
+    "amsgrad": ["Adam", {"learning_rate": 0.05, "amsgrad": True}],
+}
 REAL = ["mse", "real"]
 CLASSES = ["sparse_categorical_crossentropy", "classes"]
+BACKWARDS = SEQUENCE | {"go_backwards": True}
 MODELS: dict[str, tuple[list[Any], list[str]]] = {
     "series": ([MASKING, ["LSTM", LAST], dense(2, "tanh")], REAL),
     "words": ([EMBEDDING, ["LSTM", LAST], dense(3, "softmax")], CLASSES),
+    "backwards": ([EMBEDDING, ["GRU", BACKWARDS], ["LSTM", LAST], dense(3, "softmax")], CLASSES),
     "tagger": ([EMBEDDING, ["Bidirectional", {}, ["GRU", SEQUENCE]], dense(3, "softmax")], CLASSES),
 }
 
@@ -106,7 +118,7 @@ FITS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def fit(model: str, options: dict[str, Any]) -> dict[str, Any]:
     """Record fit()'s History, over three epochs unless told otherwise, and the weights after it."""
-    optimizer = ["Adam", {"learning_rate": 0.05}]
+    optimizer = OPTIMIZERS["adam"]
     metrics = ["mae"] if model == "series" else ["accuracy"]
     network = compiled(model, "float64", optimizer, metrics=metrics)
     weights = network.get_weights()
@@ -136,15 +148,16 @@ def fit(model: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_training() -> dict[str, Any]:
-    """Record every optimizer on two models in float64, one more model, and fit()."""
+    """Record every optimizer on two models in float64, two more models, and fit()."""
     keras.config.set_floatx("float64")
     cases = {f"{model}-{name}": trajectory(model, "float64", optimizer)
              for model in ("series", "words") for name, optimizer in OPTIMIZERS.items()}  # fmt: skip
-    cases |= {f"tagger-{name}": trajectory("tagger", "float64", OPTIMIZERS[name]) for name in ("momentum", "adam")}
+    cases |= {f"{model}-{name}": trajectory(model, "float64", OPTIMIZERS[name])
+              for model in ("tagger", "backwards") for name in ("momentum", "adam")}  # fmt: skip
     return cases | {f"fit-{name}": fit(model, options) for name, (model, options) in FITS.items()}
 
 
 def record_training_float32() -> dict[str, Any]:
     """Record the embedding models in float32."""
-    return {f"{model}-{name}": trajectory(model, "float32", OPTIMIZERS[name])
-            for model in ("words", "tagger") for name in FLOAT32}  # fmt: skip
+    return {f"{model}-{name}": trajectory(model, "float32", optimizer)
+            for model in ("words", "tagger") for name, optimizer in DEFAULTS.items()}  # fmt: skip

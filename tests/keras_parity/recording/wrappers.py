@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 from .common import BATCH, FEATURES, MASKS, STEPS, UNITS, mask_of, normal, record_call, set_random_weights
 from .recurrent import KINDS, STATES
@@ -28,13 +29,15 @@ def bidirectional(kind: str, mask: str, mode: str | None, options: dict[str, Any
 
 
 def time_distributed(activation: str, mask: str) -> dict[str, Any]:
-    """Record TimeDistributed(Dense)."""
+    """Record TimeDistributed(Dense); the padding holds zeros and nothing looks at the outputs there."""
     config = {"units": UNITS, "activation": activation, "dtype": "float64"}
     layer = keras.layers.TimeDistributed(keras.layers.Dense(**config), dtype="float64")
     layer.build((BATCH, STEPS, FEATURES))
     set_random_weights(layer, "dense")
     x = normal(BATCH, STEPS, FEATURES)
-    recorded = record_call(layer, x, MASKS[mask])
+    if MASKS[mask] is not None:
+        x = np.where(MASKS[mask][..., None], x, 0.0)
+    recorded = record_call(layer, x, MASKS[mask], seen=MASKS[mask])
     return {"layer": "Dense", "config": config, "output_mask": mask_of(layer, x, MASKS[mask]), **recorded}
 
 
