@@ -115,6 +115,11 @@ class TestEveryLayer:
         with pytest.raises(TypeError, match="got unknown arguments: colour"):
             ALL[name](colour=1)
 
+    def test_ragged_lists(self, name):
+        layer = ALL[name]()
+        with pytest.raises(ValueError, match=r"x must be an array; PackedSequence.from_list"):
+            layer([[[1.0] * 4] * 3, [[1.0] * 4] * 2])
+
     def test_packed_in_packed_out(self, name):
         layer = ALL[name]()
         x = PackedSequence.from_padded(batch_for(layer))

@@ -232,7 +232,13 @@ class TestTimeDistributed:
     def test_embedding_of_ids_within_steps(self):
         ids = np.random.default_rng(0).integers(0, 5, (BATCH, TIME, 3))
         layer = layers.TimeDistributed(layers.Embedding(5, UNITS))
-        np.testing.assert_array_equal(layer(ids), layer.get_weights()[0][ids])
+        y, pullback = layer.vjp(ids, make_mask("holes", BATCH, TIME))
+        np.testing.assert_array_equal(y, layer.get_weights()[0][ids])
+        counts = np.bincount(ids.reshape(-1), minlength=5)
+        gradient = pullback(np.ones_like(y))
+        np.testing.assert_array_equal(gradient.weights[0].dense(), np.repeat(counts[:, None], UNITS, axis=1))
+        assert gradient.inputs is None
+        np.testing.assert_array_equal(layer(PackedSequence.from_padded(ids)).pad(), y)
 
     def test_repeated_tokens_are_mapped_once(self):
         plan = PackedSequence.from_padded(np.zeros((2, 2))).packing

@@ -78,10 +78,13 @@ class Layer:
         Whether the layer can be given a mask.
     makes_mask : bool
         Whether it derives a mask from its input.
+    takes_ids : bool
+        Whether its input holds integer ids.
     """
 
     supports_masking: bool = True
     makes_mask: bool = False
+    takes_ids: bool = False
     takes_state: ClassVar[bool] = False
 
     def __init__(

@@ -55,9 +55,19 @@ def activation_name(name: str, value: Any, allowed: Collection[str]) -> str:
     return str(known)
 
 
+def as_array(name: str, value: Any) -> Array:
+    """Return `value` as an array; ValueError for nested lists of different lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be an array; PackedSequence.from_list packs sequences of different lengths"
+        ) from None
+
+
 def real_array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     """Return `value` as an array of `dtype`; TypeError unless it holds real numbers."""
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array.astype(dtype, copy=False)
@@ -65,14 +75,15 @@ def real_array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
 
 def float_input(x: "Array | PackedSequence", dtype: np.dtype[Any], rank: int | None = None) -> "Array | PackedSequence":
     """Return `x` with values of `dtype`; ValueError unless of `rank` axes, if that is given."""
-    found = len(x.shape) if isinstance(x, PackedSequence) else np.ndim(x)
-    if rank is not None and found != rank:
-        raise ValueError(f"x must have {rank} axes, got shape {np.shape(x)}")
-    if not isinstance(x, PackedSequence):
-        return real_array("x", x, dtype)
-    if x.dtype == dtype:
-        return x
-    return x.with_values(real_array("x", x.values, dtype), fill=x.fill)
+    packed = isinstance(x, PackedSequence)
+    found: Array | PackedSequence = x if packed else as_array("x", x)
+    if rank is not None and len(found.shape) != rank:
+        raise ValueError(f"x must have {rank} axes, got shape {found.shape}")
+    if not isinstance(found, PackedSequence):
+        return real_array("x", found, dtype)
+    if found.dtype == dtype:
+        return found
+    return found.with_values(real_array("x", found.values, dtype), fill=found.fill)
 
 
 def mask_for(mask: Any, shape: tuple[int, ...]) -> "npt.NDArray[np.bool_] | None":
@@ -87,7 +98,7 @@ def mask_for(mask: Any, shape: tuple[int, ...]) -> "npt.NDArray[np.bool_] | None
     """
     if mask is None:
         return None
-    mask = np.asarray(mask)
+    mask = as_array("mask", mask)
     if mask.dtype.kind not in "biu":
         raise TypeError(f"mask must be bool (or integers 0 and 1), got dtype {mask.dtype}")
     if len(shape) < 2 or mask.shape != tuple(shape[:2]):

@@ -40,6 +40,8 @@ class Embedding(Layer):
     are legal, others raise IndexError. Row 0 is an ordinary row even with `mask_zero`.
     """
 
+    takes_ids = True
+
     def __init__(
         self,
         input_dim: int,
@@ -83,7 +85,7 @@ class Embedding(Layer):
         return (*input_shape, self.output_dim)
 
     def check_input(self, x: Any) -> Any:
-        ids = x.values if isinstance(x, PackedSequence) else np.asarray(x)
+        ids = x.values if isinstance(x, PackedSequence) else checks.as_array("x", x)
         if ids.dtype.kind not in "iu":
             raise TypeError(f"x must hold integer ids, got dtype {ids.dtype}")
         if not isinstance(x, PackedSequence):

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self, cast
 
-import numpy as np
-
 from fastmask.layers import checks
 from fastmask.layers.arguments import layer_dtype
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
@@ -40,7 +38,7 @@ class TimeDistributed(RowLayer):
         for name in ("makes_mask", "stateful", "return_state"):
             if getattr(layer, name, False):
                 raise ValueError(f"layer must not have {name}=True in TimeDistributed: {describe(layer)}")
-        self.layer = layer
+        self.layer, self.takes_ids = layer, layer.takes_ids
         super().__init__(**_with_dtype_of(layer, kwargs))
 
     @property
@@ -57,14 +55,15 @@ class TimeDistributed(RowLayer):
         return (*input_shape[:2], *inner[1:])
 
     def check_input(self, x: Any) -> Any:
-        x = x if isinstance(x, PackedSequence) else np.asarray(x)
+        x = x if isinstance(x, PackedSequence) else checks.as_array("x", x)
         if len(x.shape) < 2:
             raise ValueError(f"x must have at least the axes (B, T), got shape {x.shape}")
-        return x
+        return x if self.takes_ids else checks.float_input(x, self.dtype)
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if not isinstance(x, PackedSequence):
-            return self._grid(x, call) if call.mask is None else self._masked_grid(x, call)
+            whole = call.mask is None or self.takes_ids
+            return self._grid(x, call) if whole else self._masked_grid(x, call)
         if x.index is None or not (call.training and self.stochastic):
             return super().forward(x, call)
         data, collapse = run("expand", call.keep, x)
