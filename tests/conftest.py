@@ -3,6 +3,7 @@
 import pytest
 
 from fastmask import kernels, threads
+from fastmask.ops import _arrays
 
 
 @pytest.fixture(params=kernels.available())
@@ -13,8 +14,9 @@ def instruction_set(request):
 
 
 @pytest.fixture
-def set_threads():
-    """``threads.set_num_threads``, undone after the test."""
+def set_threads(monkeypatch):
+    """``threads.set_num_threads``, undone after the test; small problems are shared out, too."""
+    monkeypatch.setattr(_arrays, "_OPERATIONS_PER_THREAD", 100)
     before = threads.get_num_threads()
     yield threads.set_num_threads
     threads.set_num_threads(before)

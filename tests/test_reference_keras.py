@@ -32,9 +32,7 @@ def test_recurrent_layer(name):
     arguments = (kernel, recurrent_kernel, bias[0] if bias else None)
     initial_state = tuple(case["initial_state"]) or None
     function = getattr(reference, FUNCTIONS[case["layer"]] + "_vjp")
-    (y, states), pullback = function(
-        case["inputs"], *arguments, initial_state, mask=case["mask"], **options
-    )
+    (y, states), pullback = function(case["inputs"], *arguments, initial_state, mask=case["mask"], **options)
     outputs, d_outputs = [y], case["cotangents"]
     dy = d_outputs[0]
     if not config.get("return_sequences"):

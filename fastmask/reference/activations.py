@@ -112,9 +112,7 @@ ELEMENTWISE = {
     "relu": Elementwise(relu, lambda x, y: (x > 0).astype(x.dtype)),
     "softsign": Elementwise(softsign, lambda x, y: (1 - np.abs(y)) ** 2),
     "elu": Elementwise(elu, lambda x, y: np.where(x > 0, 1, y + 1)),
-    "selu": Elementwise(
-        selu, lambda x, y: np.where(x > 0, x.dtype.type(SELU_SCALE), y + SELU_SCALE * SELU_ALPHA)
-    ),
+    "selu": Elementwise(selu, lambda x, y: np.where(x > 0, x.dtype.type(SELU_SCALE), y + SELU_SCALE * SELU_ALPHA)),
     "softplus": Elementwise(softplus, lambda x, y: sigmoid(x)),
     "silu": Elementwise(silu, lambda x, y: y + sigmoid(x) * (1 - y)),
     "gelu": Elementwise(gelu, gelu_derivative),

@@ -37,9 +37,7 @@ def outer_sum(x: Array, dy: Array) -> Array:
     return x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
 
 
-def gate_matmul_backward(
-    x: Array, weights: Array, multiplier: Array | None, dy: Array
-) -> tuple[Array, Array]:
+def gate_matmul_backward(x: Array, weights: Array, multiplier: Array | None, dy: Array) -> tuple[Array, Array]:
     """Cotangents of ``x`` and ``weights`` of :func:`gate_matmul`."""
     if multiplier is None:
         return dy @ weights.T, outer_sum(x, dy)
@@ -73,16 +71,12 @@ def simple_rnn_step(recurrent_kernel: Array, multiplier: Array | None, activatio
     return step
 
 
-def lstm_step(
-    recurrent_kernel: Array, multiplier: Array | None, activation: str, recurrent_activation: str
-) -> Step:
+def lstm_step(recurrent_kernel: Array, multiplier: Array | None, activation: str, recurrent_activation: str) -> Step:
     """``c' = s(f) c + s(i) a(g)``, ``h' = s(o) a(c')`` with ``[i, f, g, o] = x W + b + h R``."""
 
     def step(projected: Array, states: States) -> tuple[States, StepPullback]:
         h, c = states
-        zi, zf, zg, zo = np.split(
-            projected + gate_matmul(h, recurrent_kernel, multiplier), 4, axis=-1
-        )
+        zi, zf, zg, zo = np.split(projected + gate_matmul(h, recurrent_kernel, multiplier), 4, axis=-1)
         i, pull_i = activation_vjp(zi, recurrent_activation)
         f, pull_f = activation_vjp(zf, recurrent_activation)
         g, pull_g = activation_vjp(zg, activation)
@@ -93,9 +87,7 @@ def lstm_step(
         def pullback(d_states: States) -> tuple[Array, States, States]:
             dh, dc = d_states
             dc = dc + pull_shown(dh * o)
-            dz = np.concatenate(
-                [pull_i(dc * g), pull_f(dc * c), pull_g(dc * i), pull_o(dh * shown)], axis=-1
-            )
+            dz = np.concatenate([pull_i(dc * g), pull_f(dc * c), pull_g(dc * i), pull_o(dh * shown)], axis=-1)
             dh_old, d_kernel = gate_matmul_backward(h, recurrent_kernel, multiplier, dz)
             return dz, (dh_old, dc * f), (d_kernel,)
 
@@ -162,9 +154,7 @@ def gru_step_reset_before(
             (dh,) = d_states
             dz = pull_z(dh * (h - n))
             dn = pull_n(dh * (1 - z))
-            d_reset, d_candidate = gate_matmul_backward(
-                r * h, candidate_kernel, candidate_multiplier, dn
-            )
+            d_reset, d_candidate = gate_matmul_backward(r * h, candidate_kernel, candidate_multiplier, dn)
             dr = pull_r(d_reset * h)
             d_gates = np.concatenate([dz, dr], axis=-1)
             dh_old, d_gate = gate_matmul_backward(h, gate_kernel, gate_multiplier, d_gates)

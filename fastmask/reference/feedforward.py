@@ -37,9 +37,7 @@ def matmul(x: Array, weights: Array) -> Array:
     return x @ weights
 
 
-def dense(
-    x: Array, kernel: Array, bias: Array | None = None, activation: str | None = None
-) -> Array:
+def dense(x: Array, kernel: Array, bias: Array | None = None, activation: str | None = None) -> Array:
     """``activation(x @ kernel + bias)`` for ``x`` [..., k] and ``kernel`` [k, m]."""
     return dense_vjp(x, kernel, bias, activation)[0]
 
@@ -72,9 +70,7 @@ def merge_directions(forward: Array, backward: Array, mode: str = "concat") -> A
     return merge_directions_vjp(forward, backward, mode)[0]
 
 
-def merge_directions_vjp(
-    forward: Array, backward: Array, mode: str = "concat"
-) -> tuple[Array, MergePullback]:
+def merge_directions_vjp(forward: Array, backward: Array, mode: str = "concat") -> tuple[Array, MergePullback]:
     """:func:`merge_directions` and its pullback ``dy -> (d_forward, d_backward)``."""
     flipped = backward[:, ::-1]
     if mode == "concat":

@@ -141,9 +141,7 @@ def _scan_backward(
         d_new = [np.where(valid, d, 0) for d in d_states]
         d_new[0] += np.where(valid, d_shown, 0)
         d_projected[:, t], d_old, d_step = tape[t](tuple(d_new))
-        d_states = tuple(
-            np.where(valid, 0, kept) + d for kept, d in zip(d_states, d_old, strict=True)
-        )
+        d_states = tuple(np.where(valid, 0, kept) + d for kept, d in zip(d_states, d_old, strict=True))
         for total, d in zip(d_parameters, d_step, strict=True):
             total += d
     return d_states
@@ -167,9 +165,7 @@ def _run(
     return inputs, _scan(cell.step, projected, inputs.mask, states, zero_output, tape)
 
 
-def _forward(
-    cell: _Cell, x: Array, kernel: Array, initial_state: States | None, options: Options
-) -> Result:
+def _forward(cell: _Cell, x: Array, kernel: Array, initial_state: States | None, options: Options) -> Result:
     return _run(cell, x, kernel, initial_state, options)[1]
 
 
@@ -184,13 +180,9 @@ def _vjp(
     tape: list[StepPullback] = []
     inputs, (y, states) = _run(cell, x, kernel, initial_state, options, tape)
 
-    def pullback(
-        dy: Array | None = None, d_states: Sequence[Array | None] | None = None
-    ) -> RecurrentGradients:
+    def pullback(dy: Array | None = None, d_states: Sequence[Array | None] | None = None) -> RecurrentGradients:
         given = [None] * len(states) if d_states is None else d_states
-        d_last = tuple(
-            np.zeros_like(s) if d is None else d for d, s in zip(given, states, strict=True)
-        )
+        d_last = tuple(np.zeros_like(s) if d is None else d for d, s in zip(given, states, strict=True))
         d_projected = np.zeros((*x.shape[:2], kernel.shape[1]), x.dtype)
         d_parameters = tuple(np.zeros_like(p) for p in cell.recurrent_parameters)
         d_first = _scan_backward(
@@ -215,9 +207,7 @@ def _vjp(
     return (y, states), pullback
 
 
-def _simple_rnn_cell(
-    recurrent_kernel: Array, bias: Array | None, activation: str, options: Options
-) -> _Cell:
+def _simple_rnn_cell(recurrent_kernel: Array, bias: Array | None, activation: str, options: Options) -> _Cell:
     step = simple_rnn_step(recurrent_kernel, options.get("recurrent_mask"), activation)
     return _Cell(step, 1, bias, (recurrent_kernel,))
 

@@ -80,9 +80,7 @@ def adam_step(
     return param - alpha * m / (np.sqrt(largest) + epsilon), m, v, v_max
 
 
-def masked_mean(
-    values: Array, mask: Mask | None = None, sample_weight: Array | None = None
-) -> float:
+def masked_mean(values: Array, mask: Mask | None = None, sample_weight: Array | None = None) -> float:
     """Mean of a loss over the valid steps.
 
     Parameters

@@ -30,9 +30,7 @@ def reference_results(problem, return_sequences=True):
     problem = in_float64(problem)
     order = processing_mask(problem)
     function = getattr(reference, problem.cell.function + "_vjp")
-    (y, states), pullback = function(
-        problem.x, *problem.parameters, mask=problem.mask, **problem.options
-    )
+    (y, states), pullback = function(problem.x, *problem.parameters, mask=problem.mask, **problem.options)
     dy = np.where(order[:, :, None], problem.dy, 0) if return_sequences else None
     results = gradients_by_name(pullback(dy, problem.d_states))
     results["x"] = reference.pack(results["x"], problem.valid)

@@ -1,0 +1,78 @@
+"""Fused optimizer steps against the reference."""
+
+import numpy as np
+import pytest
+from helpers.numeric import assert_close, assert_same_bits
+
+from fastmask import ops, reference
+
+pytestmark = pytest.mark.usefixtures("instruction_set")
+
+DTYPES = [np.float32, np.float64]
+SHAPES = [(1,), (3,), (17,), (4, 9), (53, 3), (2, 3, 5), (0, 4)]
+
+# Each step: its slots, in the order of the arguments, and its numbers.
+STEPS = {
+    "sgd": ("sgd_step", [None], (0.1, 0.0, False)),
+    "sgd momentum": ("sgd_step", ["velocity"], (0.1, 0.9, False)),
+    "sgd nesterov": ("sgd_step", ["velocity"], (0.1, 0.9, True)),
+    "rmsprop": ("rmsprop_step", ["square", None, None], (0.1, 0.8, 0.0, 1e-3)),
+    "rmsprop momentum": ("rmsprop_step", ["square", "buffer", None], (0.1, 0.8, 0.7, 1e-3)),
+    "rmsprop centered": ("rmsprop_step", ["square", None, "mean"], (0.1, 0.8, 0.0, 1e-3)),
+    "rmsprop all": ("rmsprop_step", ["square", "buffer", "mean"], (0.1, 0.8, 0.7, 1e-3)),
+    "adam": ("adam_step", ["m", "v", None], (0.1, 0.9, 0.99, 1e-3)),
+    "amsgrad": ("adam_step", ["m", "v", "largest"], (0.1, 0.9, 0.99, 1e-3)),
+}
+
+
+def arrays_of(slots, shape, dtype):
+    """Parameter and slots at the start."""
+    param = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    return [param, *(None if slot is None else np.zeros(shape, dtype) for slot in slots)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("step", STEPS)
+def test_three_steps(step, shape, dtype):
+    name, slots, numbers = STEPS[step]
+    arrays = arrays_of(slots, shape, dtype)
+    expected = [None if a is None else a.astype(np.float64) for a in arrays]
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        grad = rng.standard_normal(shape).astype(dtype)
+        kept = grad.copy()
+        getattr(ops, name)(arrays[0], grad, *arrays[1:], *numbers)
+        assert_same_bits(grad, kept)
+        param, *others = expected
+        expected = list(getattr(reference, name)(param, grad.astype(np.float64), *others, *numbers))
+    for array, other in zip(arrays, expected, strict=True):
+        assert (array is None) == (other is None)
+        if array is not None:
+            assert_close(array, other)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_bits_do_not_depend_on_the_place(step):
+    name, slots, numbers = STEPS[step]
+    whole, parts = arrays_of(slots, (61,), np.float32), arrays_of(slots, (61,), np.float32)
+    grad = np.random.default_rng(1).standard_normal(61).astype(np.float32)
+    for cut in (slice(0, 5), slice(5, 38), slice(38, 61)):
+        pieces = [None if a is None else a[cut] for a in parts]
+        getattr(ops, name)(pieces[0], grad[cut], *pieces[1:], *numbers)
+    getattr(ops, name)(whole[0], grad, *whole[1:], *numbers)
+    for array, other in zip(whole, parts, strict=True):
+        if array is not None:
+            assert_same_bits(array, other)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_bad_gradient_is_named(step):
+    name, slots, numbers = STEPS[step]
+    param, *others = arrays_of(slots, (4, 3), np.float32)
+    for grad, error in [
+        (np.ones((3, 4), np.float32), ValueError),
+        (np.ones((4, 3), np.float64), TypeError),
+    ]:
+        with pytest.raises(error, match=r"\bgradient\b"):
+            getattr(ops, name)(param, grad, *others, *numbers)
