@@ -43,8 +43,9 @@ def pack_vjp(x: ArrayLike, mask: ArrayLike | None = None) -> tuple[PackedSequenc
 
 def _sum_tokens(d: Array, index: Array, like: Array) -> Array:
     """Sum rows ``d`` into an array shaped like ``like``; an index of -1 is left out."""
-    flat = d.reshape(index.size, -1) if d.size else d.reshape(index.size, 0)
-    return segment_sum(kernels.module(d.dtype), np.ascontiguousarray(flat), index, like.shape[0]).reshape(like.shape)
+    width = int(np.prod(like.shape[1:], dtype=np.int64))
+    flat = np.ascontiguousarray(d).reshape(index.size, width)
+    return segment_sum(kernels.module(d.dtype), flat, index, like.shape[0]).reshape(like.shape)
 
 
 def expand_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Array]]:
@@ -73,8 +74,7 @@ def unpack_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Arr
     def pullback(d: ArrayLike) -> Array:
         gradient = check_float("d", d, None, packed.dtype)
         check_shape("d", gradient, packed.shape)
-        flat = gradient.reshape(-1, *packed.values.shape[1:]) if gradient.size else gradient.reshape(
-            packed.shape[0] * packed.shape[1], *packed.values.shape[1:])
+        flat = gradient.reshape(packed.shape[0] * packed.shape[1], *packed.values.shape[1:])
         if not packed.repeat:
             tokens = take_rows(flat, packed.packing.positions)
             return tokens if packed.index is None else _sum_tokens(tokens, packed.index, packed.values)
