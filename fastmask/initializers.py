@@ -21,6 +21,7 @@ Shape = tuple[int, ...]
 
 # Standard deviation of a unit normal cut off at two deviations.
 _TRUNCATED_DEVIATION = 0.87962566103423978
+_AXES = ("input_axes", "output_axes")
 
 
 class Initializer:
@@ -39,8 +40,15 @@ class Initializer:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Initializer":
-        """Return a new initializer with the arguments in `config`; an old ``dtype`` is dropped."""
-        return cls(**{name: value for name, value in config.items() if name != "dtype"})
+        """Return a new initializer with the arguments in `config`.
+
+        An old ``dtype`` is dropped, and so are the ``input_axes`` and ``output_axes`` that Keras writes
+        since 3.15; ValueError unless those are None.
+        """
+        for name in _AXES:
+            if config.get(name) is not None:
+                raise ValueError(f"{name} must be None, got {config[name]!r}")
+        return cls(**{name: value for name, value in config.items() if name not in ("dtype", *_AXES)})
 
 
 class Zeros(Initializer):
