@@ -88,9 +88,7 @@ class CallbackList:
         As `Callback.params`.
     """
 
-    def __init__(
-        self, callbacks: Iterable[Callback], model: "Sequential", params: dict[str, Any]
-    ) -> None:
+    def __init__(self, callbacks: Iterable[Callback], model: "Sequential", params: dict[str, Any]) -> None:
         self.callbacks = list(callbacks)
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
@@ -137,6 +135,8 @@ class EarlyStopping(Callback):
         Smallest change that counts as an improvement.
     patience : int, default 0
         Number of epochs without improvement to wait for.
+    verbose : int, default 0
+        Above 0, print when the training is stopped and when weights are put back.
     mode : {"auto", "min", "max"}, default "auto"
         Whether less or more is better; "auto" takes more for accuracies and less for the rest.
     baseline : float, optional
@@ -158,6 +158,7 @@ class EarlyStopping(Callback):
         monitor: str = "val_loss",
         min_delta: float = 0.0,
         patience: int = 0,
+        verbose: int = 0,
         mode: str = "auto",
         baseline: float | None = None,
         restore_best_weights: bool = False,
@@ -169,6 +170,7 @@ class EarlyStopping(Callback):
         self.monitor = monitor
         self.min_delta = abs(min_delta)
         self.patience = patience
+        self.verbose = verbose
         self.sign = -1.0 if more else 1.0
         self.baseline = baseline
         self.restore_best_weights = restore_best_weights
@@ -203,7 +205,11 @@ class EarlyStopping(Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Put the best weights back if asked to."""
+        if self.verbose > 0 and self.stopped_epoch > 0:
+            print(f"Epoch {self.stopped_epoch + 1}: early stopping")
         if self.best_weights is not None:
+            if self.verbose > 0:
+                print(f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
             self.model.set_weights(self.best_weights)
 
 
@@ -308,6 +314,5 @@ class ProgressBar(Callback):
 def _numbers(logs: Logs | None) -> str:
     """Write logs with four digits, as Keras does."""
     return " - ".join(
-        f"{key}: {value:.4f}" if abs(value) > 1e-3 else f"{key}: {value:.4e}"
-        for key, value in (logs or {}).items()
+        f"{key}: {value:.4f}" if abs(value) > 1e-3 else f"{key}: {value:.4e}" for key, value in (logs or {}).items()
     )
