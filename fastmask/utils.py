@@ -68,14 +68,12 @@ def pad_sequences(
     return out
 
 
-def to_categorical(
-    y: ArrayLike, num_classes: int | None = None, dtype: DTypeLike = "float32"
-) -> NDArray[Any]:
+def to_categorical(x: ArrayLike, num_classes: int | None = None, dtype: DTypeLike = "float32") -> NDArray[Any]:
     """Return class numbers as one-hot vectors.
 
     Parameters
     ----------
-    y : array_like of int, shape (...) or (..., 1)
+    x : array_like of int, shape (...) or (..., 1)
     num_classes : int, optional
         C; the largest number plus one by default.
     dtype : dtype, default "float32"
@@ -89,14 +87,11 @@ def to_categorical(
     ValueError
         If a number is negative or not below `num_classes`.
     """
-    labels = np.asarray(y).astype(np.int64)
+    labels = np.asarray(x).astype(np.int64)
     if labels.ndim > 1 and labels.shape[-1] == 1:
         labels = labels[..., 0]
     largest = int(labels.max(initial=-1))
     classes = largest + 1 if num_classes is None else num_classes
     if labels.min(initial=0) < 0 or largest >= classes:
-        raise ValueError(
-            f"y must hold class numbers from 0 to {classes - 1}, "
-            f"got {labels.min()} to {labels.max()}"
-        )
+        raise ValueError(f"x must hold class numbers from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
     return np.asarray(labels[..., None] == np.arange(classes), dtype=dtype)

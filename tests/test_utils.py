@@ -52,7 +52,7 @@ def test_to_categorical():
     assert to_categorical(np.zeros((2, 3), int), 2).shape == (2, 3, 2)
     assert to_categorical([0]).dtype == np.float32
     for y, classes in (([0, 3], 3), ([-1], 3)):
-        with pytest.raises(ValueError, match="y must hold class numbers from 0 to 2"):
+        with pytest.raises(ValueError, match="x must hold class numbers from 0 to 2"):
             to_categorical(y, classes)
 
 
