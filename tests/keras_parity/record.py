@@ -34,6 +34,7 @@ RECORDINGS = {  # file name: (module in recording/, function, Keras backend)
     "training": ("training", "record_training", "tensorflow"),
     "training_float32": ("training", "record_training_float32", "torch"),
     "pytorch": ("pytorch", "record_pytorch", "torch"),
+    "interfaces": ("interfaces", "record_interfaces", "tensorflow"),
     "utilities": ("utilities", "record_utilities", "tensorflow"),
 }
 PACKAGES = ("keras", "tensorflow-cpu", "torch", "numpy")

@@ -43,7 +43,7 @@ def test_trajectory_float32(name):
 
 
 @pytest.mark.parametrize("name", FITS)
-def test_fit(name):
+def test_fit(name, capsys):
     case = FLOAT64[name]
     model = make(case, case["inputs"], metrics=case["metrics"])
     arguments = dict(case["arguments"])
@@ -53,6 +53,7 @@ def test_fit(name):
         specs = arguments["callbacks"]
         arguments["callbacks"] = [make_named(fm.callbacks, spec) for spec in specs]
     history = model.fit(case["inputs"], case["targets"], shuffle=False, verbose=0, **arguments)
+    assert capsys.readouterr().out == case["printed"]
     assert list(history.history) == list(case["history"])
     assert history.epoch == case["epoch"]
     for key, expected in case["history"].items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import keras
@@ -104,7 +106,9 @@ def trajectory(model: str, dtype: str, optimizer: list[Any]) -> dict[str, Any]:
     }
 
 
-STOPPING = ["EarlyStopping", {"monitor": "loss", "min_delta": 0.03, "patience": 1, "restore_best_weights": True}]
+STOPPING = [
+    "EarlyStopping", {"monitor": "loss", "min_delta": 0.03, "patience": 1, "verbose": 1, "restore_best_weights": True}
+]  # fmt: skip
 FITS: dict[str, tuple[str, dict[str, Any]]] = {
     "batches": ("series", {"batch_size": 4}),
     "one_batch": ("words", {"batch_size": 32}),
@@ -129,7 +133,8 @@ def fit(model: str, options: dict[str, Any]) -> dict[str, Any]:
     if options.get("sample_weight"):
         arguments["sample_weight"] = generator("fit weights").uniform(0.0, 2.0, y.shape)
     callbacks = [make_named(keras.callbacks, spec) for spec in options.get("callbacks", [])]
-    history = network.fit(x, y, shuffle=False, verbose=0, **arguments | {"callbacks": callbacks})
+    with redirect_stdout(StringIO()) as printed:
+        history = network.fit(x, y, shuffle=False, verbose=0, **arguments | {"callbacks": callbacks})
     class_weight = arguments.pop("class_weight", None)
     return {
         "layers": MODELS[model][0],
@@ -143,6 +148,7 @@ def fit(model: str, options: dict[str, Any]) -> dict[str, Any]:
         "class_weight": None if class_weight is None else list(class_weight.items()),
         "history": history.history,
         "epoch": history.epoch,
+        "printed": printed.getvalue(),
         "trained_weights": network.get_weights(),
     }
 
