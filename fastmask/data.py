@@ -19,7 +19,7 @@ class Rows:
     """Inputs, targets and sample weights of the same rows."""
 
     x: Values
-    y: Any = None
+    y: Values | None = None
     weights: Values | None = None
 
     def __len__(self) -> int:
@@ -47,22 +47,30 @@ class RowSource:
     shuffle : bool, default False
         Whether every pass has a new order, drawn from the seeded generator of the package.
     steps : int, optional
-        Batches per epoch; epochs then go on where the one before stopped. By default an epoch
-        is one pass.
+        Batches per epoch; by default those of one pass.
+    repeat : bool, default False
+        Whether an epoch of `steps` batches starts where the one before stopped, in pass after
+        pass, instead of anew.
     """
 
     def __init__(
-        self, rows: Rows, batch_size: int, shuffle: bool = False, steps: int | None = None
+        self,
+        rows: Rows,
+        batch_size: int,
+        shuffle: bool = False,
+        steps: int | None = None,
+        repeat: bool = False,
     ) -> None:
+        whole = -(-len(rows) // batch_size)
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.endless = None if steps is None else self._forever()
-        self.steps = -(-len(rows) // batch_size) if steps is None else steps
+        self.endless = self._forever() if repeat and steps is not None else None
+        self.steps = steps if self.endless is not None else min(whole, steps or whole)
 
     def epoch(self) -> Iterator[Rows]:
         """Yield the batches of the next epoch."""
-        return self._once() if self.endless is None else islice(self.endless, self.steps)
+        return islice(self._once() if self.endless is None else self.endless, self.steps)
 
     def split(
         self, fraction: float, batch_size: int | None, steps: int | None
@@ -80,10 +88,10 @@ class RowSource:
                 "validation_split must leave rows to train and to validate on, got "
                 f"{fraction!r} for {len(self.rows)} rows"
             )
-        own_steps = None if self.endless is None else self.steps
+        repeat = self.endless is not None
         first, last = self.rows.take(slice(at)), self.rows.take(slice(at, None))
         return (
-            RowSource(first, self.batch_size, self.shuffle, own_steps),
+            RowSource(first, self.batch_size, self.shuffle, self.steps if repeat else None, repeat),
             RowSource(last, batch_size or self.batch_size, steps=steps),
         )
 
@@ -136,6 +144,7 @@ def source(
     batch_size: int | None = None,
     shuffle: bool = False,
     steps: int | None = None,
+    repeat: bool = False,
 ) -> RowSource | StreamSource:
     """Return the batches of data in memory or of an iterable.
 
@@ -145,7 +154,7 @@ def source(
         As in `as_rows`; or `x` is an iterable of batches and the others are None.
     batch_size : int, optional
         32 by default; not for iterables, which make their own batches.
-    shuffle, steps
+    shuffle, steps, repeat
         As in `RowSource`.
     """
     for name, value in (("batch_size", batch_size), ("steps", steps)):
@@ -156,7 +165,8 @@ def source(
             if value is not None:
                 raise ValueError(f"{name} must be None when x is an iterable of batches")
         return StreamSource(x, ids, steps)
-    return RowSource(as_rows(x, y, sample_weight, ids=ids), batch_size or 32, shuffle, steps)
+    rows = as_rows(x, y, sample_weight, ids=ids)
+    return RowSource(rows, batch_size or 32, shuffle, steps, repeat)
 
 
 def is_stream(x: Any) -> bool:

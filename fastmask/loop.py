@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastmask import losses, ops, optimizers
+from fastmask import losses, ops
 from fastmask.callbacks import CallbackList
 from fastmask.data import Rows, RowSource, StreamSource
 from fastmask.metrics import Mean, Metric, get
@@ -66,7 +66,7 @@ class Scores:
 class Loop:
     """The steps of training, on top of a `run` that a model defines."""
 
-    optimizer: optimizers.Optimizer | None = None
+    optimizer: Any = None
     loss: losses.Loss | None = None
     loss_weight = 1.0
     stop_training = False
@@ -92,8 +92,7 @@ class Loop:
     def train_step(self, rows: Rows, class_weight: ClassWeight = None) -> None:
         """Update the weights and the scores with one batch."""
         loss, grads, tokens = self.step_gradients(rows, class_weight, training=True)
-        if self.optimizer is not None:
-            self.optimizer.apply(grads, self.trainable_weights)
+        self.optimizer.apply(grads, self.trainable_weights)
         self.scores.update(loss, len(rows), tokens)
 
     def step_gradients(
@@ -124,6 +123,22 @@ class Loop:
         if not isinstance(output, PackedSequence):
             return output
         return output.pad() if rows.lengths is None else split_rows(output, rows.lengths)
+
+    def epoch(
+        self,
+        number: int,
+        batches: Source,
+        held_out: Source | None,
+        listeners: CallbackList,
+        class_weight: ClassWeight,
+    ) -> None:
+        """Train on the batches of an epoch, then validate if there is data held out for it."""
+        listeners.call("on_epoch_begin", number, {})
+        logs = self.train_epoch(batches, listeners, class_weight)
+        if held_out is not None:
+            self.test_epoch(held_out, listeners)
+            logs |= self.scores.logs("val_")
+        listeners.call("on_epoch_end", number, logs)
 
     def train_epoch(
         self, batches: Source, listeners: CallbackList, class_weight: ClassWeight

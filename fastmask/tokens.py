@@ -76,29 +76,38 @@ def align(
 
 def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
     """Return the output of each row as an array (length, ...), masked places as in padding."""
-    packing = output.packing
-    grid = packing.grid(output.repeat).reshape(packing.batch_size, packing.total_length)
-    fill = np.zeros((), output.dtype) if output.fill is None else np.asarray(output.fill)
-    data = output.data
-    rows = []
-    for cells, length in zip(grid, lengths, strict=True):
-        row = np.empty((length, *data.shape[1:]), data.dtype)
-        found = cells[:length] >= 0
-        row[found] = data[cells[:length][found]]
-        row[~found] = fill
-        rows.append(row)
-    return rows
+    packing, data = output.packing, output.data
+    starts = np.cumsum([0, *lengths])
+    if packing.tokens == starts[-1]:
+        flat = np.empty_like(data)
+        flat[_places(packing, starts)] = data
+    else:
+        grid = packing.grid(output.repeat).reshape(packing.batch_size, packing.total_length)
+        cells = np.concatenate([row[:n] for row, n in zip(grid, lengths, strict=True)])
+        flat = np.zeros((len(cells), *data.shape[1:]), data.dtype)
+        if output.fill is not None:
+            flat[:] = output.fill
+        flat[cells >= 0] = data[cells[cells >= 0]]
+    return np.split(flat, starts[1:-1])
+
+
+def _places(packing: Packing, starts: Array) -> Array:
+    """Return where each token stands in the concatenation of rows that begin at `starts`."""
+    return np.asarray(
+        starts[packing.rows] + packing.positions - packing.rows * packing.total_length
+    )
 
 
 def _pick(
     name: str, values: Array | list[Array], packing: Packing, lengths: Sequence[int] | None
 ) -> Array:
     """Return the entries of `values` (B, T, ...) that belong to the tokens of a packing."""
+    if isinstance(values, list) and lengths is None:
+        values = _whole(name, values)
     if isinstance(values, list):
-        _check_lengths(name, values, lengths)
-        starts = np.cumsum([0, *map(len, values[:-1])])
-        steps = packing.positions - packing.rows * packing.total_length
-        return np.asarray(np.concatenate(values)[starts[packing.rows] + steps])
+        _check_lengths(name, values, lengths or ())
+        starts = np.cumsum([0, *map(len, values)])
+        return np.asarray(np.concatenate(values)[_places(packing, starts)])
     grid = (packing.batch_size, packing.total_length)
     if values.shape[:2] != grid:
         raise ValueError(
@@ -108,9 +117,7 @@ def _pick(
     return np.asarray(values.reshape(-1, *values.shape[2:])[packing.positions])
 
 
-def _check_lengths(name: str, values: list[Array], lengths: Sequence[int] | None) -> None:
-    if lengths is None:
-        raise ValueError(f"{name} must be one array, as x is, got a list of arrays")
+def _check_lengths(name: str, values: list[Array], lengths: Sequence[int]) -> None:
     for value, length in zip(values, lengths, strict=True):
         if value.shape[:1] != (length,):
             raise ValueError(
@@ -133,8 +140,8 @@ def _whole(name: str, values: Array | list[Array]) -> Array:
         return values
     if len({value.shape for value in values}) > 1:
         raise ValueError(
-            f"{name} must hold entries of one shape, as the output has no time axis, got the "
-            f"shapes {sorted({value.shape for value in values})[:5]}"
+            f"{name} may hold entries of different shapes only where x is a list of sequences and "
+            f"the output has a time axis, got the shapes {sorted({v.shape for v in values})[:5]}"
         )
     return np.stack(values)
 

@@ -129,9 +129,8 @@ class Trainer(Loop):
         """
         self.require_loss("fit")
         _check_weights(class_weight, sample_weight)
-        train = self._source(
-            x, y, sample_weight, batch_size=batch_size, shuffle=shuffle, steps=steps_per_epoch
-        )
+        options = {"batch_size": batch_size, "shuffle": shuffle, "repeat": True}
+        train = self._source(x, y, sample_weight, steps=steps_per_epoch, **options)
         size = validation_batch_size or batch_size
         if validation_data is None:
             train, held_out = _hold_out(train, validation_split, size, validation_steps)
@@ -142,12 +141,8 @@ class Trainer(Loop):
         with _Listening(self, callbacks, verbose, train, epochs, self.history) as listeners:
             listeners.call("on_train_begin", {})
             for epoch in range(initial_epoch, epochs):
-                listeners.call("on_epoch_begin", epoch, {})
-                logs = self.train_epoch(train, listeners, class_weight)
-                if held_out is not None and _due(epoch, validation_freq):
-                    self.test_epoch(held_out, listeners)
-                    logs |= self.scores.logs("val_")
-                listeners.call("on_epoch_end", epoch, logs)
+                due = held_out is not None and _due(epoch, validation_freq)
+                self.epoch(epoch, train, held_out if due else None, listeners, class_weight)
                 if self.stop_training:
                     break
             listeners.call("on_train_end", {})

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers.numeric import assert_gradient
 
 from fastmask import losses
-from helpers.numeric import assert_gradient
 
 B, T, C = 3, 4, 5
 
@@ -154,6 +154,14 @@ def test_masked_places_are_not_read():
     found = losses.MeanSquaredError().value_and_gradient(y_true, y_pred, None, mask)
     assert found[0] == expected[0]
     np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_masked_targets_need_not_be_classes():
+    p = np.full((1, 3, 2), 0.5)
+    loss = losses.get("sparse_categorical_crossentropy")
+    assert loss([[1, -1, 7]], p, mask=[[True, False, False]]) == pytest.approx(np.log(2))
+    with pytest.raises(ValueError, match="got class -1"):
+        loss([[1, -1, 1]], p)
 
 
 def test_targets_may_lack_or_have_a_last_axis_of_one():

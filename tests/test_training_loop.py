@@ -1,5 +1,6 @@
 """fit, evaluate and predict: batches, validation, History, callbacks, bars, interruption, errors."""
 
+import pickle
 import signal
 
 import numpy as np
@@ -94,6 +95,12 @@ def test_steps_per_epoch_goes_on_through_the_rows():
     found = by_steps.evaluate(x, y, batch_size=2, steps=3, verbose=0)
     assert found == pytest.approx(by_steps.evaluate(x[:6], y[:6], verbose=0))
     assert by_steps.predict(x, batch_size=2, steps=3).shape == (6, 1)
+    assert by_steps.predict(x, batch_size=2, steps=9).shape == (10, 1)
+    logs = by_steps.fit(
+        x, y, epochs=2, validation_split=0.4, validation_batch_size=1, validation_steps=2, verbose=0
+    ).history
+    found = by_steps.evaluate(x[6:8], y[6:8], verbose=0)
+    assert logs["val_loss"][-1] == pytest.approx(found)
 
 
 def test_streams_of_batches():
@@ -283,6 +290,31 @@ def test_compiling_again_keeps_the_weights():
     assert list(model.fit(x, y, verbose=0).history) == ["loss", "mse"]
 
 
+def test_nested_lists_are_arrays():
+    x, y = make_data(3)
+    expected = make().train_on_batch(x, y)
+    assert make().train_on_batch(x.tolist(), y.tolist()) == expected
+    assert make().train_on_batch(x, y[:, 0].tolist()) == expected
+    labels = [[0, 1], [1, 0]]
+    fm.utils.set_random_seed(1)
+    first = tagger()
+    second = tagger()
+    second.set_weights(first.get_weights())
+    ids = np.array([[1, 2], [3, 1]])
+    assert first.train_on_batch(ids, labels) == second.train_on_batch(ids, np.array(labels))
+
+
+def test_a_pickled_model_trains_on():
+    x, y = make_data()
+    model = make(optimizer="adam", metrics=["mae"])
+    model.fit(x, y, shuffle=False, verbose=0)
+    again = pickle.loads(pickle.dumps(model))
+    for one in (model, again):
+        one.fit(x, y, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+    assert again.history.history == model.history.history
+
+
 def test_weighted_metrics_of_the_same_name():
     x, y = make_data(2)
     model = make(metrics=["mae"], weighted_metrics=["mae"])
@@ -327,7 +359,7 @@ def tagger():
         (lambda: tagger().fit(IDS, [[0, 1], [0, 1]]), "y must have one entry for each step"),
         (lambda: tagger().fit(IDS, np.zeros((2, 3))), "y must have one entry per step"),
         (lambda: tagger().fit(np.ones((2, 3), int), [0, 1]), "y must have one entry per step"),
-        (lambda: tagger().fit(np.ones((2, 3), int), IDS), "y must be one array, as x is"),
+        (lambda: tagger().fit(np.ones((2, 3), int), IDS), "y may hold entries of different shapes only where"),
         (lambda: tagger().fit(IDS, [[0, 7], [1]]), "y must hold classes from 0 to 1, got class 7"),
         (lambda: tagger().fit(IDS, IDS, sample_weight=[[1.0], [1.0]]), "sample_weight must have one"),
     ],

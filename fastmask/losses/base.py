@@ -117,34 +117,34 @@ class Loss:
         mask: ArrayLike | None,
     ) -> tuple[Array, Array, Array, float]:
         """Return values and gradient per token, the factor of each token and the divisor."""
-        prediction = floats(y_pred)
-        target = np.asarray(y_true)
-        keep = _keep(mask, self.ignored(target, prediction))
-        values, gradient = self.per_token(target, prediction)
-        factor = np.ones(values.shape, values.dtype)
+        prediction, target = floats(y_pred), np.asarray(y_true)
+        shape = prediction.shape[:-1]
+        factor = np.ones(shape, prediction.dtype)
         if sample_weight is not None:
-            factor = factor * expand_weights(sample_weight, values.shape, values.dtype)
-        valid = float(values.size)
-        if keep is not None:
-            keep = expand_weights(keep, values.shape, np.bool_, "mask")
-            values, factor = np.where(keep, values, 0), np.where(keep, factor, 0)
-            gradient = np.where(keep[..., None], gradient, 0)
-            valid = float(np.count_nonzero(keep))
-        return values, gradient, factor, self._divisor(factor, valid)
+            factor = factor * expand_weights(sample_weight, shape, prediction.dtype)
+        keep = _keep(mask, self.ignored(target, prediction), shape)
+        if keep is None or target.shape[: len(shape)] != shape:
+            values, gradient = self.per_token(target, prediction)
+            return values, gradient, factor, self._divisor(factor, values.size)
+        values, gradient = np.zeros(shape, prediction.dtype), np.zeros_like(prediction)
+        values[keep], gradient[keep] = self.per_token(target[keep], prediction[keep])
+        factor = np.where(keep, factor, 0)
+        return values, gradient, factor, self._divisor(factor, int(np.count_nonzero(keep)))
 
-    def _divisor(self, factor: Array, valid: float) -> float:
+    def _divisor(self, factor: Array, valid: int) -> float:
         if self.reduction in ("sum", "none"):
             return 1.0
         if self.reduction == "mean_with_sample_weight":
             return float(factor.sum(dtype=np.float64))
-        return valid
+        return float(valid)
 
 
-def _keep(mask: ArrayLike | None, ignored: Array | None) -> Array | None:
+def _keep(mask: ArrayLike | None, ignored: Array | None, shape: tuple[int, ...]) -> Array | None:
     """Return where a token counts, or None when all do."""
+    keep = None if mask is None else expand_weights(mask, shape, np.bool_, "mask")
     if ignored is None:
-        return None if mask is None else np.asarray(mask, dtype=np.bool_)
-    return ~ignored if mask is None else np.asarray(mask, dtype=np.bool_) & ~ignored
+        return keep
+    return ~ignored if keep is None else keep & ~ignored
 
 
 def _ratio(weighted: Array, divisor: float) -> float:

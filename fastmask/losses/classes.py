@@ -155,8 +155,6 @@ class SparseCategoricalCrossentropy(Loss):
         """Return the cross-entropy of every token and its gradient."""
         classes = y_pred.shape[-1]
         label = class_numbers(y_true, y_pred)
-        if self.ignore_class is not None:
-            label = np.where(label == self.ignore_class, 0, label)
         if label.size and not (label.min() >= 0 and label.max() < classes):
             wrong = label.min() if label.min() < 0 else label.max()
             raise ValueError(f"y must hold classes from 0 to {classes - 1}, got class {wrong}")
