@@ -51,6 +51,17 @@ class TestSizes:
                 assert_close(actual, gradient)
 
 
+@pytest.mark.parametrize("shape", [(600, 7, 5), (20, 400, 9), (300, 200, 150)])
+def test_large_products(shape):
+    n, k, m = shape
+    x, kernel, dy = random_arrays(np.float32, (n, k), (k, m), (n, m))
+    y, pullback = ops.dense_vjp(x, kernel)
+    expected, reference_pullback = reference.dense_vjp(x.astype(float), kernel.astype(float))
+    assert_close(y, expected)
+    for actual, gradient in zip(pullback(dy)[:2], reference_pullback(dy.astype(float))[:2], strict=True):
+        assert_close(actual, gradient)
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 2), (4, 0, 2), (4, 3, 0)])
 def test_products_without_entries(shape):
     n, k, m = shape

@@ -14,6 +14,7 @@ from helpers.numeric import assert_close, assert_same_bits
 from helpers.recurrent import CELLS, gradients_by_name, make_problem, processing_mask
 
 from fastmask import PackedSequence, ops, reference
+from fastmask.ops import _recurrent
 from fastmask.packing import Packing
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
@@ -203,6 +204,25 @@ def test_grid_without_cells(cell, shape):
 def test_long_sequences(cell):
     problem = make_problem(cell, 3, 300, 4, 5, mask="right", dtype=np.float32)
     check_against_reference(problem)
+
+
+@pytest.mark.parametrize("shape", [(9, 40, 230, 20), (40, 9, 20, 210)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_wide_layers(cell, shape):
+    """More tokens, features and units than the gradient of a kernel takes at a time."""
+    check_against_reference(make_problem(cell, *shape, mask="right", dtype=np.float32))
+
+
+@pytest.mark.parametrize("options", [{}, {"go_backwards": True}, {"dropout": "shared"}])
+@pytest.mark.parametrize("cell", CELLS)
+def test_blocks_of_steps(cell, options, monkeypatch):
+    """However many steps have their input products made at a time, the bits are the same."""
+    problem = make_problem(cell, 7, 12, 5, 9, mask="left", dtype=np.float32, **options)
+    expected = ops_results(problem)
+    for size in (1, 40 * 4 * 32, 10 * 4 * 128):
+        monkeypatch.setattr(_recurrent, "_BLOCK_BYTES", size)
+        for name, array in ops_results(problem).items():
+            assert_same_bits(array, expected[name], name)
 
 
 @pytest.mark.parametrize("cell", CELLS)
