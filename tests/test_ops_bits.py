@@ -124,16 +124,17 @@ def results_by_row(problem, results=None):
     return by_row
 
 
-def make_batch(cell, variant):
+def make_batch(cell, variant, units=9):
     """A batch whose rows end after ``LENGTHS`` steps."""
-    return make_problem(cell, len(LENGTHS), max(LENGTHS), 5, 9, dtype=np.float32, **VARIANTS[variant])
+    return make_problem(cell, len(LENGTHS), max(LENGTHS), 5, units, dtype=np.float32, **VARIANTS[variant])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("cell", CELLS)
 class TestPlace:
-    def test_alone(self, cell, variant):
-        batch = make_batch(cell, variant)
+    @pytest.mark.parametrize("units", [9, 70])
+    def test_alone(self, cell, variant, units):
+        batch = make_batch(cell, variant, units)
         in_batch = results_by_row(lay_out(batch, "right"))
         for row, expected in enumerate(in_batch):
             for layout in ("no mask", "far left"):
