@@ -8,6 +8,7 @@ This is the layout of ``torch.nn.utils.rnn.PackedSequence``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -117,6 +118,9 @@ class Packing:
     @classmethod
     def full(cls, batch_size: int, total_length: int) -> Packing:
         """The plan of a batch without a mask: every step of every row counts."""
+        for name, value in (("batch_size", batch_size), ("total_length", total_length)):
+            if value < 0:
+                raise ValueError(f"{name}: expected a number from 0 on, got {value}.")
         return cls._leading(np.full(batch_size, total_length, np.int64), total_length, masked=False)
 
     @classmethod
@@ -207,6 +211,7 @@ def put_rows(rows: Array, index: Indices, count: int) -> Array:
     return out
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PackedSequence:
     """A packed batch: values of its valid tokens, and its plan.
 
@@ -223,24 +228,25 @@ class PackedSequence:
         Masked places show the valid token before them, and ``fill`` before the first one.
     """
 
-    __slots__ = ("fill", "index", "packing", "repeat", "values")
+    values: Array
+    packing: Packing
+    index: Indices | None = None
+    fill: Array | None = None
+    repeat: bool = False
 
-    def __init__(
-        self, values: Array, packing: Packing, index: Indices | None = None, fill: Array | None = None,
-        repeat: bool = False,
-    ) -> None:
-        if index is None and values.shape[0] != packing.tokens:
-            raise ValueError(f"values: expected {packing.tokens} tokens, got shape {values.shape}.")
-        if index is not None:
-            if index.shape != (packing.tokens,) or index.dtype != np.int64:
-                raise ValueError(f"index: expected int64 of shape ({packing.tokens},), got {index.dtype} {index.shape}.")
-            if index.size and (index.min() < 0 or index.max() >= values.shape[0]):
-                raise ValueError(f"index: expected places in the {values.shape[0]} values.")
-        self.values = values
-        self.packing = packing
-        self.index = None if index is None else np.ascontiguousarray(index)
-        self.fill = fill
-        self.repeat = repeat
+    def __post_init__(self) -> None:
+        tokens, stored = self.packing.tokens, self.values.shape[0]
+        if self.fill is not None and self.fill.shape != self.values.shape[1:]:
+            raise ValueError(f"fill: expected the shape of a token, {self.values.shape[1:]}, got {self.fill.shape}.")
+        if self.index is None:
+            if stored != tokens:
+                raise ValueError(f"values: expected {tokens} tokens, got shape {self.values.shape}.")
+            return
+        if self.index.shape != (tokens,) or self.index.dtype != np.int64:
+            raise ValueError(f"index: expected int64 of shape ({tokens},), got {self.index.dtype} {self.index.shape}.")
+        if self.index.size and (self.index.min() < 0 or self.index.max() >= stored):
+            raise ValueError(f"index: expected places among {stored} values.")
+        object.__setattr__(self, "index", np.ascontiguousarray(self.index))
 
     def __repr__(self) -> str:
         plan = self.packing

@@ -82,7 +82,7 @@ cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit,
         m = m + ROWS
 
 
-def gradient_product(const real[:, ::1] x, const int64_t[::1] x_index, const real[:, ::1] d,
+def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[:, :] d,
                      real[:, ::1] out, real[::1] bias, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t begin_panel,
                      Py_ssize_t end_panel, real[::1] scratch):
     """Add the tokens begin to end of x.T @ d to panels of columns of out (and sums of d to bias).

@@ -55,35 +55,51 @@ cdef inline void reset_cell(const bint fused, const GruStep *s, vec *sums, Py_ss
     v_store(gates + 3 * s.padded, r)
 
 
+cdef inline void gru_start(const GruStep *s, Tile *t, int i, Py_ssize_t row, Py_ssize_t unit, int width,
+                           const vec *zero) noexcept nogil:
+    if s.products != NULL:
+        t.start[i] = s.products + row * width * s.padded + unit
+    elif s.bias != NULL:
+        t.start[i] = s.bias + unit
+    else:
+        t.start[i] = <const real *>zero
+
+
+cdef inline void gru_cells(const GruStep *s, Tile *t, Py_ssize_t row, Py_ssize_t unit, int i, const bint reset_after) noexcept nogil:
+    cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
+    if reset_after and fused:
+        gru_cell(True, s, t.sums[i], row, unit)
+    elif reset_after:
+        gru_cell(False, s, t.sums[i], row, unit)
+    else:
+        reset_cell(fused, s, t.sums[i], row, unit)
+
+
 cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after) noexcept nogil:
     cdef Tile t
     cdef vec zero = v_set1(0.0)
-    cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
-    cdef Py_ssize_t row, unit = 0
+    cdef Py_ssize_t row, panels, unit = 0
     cdef int i, m, width = 3 if reset_after else 2
     t.panel = s.panels
     t.depth = s.depth
+    t.start_step = 0 if s.bias == NULL and s.products == NULL else s.padded
     while unit < s.units:
+        panels = PANELS if reset_after and rows == 1 and s.padded - unit >= PANELS * LANES else 1
         row = 0
         while row < rows:
-            m = rows_left(rows - row)
+            m = PANELS if panels > 1 else rows_left(rows - row)
             for i in range(m):
-                t.x[i] = s.h_previous + (row + i) * s.units
-                t.start[i] = s.bias + unit if s.bias != NULL else <const real *>&zero
-                if s.products != NULL:
-                    t.start[i] = s.products + (row + i) * width * s.padded + unit
-            t.start_step = s.padded if s.bias != NULL or s.products != NULL else 0
-            run_tile(m, width, &t)
+                t.x[i] = s.h_previous + (0 if panels > 1 else row + i) * s.units
+                gru_start(s, &t, i, 0 if panels > 1 else row + i, unit + (i * LANES if panels > 1 else 0), width, &zero)
+            if panels > 1:
+                run_panels(width, &t)
+            else:
+                run_tile(m, width, &t)
             for i in range(m):
-                if reset_after and fused:
-                    gru_cell(True, s, t.sums[i], row + i, unit)
-                elif reset_after:
-                    gru_cell(False, s, t.sums[i], row + i, unit)
-                else:
-                    reset_cell(False, s, t.sums[i], row + i, unit)
+                gru_cells(s, &t, 0 if panels > 1 else row + i, unit + (i * LANES if panels > 1 else 0), i, reset_after)
             row = row + ROWS
-        t.panel = t.panel + s.depth * width * LANES
-        unit = unit + LANES
+        t.panel = t.panel + panels * s.depth * width * LANES
+        unit = unit + panels * LANES
 
 
 cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
@@ -314,7 +330,7 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
             going_on = active_rows(shard, t + 1)
             if masked != NULL and going_on > 0:
                 masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride + s.padded,
-                                shard.begin, going_on, dropout.dh)
+                                s.state.stride, shard.begin, going_on, dropout.dh)
                 s.state.ready = dropout.dh - shard.begin * s.state.units
             if reset_after:
                 gru_step_backward(&s, shard, t, 0, going_on, True, False)

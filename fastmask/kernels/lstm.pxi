@@ -34,30 +34,53 @@ cdef inline void lstm_cell(const bint fused, const LstmStep *s, vec *z, Py_ssize
         v_store(gates + 3 * s.padded, o)
 
 
+cdef inline void lstm_cells(const LstmStep *s, Tile *t, Py_ssize_t row, Py_ssize_t unit, int i) noexcept nogil:
+    if s.activation == TANH and s.recurrent_activation == SIGMOID:
+        lstm_cell(True, s, t.sums[i], row, unit)
+    else:
+        lstm_cell(False, s, t.sums[i], row, unit)
+
+
+cdef void lstm_single_row(const LstmStep *s, Tile *t, Py_ssize_t unit) noexcept nogil:
+    # PANELS vectors of units of row 0
+    cdef int i
+    t.x[0] = s.h_previous
+    for i in range(PANELS):
+        t.start[i] = s.z + place(s.z_index, 0) * 4 * s.padded + unit + i * LANES
+    run_panels(4, t)
+    for i in range(PANELS):
+        lstm_cells(s, t, 0, unit + i * LANES, i)
+
+
+cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit) noexcept nogil:
+    # One vector of units of all rows
+    cdef Py_ssize_t row = 0
+    cdef int i, m
+    while row < rows:
+        m = rows_left(rows - row)
+        for i in range(m):
+            t.x[i] = s.h_previous + (row + i) * s.units
+            t.start[i] = s.z + place(s.z_index, row + i) * 4 * s.padded + unit
+        run_tile(m, 4, t)
+        for i in range(m):
+            lstm_cells(s, t, row + i, unit, i)
+        row = row + ROWS
+
+
 cdef void lstm_step(const LstmStep *s, Py_ssize_t rows) noexcept nogil:
     cdef Tile t
-    cdef Py_ssize_t row, unit = 0
-    cdef int i, m
-    cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
+    cdef Py_ssize_t panels, unit = 0
     t.panel = s.panels
     t.depth = s.depth
     t.start_step = s.padded
     while unit < s.units:
-        row = 0
-        while row < rows:
-            m = rows_left(rows - row)
-            for i in range(m):
-                t.x[i] = s.h_previous + (row + i) * s.units
-                t.start[i] = s.z + place(s.z_index, row + i) * 4 * s.padded + unit
-            run_tile(m, 4, &t)
-            for i in range(m):
-                if fused:
-                    lstm_cell(True, s, t.sums[i], row + i, unit)
-                else:
-                    lstm_cell(False, s, t.sums[i], row + i, unit)
-            row = row + ROWS
-        t.panel = t.panel + s.depth * 4 * LANES
-        unit = unit + LANES
+        panels = PANELS if rows == 1 and s.padded - unit >= PANELS * LANES else 1
+        if panels > 1:
+            lstm_single_row(s, &t, unit)
+        else:
+            lstm_rows(s, &t, rows, unit)
+        t.panel = t.panel + panels * s.depth * 4 * LANES
+        unit = unit + panels * LANES
 
 
 def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:, ::1] c, real[:, ::1] gates,
@@ -206,7 +229,7 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
             going_on = active_rows(shard, t + 1)
             if masked != NULL and going_on > 0:
                 masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride,
-                                shard.begin, going_on, dropout.dh)
+                                s.state.stride, shard.begin, going_on, dropout.dh)
                 s.state.ready = dropout.dh - shard.begin * s.state.units
             lstm_step_backward(&s, shard, t, 0, going_on, False)
             lstm_step_backward(&s, shard, t, going_on, n, True)

@@ -71,8 +71,8 @@ cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept n
         n = n + ROW_BLOCK
 
 
-def matmul(const real[:, ::1] x, const int64_t[::1] x_index, const real[::1] panels, const real[::1] start,
-           real[:, ::1] out, const int64_t[::1] out_index, Py_ssize_t begin, Py_ssize_t end, bint accumulate):
+def matmul(const real[:, :] x, const int64_t[::1] x_index, const real[::1] panels, const real[::1] start,
+           real[:, :] out, const int64_t[::1] out_index, Py_ssize_t begin, Py_ssize_t end, bint accumulate):
     """Tokens begin to end of out = start + x @ panels, or of out += x @ panels. x and out may be slices of columns."""
     cdef Product p
     if begin >= end or out.shape[1] == 0:

@@ -143,13 +143,14 @@ cdef void masked_forward(const MaskedProduct *m, const real *h, Py_ssize_t row, 
         product(&p, 0, n)
 
 
-cdef void masked_backward(const MaskedProduct *m, const real *d, Py_ssize_t row, Py_ssize_t n, real *dh) noexcept nogil:
+cdef void masked_backward(const MaskedProduct *m, const real *d, Py_ssize_t stride, Py_ssize_t row, Py_ssize_t n,
+                          real *dh) noexcept nogil:
     # dh[n, units] = sum over groups of mask * (d @ transposed U)
     cdef Product p
     cdef int g
     p.depth = m.columns
     p.columns = m.units
-    p.x_stride = m.stride
+    p.x_stride = stride
     p.x_index = NULL
     p.out_index = NULL
     p.start = NULL
@@ -239,7 +240,7 @@ cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, Mas
     if not s.carry_everywhere:
         memset(carry, 0, n * s.units * sizeof(real))
     if dropout != NULL:
-        masked_backward(dropout, s.d + shard.begin * s.stride + s.first, shard.begin, n, dh)
+        masked_backward(dropout, s.d + shard.begin * s.stride + s.first, s.stride, shard.begin, n, dh)
         for i in range(n * s.units):
             carry[i] = carry[i] + dh[i]
         return

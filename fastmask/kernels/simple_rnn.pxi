@@ -111,8 +111,8 @@ def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:
             n = active_rows(shard, t)
             going_on = active_rows(shard, t + 1)
             if masked != NULL and going_on > 0:
-                masked_backward(masked, s.d + (shard.offsets[t + 1] + shard.begin) * s.stride, shard.begin, going_on,
-                                dropout.dh)
+                masked_backward(masked, s.d + (shard.offsets[t + 1] + shard.begin) * s.stride, s.stride, shard.begin,
+                                going_on, dropout.dh)
                 s.ready = dropout.dh - shard.begin * s.units
             simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, 0, going_on, False)
             simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, going_on, n, True)

@@ -6,6 +6,7 @@
 
 cdef enum:
     WIDTH = 4
+    TRANSPOSE_BLOCK = 64    # rows of a panel that stay in the first-level cache while they are filled
 
 
 cdef struct Tile:
@@ -36,7 +37,7 @@ cdef inline void multiply(const int rows, const int width, const bint by_columns
         for i in range(rows):
             xk[i] = v_set1(column[i] if by_columns else x[i][k])
         for j in range(width):
-            b = v_load(panel + j * LANES)
+            b = v_hold(v_load(panel + j * LANES))
             for i in range(rows):
                 a[i][j] = v_fma(xk[i], b, a[i][j])
         panel = panel + width * LANES
@@ -80,6 +81,37 @@ cdef void run_column_tile(int rows, int width, Tile *t) noexcept nogil:
     multiply_width(rows, width, True, t)
 
 
+cdef inline void multiply_panels(const int width, Tile *t) noexcept nogil:
+    # One row times PANELS panels, the first of which is t.panel: a single row's chains of additions are too
+    # few to keep the multipliers busy. start and sums count panels where the other tiles count rows.
+    cdef vec a[ROWS][WIDTH]
+    cdef const real *panel[ROWS]
+    cdef const real *x = t.x[0]
+    cdef vec xk
+    cdef Py_ssize_t k, depth = t.depth
+    cdef int i, j
+    for i in range(PANELS):
+        panel[i] = t.panel + i * depth * width * LANES
+        for j in range(width):
+            a[i][j] = v_load(t.start[i] + j * t.start_step)
+    for k in range(depth):
+        xk = v_set1(x[k])
+        for i in range(PANELS):
+            for j in range(width):
+                a[i][j] = v_fma(xk, v_load(panel[i] + j * LANES), a[i][j])
+            panel[i] = panel[i] + width * LANES
+    for i in range(PANELS):
+        for j in range(width):
+            t.sums[i][j] = a[i][j]
+
+
+cdef void run_panels(int width, Tile *t) noexcept nogil:
+    if width == 4:
+        multiply_panels(4, t)
+    else:
+        multiply_panels(3, t)
+
+
 cdef inline int rows_left(Py_ssize_t rows) noexcept nogil:
     return ROWS if rows >= ROWS else <int>rows
 
@@ -99,7 +131,7 @@ def pack_panels(const real[:, :] matrix, real[::1] panels, Py_ssize_t panel_step
     cdef Py_ssize_t depth = matrix.shape[0], columns = matrix.shape[1]
     cdef Py_ssize_t row_stride = matrix.strides[0] // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t column_stride = matrix.strides[1] // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t p, k
+    cdef Py_ssize_t p, k, rows
     cdef const real *source
     cdef real *target
     cdef int j, vectors
@@ -110,21 +142,26 @@ def pack_panels(const real[:, :] matrix, real[::1] panels, Py_ssize_t panel_step
     with nogil:
         for p in range(panel_count):
             vectors = width if vector_step != LANES else panel_width(columns, p * panel_step)
-            for k in range(depth):
+            k = 0
+            while k < depth:
+                rows = min(depth - k, <Py_ssize_t>TRANSPOSE_BLOCK)
                 for j in range(vectors):
-                    pack_vector(source + k * row_stride, column_stride, p * panel_step + j * vector_step,
-                                columns, target)
-                    target = target + LANES
+                    pack_vectors(source + k * row_stride, row_stride, column_stride, rows,
+                                 p * panel_step + j * vector_step, columns, target + j * LANES, vectors * LANES)
+                target = target + rows * vectors * LANES
+                k = k + TRANSPOSE_BLOCK
 
 
-cdef inline void pack_vector(const real *row, Py_ssize_t stride, Py_ssize_t column, Py_ssize_t columns,
-                             real *target) noexcept nogil:
+cdef void pack_vectors(const real *source, Py_ssize_t row_stride, Py_ssize_t column_stride, Py_ssize_t rows,
+                       Py_ssize_t column, Py_ssize_t columns, real *target, Py_ssize_t target_stride) noexcept nogil:
+    # One vector of columns of some rows. A transposed source is read along its memory.
     cdef int n = lanes_left(columns, column)
     cdef int i
-    if stride == 1:
-        v_store(target, load(row + column, n))
+    cdef Py_ssize_t k
+    if column_stride == 1:
+        for k in range(rows):
+            v_store(target + k * target_stride, load(source + k * row_stride + column, n))
         return
-    for i in range(n):
-        target[i] = row[(column + i) * stride]
-    for i in range(n, LANES):
-        target[i] = 0
+    for i in range(LANES):
+        for k in range(rows):
+            target[k * target_stride + i] = source[k * row_stride + (column + i) * column_stride] if i < n else 0

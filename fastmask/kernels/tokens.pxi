@@ -1,6 +1,6 @@
 # Sums and products of rows of tokens.
 
-def segment_sum(const real[:, ::1] d, const int64_t[::1] index, real[:, ::1] out,
+def segment_sum(const real[:, :] d, const int64_t[::1] index, real[:, ::1] out,
                 Py_ssize_t begin, Py_ssize_t end):
     """out[index[n], k] += d[n, k] for columns begin to end, in the order of n; index -1 is left out."""
     cdef Py_ssize_t n, k, tokens = index.shape[0]

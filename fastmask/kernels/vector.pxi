@@ -16,12 +16,14 @@ cdef extern from "simd.h" nogil:
     enum:
         LANES
         ROWS
+        PANELS
         IS_DOUBLE
     vec v_load(const real *p)
     void v_store(real *p, vec x)
     vec v_load_tail(const real *p, int n)
     void v_store_tail(real *p, vec x, int n)
     vec v_set1(double x)
+    vec v_hold(vec x)
     vec v_fma(vec a, vec b, vec c)
     vec v_min(vec a, vec b)
     vec v_max(vec a, vec b)
@@ -99,7 +101,12 @@ cdef inline vec v_expm1_bounded(vec x) noexcept nogil:
     # exp(x) - 1 where exp(x) is a normal number
     cdef vec t = rounded_power(x)
     cdef vec power = v_pow2(t)
-    cdef vec r = less_powers(x, t - v_set1(ROUNDER))
+    cdef vec r
+    if IS_DOUBLE:
+        r = less_powers(x, t - v_set1(ROUNDER))
+    else:
+        # One part is enough: it is off by n * 1.9e-9, and exact for n = 0, where the result is small.
+        r = v_fma(t - v_set1(ROUNDER), v_set1(-0.6931471805599453), x)
     return v_fma(power, exp_minus_one_reduced(r), power - v_set1(1.0))
 
 
