@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 KERNELS = "fastmask/kernels"
 abi3 = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 x86_64 = platform.machine().lower() in ("x86_64", "amd64")
+jobs = os.cpu_count() or 1
 
 # Contraction is off because fused multiply-adds are written out: inlined copies of one formula must give
 # the same bits. GCC's induction-variable pass spills one address register per row of a tile.
@@ -29,7 +30,7 @@ def extension(name, flags, macros):
     return Extension(
         f"fastmask.kernels.{name}",
         [f"{KERNELS}/{name}.pyx"],
-        depends=glob(f"{KERNELS}/*.pxi") + glob(f"{KERNELS}/*.h"),
+        depends=["setup.py", *glob(f"{KERNELS}/*.pxi"), *glob(f"{KERNELS}/*.h")],
         include_dirs=[KERNELS],
         define_macros=macros + ([("Py_LIMITED_API", "0x030B0000")] if abi3 else []),
         extra_compile_args=FLAGS + flags,
@@ -42,14 +43,16 @@ for isa, flags in INSTRUCTION_SETS.items():
     for dtype, is_double in (("float32", "0"), ("float64", "1")):
         extensions.append(extension(f"{isa}_{dtype}", flags, [("FASTMASK_DOUBLE", is_double)]))
 
-setup(
-    ext_modules=cythonize(
-        extensions,
-        nthreads=0 if os.name == "nt" else (os.cpu_count() or 1),
-        compiler_directives={
-            "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True,
-            "initializedcheck": False, "freethreading_compatible": True, "embedsignature": True,
-        },
-    ),
-    options={"bdist_wheel": {"py_limited_api": "cp311"}} if abi3 else {},
-)
+# Cython's worker processes import this file again where Python does not fork.
+if __name__ == "__main__":
+    setup(
+        ext_modules=cythonize(
+            extensions,
+            nthreads=jobs,
+            compiler_directives={
+                "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True,
+                "initializedcheck": False, "freethreading_compatible": True, "embedsignature": True,
+            },
+        ),
+        options={"build_ext": {"parallel": jobs}} | ({"bdist_wheel": {"py_limited_api": "cp311"}} if abi3 else {}),
+    )

@@ -1,0 +1,76 @@
+# Each target makes what it needs. PYTHON is any Python from 3.11 on; ARGS go to the command that a target runs.
+PYTHON ?= python3
+ARGS ?=
+THREADS ?= 1
+
+BIN := build/venv/bin
+NATIVE := setup.py pyproject.toml $(wildcard fastmask/kernels/*.pyx fastmask/kernels/*.pxi fastmask/kernels/*.h)
+SOURCES := $(NATIVE) Makefile $(wildcard *.md *.in LICENSE) $(shell find fastmask tests bench tools \
+	-name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name py.typed)
+
+.PHONY: help demo test bench lint build wheel check-wheel clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo         build the wheel, install it into an environment of its own and run the demo'
+	@echo 'make test         run the tests                        (make test ARGS="-k lstm")'
+	@echo 'make bench        time every operation                 (make bench THREADS=2 ARGS="-k gru")'
+	@echo 'make lint         ruff, mypy, stubtest, cython-lint'
+	@echo 'make build        compile in place what has changed'
+	@echo 'make wheel        make the source distribution, and from it the wheel, in dist/'
+	@echo 'make check-wheel  try the wheel with every Python from 3.11 to 3.13 and every instruction set there is'
+	@echo 'make clean        remove all that was made'
+
+demo: build/demo/.installed
+	build/demo/bin/python -P -m fastmask $(ARGS)
+
+test: build/venv/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: build/venv/.bench
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest bench -W default $(ARGS)
+
+lint: build/venv/.lint
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest fastmask.kernels.cpu fastmask.kernels.packing
+	PATH="$$PWD/$(BIN):$$PATH" cython-lint fastmask/kernels/*.pyx fastmask/kernels/*.pxi
+
+build: build/venv/.test
+
+wheel: dist/.made
+
+check-wheel: dist/.made
+	build/tools/bin/python -m pip install --quiet abi3audit check-sdist
+	build/tools/bin/abi3audit --strict dist/*.whl
+	if test -e .git; then build/tools/bin/check-sdist; fi
+	build/tools/bin/python tools/check_wheel.py dist/*.whl $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f fastmask/kernels/*.c fastmask/kernels/*.so
+	find fastmask tests bench tools -name __pycache__ -prune -exec rm -rf {} +
+
+build/%/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv --clear build/$*
+
+# The package, compiled in place, with the extra of that name.
+build/venv/.%: build/venv/pyvenv.cfg $(NATIVE)
+	@echo 'Installing fastmask and its "$*" tools; the first time it is compiled, which takes a minute or two.'
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+# The wheel is made from the source distribution, in environments of their own.
+dist/.made: build/tools/pyvenv.cfg $(SOURCES)
+	@echo 'Building the wheel, which takes a minute or two.'
+	rm -rf dist
+	build/tools/bin/python -m pip install --quiet build
+	build/tools/bin/pyproject-build --quiet --outdir dist
+	touch $@
+
+build/demo/.installed: dist/.made
+	$(PYTHON) -m venv --clear build/demo
+	build/demo/bin/python -m pip install --quiet dist/*.whl
+	touch $@
