@@ -184,13 +184,8 @@ class SGD(Optimizer):
 
     def step(self, param: Array, grad: Gradient, state: State) -> None:
         """Update `param` and its velocity in place."""
-        if isinstance(grad, ops.SparseRows) and not self.momentum:
-            rows = np.ascontiguousarray(param[grad.ids])
-            ops.sgd_step(rows, grad.rows, None, self.learning_rate, 0.0, False)
-            param[grad.ids] = rows
-            return
         ops.sgd_step(
-            param, _dense(grad), state[0], self.learning_rate, self.momentum, self.nesterov
+            param, grad, state[0], self.learning_rate, self.momentum, self.nesterov
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -245,7 +240,7 @@ class RMSprop(Optimizer):
         """Update `param` and its state in place."""
         square, velocity, mean = state
         rates = (self.learning_rate, self.rho, self.momentum, self.epsilon)
-        ops.rmsprop_step(param, _dense(grad), square, velocity, mean, *rates)
+        ops.rmsprop_step(param, grad, square, velocity, mean, *rates)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -300,7 +295,7 @@ class Adam(Optimizer):
         alpha = self.learning_rate * correction
         m, v, largest = state
         rates = (alpha, self.beta_1, self.beta_2, self.epsilon)
-        ops.adam_step(param, _dense(grad), m, v, largest, *rates)
+        ops.adam_step(param, grad, m, v, largest, *rates)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -332,10 +327,6 @@ def get(identifier: str | Optimizer | type[Optimizer]) -> Optimizer:
             return cls()  # type: ignore[no-any-return]
     legal = ", ".join(cls.identifier for cls in _CLASSES)
     raise ValueError(f"optimizer must be one of {legal}, got {identifier!r}")
-
-
-def _dense(grad: Gradient) -> Array:
-    return np.asarray(grad.dense() if isinstance(grad, ops.SparseRows) else grad)
 
 
 def _map(grad: Gradient, function: Any) -> Gradient:

@@ -150,6 +150,15 @@ class Packing:
         return self.lengths[self.sorted_indices]
 
     @cached_property
+    def last_steps(self) -> Indices:
+        """For each row of the batch its last state in an array of B initial states in sorted order, then N tokens."""
+        lengths = self.sorted_lengths
+        place = np.arange(self.batch_size)
+        ended = lengths > 0
+        place[ended] += self.batch_size + self.offsets[lengths[ended] - 1]
+        return place[self.unsorted_indices]
+
+    @cached_property
     def reverse(self) -> Indices:
         """For each packed token the one that a run from the end visits in its place; its own inverse."""
         reverse = np.empty(self.tokens, np.int64)

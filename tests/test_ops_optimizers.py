@@ -76,3 +76,23 @@ def test_bad_gradient_is_named(step):
     ]:
         with pytest.raises(error, match=r"\bgradient\b"):
             getattr(ops, name)(param, grad, *others, *numbers)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step", STEPS)
+def test_sparse_rows_give_the_bits_of_the_dense_gradient(step, dtype):
+    name, slots, numbers = STEPS[step]
+    dense, sparse = arrays_of(slots, (40, 13), dtype), arrays_of(slots, (40, 13), dtype)
+    for arrays in (dense, sparse):
+        for slot in arrays[1:]:
+            if slot is not None:
+                slot[20:] = 0  # rows that no step has touched yet
+    rng = np.random.default_rng(2)
+    for _ in range(4):
+        ids = rng.choice(30, 7, replace=False)
+        grad = ops.SparseRows(ids, rng.standard_normal((7, 13)).astype(dtype), (40, 13))
+        getattr(ops, name)(dense[0], grad.dense(), *dense[1:], *numbers)
+        getattr(ops, name)(sparse[0], grad, *sparse[1:], *numbers)
+    for array, other in zip(dense, sparse, strict=True):
+        if array is not None:
+            assert_same_bits(array, other)

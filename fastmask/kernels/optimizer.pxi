@@ -1,55 +1,164 @@
 # One pass over a parameter for each optimizer step. Formulas: Keras 3, where epsilon stands inside the
 # root for RMSprop and outside for Adam.
+#
+# Parameters are [rows, columns]. A gradient has every row, or, with `place`, row r has the gradient
+# gradient[place[r]], and zeros where place[r] is -1. Such a row with state of zeros stays as it is: the
+# dense formula would change no bit of it.
 
-def sgd_step(real[::1] parameter, const real[::1] gradient, real[::1] velocity, double learning_rate, double momentum,
-             bint nesterov):
+cdef struct Update:
+    real *parameter
+    const real *gradient        # NULL: zeros
+    real *state[3]              # NULL where a variant does without
+    real rate, decay, rest, rest_2, momentum, epsilon
+    bint nesterov
+
+
+ctypedef void (*UpdateRow)(const Update *u, Py_ssize_t columns) noexcept nogil
+
+
+cdef inline vec gradient_at(const Update *u, Py_ssize_t k, int n) noexcept nogil:
+    return load(u.gradient + k, n) if u.gradient != NULL else v_set1(0.0)
+
+
+cdef void sgd_row(const Update *u, Py_ssize_t columns) noexcept nogil:
+    # state: velocity
+    cdef vec step, velocity
+    cdef Py_ssize_t k = 0
+    cdef int n
+    while k < columns:
+        n = lanes_left(columns, k)
+        step = v_set1(u.rate) * gradient_at(u, k, n)
+        if u.state[0] != NULL:
+            velocity = v_set1(u.momentum) * load(u.state[0] + k, n) - step
+            store(u.state[0] + k, velocity, n)
+            step = step - v_set1(u.momentum) * velocity if u.nesterov else v_set1(0.0) - velocity
+        store(u.parameter + k, load(u.parameter + k, n) - step, n)
+        k = k + LANES
+
+
+cdef void rmsprop_row(const Update *u, Py_ssize_t columns) noexcept nogil:
+    # state: mean square, momentum buffer, mean
+    cdef vec g, square, mean, step
+    cdef Py_ssize_t k = 0
+    cdef int n
+    while k < columns:
+        n = lanes_left(columns, k)
+        g = gradient_at(u, k, n)
+        square = v_set1(u.decay) * load(u.state[0] + k, n) + v_set1(u.rest) * g * g
+        store(u.state[0] + k, square, n)
+        square = square + v_set1(u.epsilon)
+        if u.state[2] != NULL:
+            mean = v_set1(u.decay) * load(u.state[2] + k, n) + v_set1(u.rest) * g
+            store(u.state[2] + k, mean, n)
+            square = square - mean * mean
+        step = v_set1(u.rate) * g / v_sqrt(square)
+        if u.state[1] != NULL:
+            step = v_set1(u.momentum) * load(u.state[1] + k, n) + step
+            store(u.state[1] + k, step, n)
+        store(u.parameter + k, load(u.parameter + k, n) - step, n)
+        k = k + LANES
+
+
+cdef void adam_row(const Update *u, Py_ssize_t columns) noexcept nogil:
+    # state: m, v, the largest v
+    cdef vec g, m, v
+    cdef Py_ssize_t k = 0
+    cdef int n
+    while k < columns:
+        n = lanes_left(columns, k)
+        g = gradient_at(u, k, n)
+        m = load(u.state[0] + k, n)
+        v = load(u.state[1] + k, n)
+        m = m + (g - m) * v_set1(u.rest)
+        v = v + (g * g - v) * v_set1(u.rest_2)
+        store(u.state[0] + k, m, n)
+        store(u.state[1] + k, v, n)
+        if u.state[2] != NULL:
+            v = v_max(v, load(u.state[2] + k, n))
+            store(u.state[2] + k, v, n)
+        store(u.parameter + k,
+              load(u.parameter + k, n) - v_set1(u.rate) * m / (v_sqrt(v) + v_set1(u.epsilon)), n)
+        k = k + LANES
+
+
+cdef bint is_zero(const real *x, Py_ssize_t columns) noexcept nogil:
+    cdef vec most = v_set1(0.0)
+    cdef real lanes[LANES]
+    cdef Py_ssize_t k = 0
+    if x == NULL:
+        return True
+    while k < columns:
+        most = v_max(most, v_abs(load(x + k, lanes_left(columns, k))))
+        k = k + LANES
+    v_store(lanes, most)
+    for k in range(LANES):
+        if lanes[k] != 0:
+            return False
+    return True
+
+
+cdef void update_rows(UpdateRow update, const Update *whole, const int64_t[::1] place, Py_ssize_t columns,
+                      Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef Update u = whole[0]
+    cdef Py_ssize_t row
+    cdef int i
+    for row in range(begin, end):
+        u.parameter = whole.parameter + row * columns
+        for i in range(3):
+            u.state[i] = whole.state[i] + row * columns if whole.state[i] != NULL else NULL
+        u.gradient = whole.gradient + row * columns
+        if place is not None:
+            u.gradient = whole.gradient + place[row] * columns if place[row] >= 0 else NULL
+            if u.gradient == NULL and is_zero(u.state[0], columns) and is_zero(u.state[1], columns) \
+                    and is_zero(u.state[2], columns):
+                continue
+        update(&u, columns)
+
+
+cdef Update new_update(real[:, ::1] parameter, const real[:, ::1] gradient, real[:, ::1] first, real[:, ::1] second,
+                       real[:, ::1] third):
+    cdef Update u
+    u.parameter = &parameter[0, 0]
+    u.gradient = &gradient[0, 0]
+    u.state[0] = &first[0, 0] if first is not None else NULL
+    u.state[1] = &second[0, 0] if second is not None else NULL
+    u.state[2] = &third[0, 0] if third is not None else NULL
+    return u
+
+
+def sgd_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place, real[:, ::1] velocity,
+             double learning_rate, double momentum, bint nesterov, Py_ssize_t begin, Py_ssize_t end):
     """w -= lr * g; with momentum v = momentum * v - lr * g, w += v or, Nesterov, w += momentum * v - lr * g."""
-    cdef Py_ssize_t k
-    cdef real rate = learning_rate, mu = momentum, step
+    cdef Update u = new_update(parameter, gradient, velocity, None, None)
+    u.rate = learning_rate
+    u.momentum = momentum
+    u.nesterov = nesterov
     with nogil:
-        if velocity is None:
-            for k in range(parameter.shape[0]):
-                parameter[k] = parameter[k] - rate * gradient[k]
-        else:
-            for k in range(parameter.shape[0]):
-                step = rate * gradient[k]
-                velocity[k] = mu * velocity[k] - step
-                parameter[k] = parameter[k] + (mu * velocity[k] - step if nesterov else velocity[k])
+        update_rows(sgd_row, &u, place, parameter.shape[1], begin, end)
 
 
-def rmsprop_step(real[::1] parameter, const real[::1] gradient, real[::1] mean_square, real[::1] momentum_buffer,
-                 real[::1] mean, double learning_rate, double rho, double momentum, double epsilon):
-    """v = rho * v + (1 - rho) * g * g; u = lr * g / sqrt(v - mean * mean + epsilon); with momentum p = momentum * p + u."""
-    cdef Py_ssize_t k
-    cdef real rate = learning_rate, decay = rho, rest = 1 - rho, mu = momentum, small = epsilon, g, v, step
+def rmsprop_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place,
+                 real[:, ::1] mean_square, real[:, ::1] momentum_buffer, real[:, ::1] mean, double learning_rate,
+                 double rho, double momentum, double epsilon, Py_ssize_t begin, Py_ssize_t end):
+    """v = rho v + (1 - rho) g g; u = lr g / sqrt(v - mean mean + epsilon); with momentum p = momentum p + u; w -= u or p."""
+    cdef Update u = new_update(parameter, gradient, mean_square, momentum_buffer, mean)
+    u.rate = learning_rate
+    u.decay = rho
+    u.rest = 1 - rho
+    u.momentum = momentum
+    u.epsilon = epsilon
     with nogil:
-        for k in range(parameter.shape[0]):
-            g = gradient[k]
-            mean_square[k] = decay * mean_square[k] + rest * g * g
-            v = mean_square[k] + small
-            if mean is not None:
-                mean[k] = decay * mean[k] + rest * g
-                v = v - mean[k] * mean[k]
-            step = rate * g / <real>sqrt(v)
-            if momentum_buffer is not None:
-                momentum_buffer[k] = mu * momentum_buffer[k] + step
-                step = momentum_buffer[k]
-            parameter[k] = parameter[k] - step
+        update_rows(rmsprop_row, &u, place, parameter.shape[1], begin, end)
 
 
-def adam_step(real[::1] parameter, const real[::1] gradient, real[::1] m, real[::1] v, real[::1] v_max, double alpha,
-              double beta_1, double beta_2, double epsilon):
+def adam_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place, real[:, ::1] m,
+              real[:, ::1] v, real[:, ::1] v_max, double alpha, double beta_1, double beta_2, double epsilon,
+              Py_ssize_t begin, Py_ssize_t end):
     """m += (g - m)(1 - beta_1); v += (g g - v)(1 - beta_2); w -= alpha * m / (sqrt(v) + epsilon)."""
-    cdef Py_ssize_t k
-    cdef real rate = alpha, rest_1 = 1 - beta_1, rest_2 = 1 - beta_2, small = epsilon, g, second
+    cdef Update u = new_update(parameter, gradient, m, v, v_max)
+    u.rate = alpha
+    u.rest = 1 - beta_1
+    u.rest_2 = 1 - beta_2
+    u.epsilon = epsilon
     with nogil:
-        for k in range(parameter.shape[0]):
-            g = gradient[k]
-            m[k] = m[k] + (g - m[k]) * rest_1
-            v[k] = v[k] + (g * g - v[k]) * rest_2
-            second = v[k]
-            if v_max is not None:
-                if second > v_max[k]:
-                    v_max[k] = second
-                second = v_max[k]
-            parameter[k] = parameter[k] - rate * m[k] / (<real>sqrt(second) + small)
+        update_rows(adam_row, &u, place, parameter.shape[1], begin, end)

@@ -121,6 +121,20 @@ INLINE vec v_max(vec a, vec b) {
 #endif
 }
 
+INLINE vec v_sqrt(vec x) {
+#if defined(__AVX512F__)
+    return SUFFIX(_mm512_sqrt_p)(x);
+#elif defined(__AVX2__)
+    return SUFFIX(_mm256_sqrt_p)(x);
+#elif defined(__SSE2__)
+    return SUFFIX(_mm_sqrt_p)(x);
+#elif defined(__aarch64__) && FASTMASK_DOUBLE
+    return vsqrtq_f64(x);
+#elif defined(__aarch64__)
+    return vsqrtq_f32(x);
+#endif
+}
+
 INLINE vec v_negate_abs(vec x) { return (vec)((ivec)x | ((ivec){0} + ((bits)1 << (8 * sizeof(bits) - 1)))); }
 
 /* 2^n where t = n + ROUNDER, for n that gives a normal number. */

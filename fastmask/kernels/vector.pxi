@@ -1,6 +1,6 @@
 # The vector vocabulary of simd.h and the mathematics written in it.
 
-from libc.math cimport erf, exp, log1p, sqrt
+from libc.math cimport erf, exp, log1p
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
@@ -27,6 +27,7 @@ cdef extern from "simd.h" nogil:
     vec v_fma(vec a, vec b, vec c)
     vec v_min(vec a, vec b)
     vec v_max(vec a, vec b)
+    vec v_sqrt(vec x)
     vec v_negate_abs(vec x)
     vec v_where_negative(vec x, vec a, vec b)
     vec v_pow2(vec t)

@@ -2,72 +2,99 @@
 
 from __future__ import annotations
 
-from fastmask import kernels
-from fastmask.ops._arrays import FLOATS, Array, check_float, check_shape
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fastmask import kernels, threads
+from fastmask.ops._arrays import FLOATS, Array, Indices, check_float, check_shape, split, thread_count
+from fastmask.ops._embedding import SparseRows
 
 
-def _in_place(name: str, array: Array | None, like: Array | None = None) -> Array | None:
+def _in_place(name: str, array: Array | None, like: Array) -> Array | None:
     if array is None:
         return None
     if array.dtype not in FLOATS or not array.flags.c_contiguous or not array.flags.writeable:
         raise TypeError(f"{name}: expected a writable contiguous float32 or float64 array to change in place.")
-    if like is not None:
-        check_shape(name, array, like.shape)
-        if array.dtype != like.dtype:
-            raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}.")
-    return array.reshape(-1)
+    check_shape(name, array, like.shape)
+    if array.dtype != like.dtype:
+        raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}.")
+    return _rows(array)
 
 
-def _gradient(gradient: Array, parameter: Array) -> Array:
+def _rows(array: Array) -> Array:
+    return array.reshape(-1, array.shape[-1]) if array.ndim > 1 and array.size else array.reshape(1, array.size)
+
+
+def _gradient(gradient: Array | SparseRows, parameter: Array) -> tuple[Array, Indices | None]:
+    """The gradient as rows, and for sparse rows where each row of the parameter finds its own."""
+    if isinstance(gradient, SparseRows):
+        if gradient.shape != parameter.shape:
+            raise ValueError(f"gradient: expected shape {parameter.shape}, got {gradient.shape}.")
+        rows = check_float("gradient", gradient.rows, 2, parameter.dtype)
+        place = np.full(parameter.shape[0], -1, np.int64)
+        place[gradient.ids] = np.arange(gradient.ids.size)
+        return (rows, place) if rows.size else (np.zeros((1, parameter.shape[1]), parameter.dtype), place)
     checked = check_float("gradient", gradient, None, parameter.dtype)
     check_shape("gradient", checked, parameter.shape)
-    return checked.reshape(-1)
+    return _rows(checked), None
+
+
+def _run(
+    step: Callable[..., None], parameter: Array, gradient: Array | SparseRows, states: dict[str, Array | None],
+    rates: tuple[Any, ...],
+) -> None:
+    rows = _in_place("parameter", parameter, parameter)
+    others = [_in_place(name, state, parameter) for name, state in states.items()]
+    values, place = _gradient(gradient, parameter)
+    if rows is None or rows.size == 0:
+        return
+    parts = split(rows.shape[0], thread_count(30.0 * rows.size))
+    threads.run([partial(step, rows, values, place, *others, *rates, begin, end) for begin, end in parts])
 
 
 def sgd_step(
-    parameter: Array, gradient: Array, velocity: Array | None, learning_rate: float, momentum: float = 0.0,
-    nesterov: bool = False,
+    parameter: Array, gradient: Array | SparseRows, velocity: Array | None, learning_rate: float,
+    momentum: float = 0.0, nesterov: bool = False,
 ) -> None:
     """Stochastic gradient descent.
 
     ``w -= lr * g``; with a velocity ``v = momentum * v - lr * g`` and ``w += v``, or, Nesterov,
     ``w += momentum * v - lr * g``. All arrays are float32 or float64 of one shape; ``parameter`` and
-    ``velocity`` change in place.
+    ``velocity`` change in place. A gradient of :class:`SparseRows` gives the bits of the dense gradient it
+    stands for; rows that have no gradient and no velocity are passed over.
     """
-    kernels.module(parameter.dtype).sgd_step(
-        _in_place("parameter", parameter), _gradient(gradient, parameter),
-        _in_place("velocity", velocity, parameter), learning_rate, momentum, nesterov,
-    )
+    _run(kernels.module(parameter.dtype).sgd_step, parameter, gradient, {"velocity": velocity},
+         (learning_rate, momentum, nesterov))
 
 
 def rmsprop_step(
-    parameter: Array, gradient: Array, mean_square: Array, momentum_buffer: Array | None, mean: Array | None,
-    learning_rate: float, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7,
+    parameter: Array, gradient: Array | SparseRows, mean_square: Array, momentum_buffer: Array | None,
+    mean: Array | None, learning_rate: float, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7,
 ) -> None:
     """RMSprop with epsilon inside the root.
 
     ``v = rho * v + (1 - rho) * g * g``; ``u = lr * g / sqrt(v - m * m + epsilon)`` where ``m``, the running
     mean, is zero unless ``mean`` is given (centered); with a buffer ``p = momentum * p + u`` and ``w -= p``,
-    else ``w -= u``. Everything but ``gradient`` changes in place.
+    else ``w -= u``. Everything but ``gradient`` changes in place; :class:`SparseRows` as in :func:`sgd_step`.
     """
-    kernels.module(parameter.dtype).rmsprop_step(
-        _in_place("parameter", parameter), _gradient(gradient, parameter),
-        _in_place("mean_square", mean_square, parameter), _in_place("momentum_buffer", momentum_buffer, parameter),
-        _in_place("mean", mean, parameter), learning_rate, rho, momentum, epsilon,
-    )
+    states = {"mean_square": mean_square, "momentum_buffer": momentum_buffer, "mean": mean}
+    _run(kernels.module(parameter.dtype).rmsprop_step, parameter, gradient, states,
+         (learning_rate, rho, momentum, epsilon))
 
 
 def adam_step(
-    parameter: Array, gradient: Array, m: Array, v: Array, v_max: Array | None, alpha: float, beta_1: float = 0.9,
-    beta_2: float = 0.999, epsilon: float = 1e-7,
+    parameter: Array, gradient: Array | SparseRows, m: Array, v: Array, v_max: Array | None, alpha: float,
+    beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
 ) -> None:
     """Adam (Kingma and Ba 2015) with epsilon outside the root.
 
     ``m += (g - m)(1 - beta_1)``; ``v += (g * g - v)(1 - beta_2)``; ``w -= alpha * m / (sqrt(v) + epsilon)``,
     where ``alpha`` is ``lr * sqrt(1 - beta_2 ** t) / (1 - beta_1 ** t)``; with ``v_max`` (amsgrad) its
-    running maximum stands for v. Everything but ``gradient`` changes in place.
+    running maximum stands for v. Everything but ``gradient`` changes in place; :class:`SparseRows` as in
+    :func:`sgd_step`.
     """
-    kernels.module(parameter.dtype).adam_step(
-        _in_place("parameter", parameter), _gradient(gradient, parameter), _in_place("m", m, parameter),
-        _in_place("v", v, parameter), _in_place("v_max", v_max, parameter), alpha, beta_1, beta_2, epsilon,
-    )
+    _run(kernels.module(parameter.dtype).adam_step, parameter, gradient, {"m": m, "v": v, "v_max": v_max},
+         (alpha, beta_1, beta_2, epsilon))

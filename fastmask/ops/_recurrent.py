@@ -150,14 +150,11 @@ class Problem:
 
     def final_state(self, buffer: Array) -> Array:
         """The state of each row after its last valid step, in the order of the batch."""
-        lengths = self.plan.sorted_lengths
-        place = np.arange(self.plan.batch_size)
         if self.every_step:
-            ended = lengths > 0
-            place[ended] += self.plan.batch_size + self.plan.offsets[lengths[ended] - 1]
-        else:
-            place += (lengths & 1) * self.plan.batch_size
-        return buffer[place[self.plan.unsorted_indices]]
+            return buffer.take(self.plan.last_steps, axis=0)
+        # Two halves that steps write in turn: a row of odd length ends in the second.
+        half = (self.plan.lengths & 1) * self.plan.batch_size
+        return buffer.take(self.plan.unsorted_indices + half, axis=0)
 
     def sequence(self, buffer: Array) -> PackedSequence | None:
         """The outputs of all steps in the order in which they were made."""
