@@ -29,7 +29,7 @@ test: build/venv/.test
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: build/venv/.bench
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest bench -W default $(ARGS)
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest bench -W default --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)
 
 lint: build/venv/.lint
 	$(BIN)/ruff check .
