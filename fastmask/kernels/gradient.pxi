@@ -1,14 +1,13 @@
 # Gradients of weights: products over all tokens, x.T @ d.
 
 cdef enum:
-    TOKEN_BLOCK = 256   # tokens of x and d that are copied side by side into scratch
-    UNIT_BLOCK = 192    # columns of x copied at a time
-    UNIT_STRIDE = 208   # one vector more: a power of two would crowd a few cache sets
+    TOKEN_BLOCK = 128   # tokens taken at a time: a panel of d then stays in the first-level cache
+    UNIT_BLOCK = 192    # columns of x taken at a time, a multiple of ROWS
 
 
 def gradient_scratch_size():
     """Numbers of scratch that gradient_product needs."""
-    return TOKEN_BLOCK * (UNIT_STRIDE + WIDTH * LANES)
+    return TOKEN_BLOCK * (UNIT_BLOCK + WIDTH * LANES) + WIDTH * LANES
 
 
 cdef struct GradientProduct:
@@ -21,16 +20,30 @@ cdef struct GradientProduct:
     Py_ssize_t d_stride
     real *out                   # in/out [units, columns]
     real *bias                  # in/out [columns] or NULL: sums of d
-    real *x_block               # scratch [TOKEN_BLOCK, UNIT_STRIDE]
-    real *d_block               # scratch [TOKEN_BLOCK, WIDTH * LANES]
+    real *d_block               # scratch [TOKEN_BLOCK][width][LANES]
+    real *x_block               # scratch [tiles of units][TOKEN_BLOCK][ROWS], and room for one vector more
 
 
 cdef void copy_block(const GradientProduct *g, Py_ssize_t token, Py_ssize_t count, Py_ssize_t unit,
                      Py_ssize_t units) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        memcpy(g.x_block + k * UNIT_STRIDE, g.x + place(g.x_index, token + k) * g.x_stride + unit,
-               units * sizeof(real))
+    # Whole vectors are stored every ROWS numbers; what each has too much, the next one overwrites.
+    cdef Py_ssize_t k, m = 0
+    cdef const real *source
+    cdef real *target
+    cdef int j
+    while m < units:
+        target = g.x_block + m * TOKEN_BLOCK
+        for k in range(count):
+            source = g.x + place(g.x_index, token + k) * g.x_stride + unit + m
+            for j in range((ROWS + LANES - 1) // LANES):
+                store_block(target + j * LANES, source + j * LANES, units - m - j * LANES)
+            target = target + ROWS
+        m = m + ROWS
+
+
+cdef inline void store_block(real *target, const real *source, Py_ssize_t left) noexcept nogil:
+    if left > 0:
+        v_store(target, load(source, lanes_left(left, 0)))
 
 
 cdef void copy_panel(const GradientProduct *g, Py_ssize_t token, Py_ssize_t count, Py_ssize_t column, int width,
@@ -64,11 +77,11 @@ cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit,
     cdef int i, j, rows
     t.depth = count
     t.panel = g.d_block
-    t.x_stride = UNIT_STRIDE
+    t.x_stride = ROWS
     t.start_step = LANES
     while m < units:
         rows = rows_left(units - m)
-        t.x[0] = g.x_block + m
+        t.x[0] = g.x_block + m * TOKEN_BLOCK
         for i in range(rows):
             out = g.out + (unit + m + i) * g.columns + column
             for j in range(width):
@@ -104,8 +117,8 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
     g.d_stride = d.strides[0] // <Py_ssize_t>sizeof(real)
     g.out = &out[0, 0]
     g.bias = &bias[0] if bias is not None else NULL
-    g.x_block = &scratch[0]
-    g.d_block = g.x_block + TOKEN_BLOCK * UNIT_STRIDE
+    g.d_block = &scratch[0]
+    g.x_block = g.d_block + TOKEN_BLOCK * WIDTH * LANES
     with nogil:
         while token < end:
             count = min(<Py_ssize_t>TOKEN_BLOCK, end - token)
