@@ -112,8 +112,7 @@ class Packing:
         total_length : int, optional
             Steps of the padded grid; the largest length by default.
         """
-        plan = cls._leading(lengths, total_length, masked=True)
-        return plan
+        return cls._leading(lengths, total_length, masked=True)
 
     @classmethod
     def full(cls, batch_size: int, total_length: int) -> Packing:
@@ -259,7 +258,8 @@ class PackedSequence:
 
     def __repr__(self) -> str:
         plan = self.packing
-        return f"PackedSequence(shape={self.shape}, tokens={plan.tokens}, stored={self.values.shape[0]}, dtype={self.dtype})"
+        stored = self.values.shape[0]
+        return f"PackedSequence(shape={self.shape}, tokens={plan.tokens}, stored={stored}, dtype={self.dtype})"
 
     @property
     def data(self) -> Array:

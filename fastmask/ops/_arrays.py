@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -46,7 +47,8 @@ def aligned_empty(shape: Sequence[int] | int, dtype: Any) -> Array:
     size = math.prod(shape) * dtype.itemsize
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+    array: Array = raw[start : start + size].view(dtype).reshape(shape)
+    return array
 
 
 def aligned_zeros(shape: Sequence[int] | int, dtype: Any) -> Array:
@@ -110,4 +112,4 @@ def split(count: int, parts: int) -> list[tuple[int, int]]:
     """At most ``parts`` consecutive ranges of about equal length that cover ``range(count)``."""
     parts = max(1, min(parts, count))
     edges = [count * k // parts for k in range(parts + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

@@ -26,7 +26,7 @@ def _check(x: ArrayLike, kernel: ArrayLike) -> tuple[Array, Array]:
     rows = check_float("x", x, 2)
     matrix = check_float("kernel", kernel, 2, rows.dtype)
     if matrix.shape[0] != rows.shape[1]:
-        raise ValueError(f"kernel: expected {rows.shape[1]} rows to go with x of shape {rows.shape}, got {matrix.shape}.")
+        raise ValueError(f"kernel: expected {rows.shape[1]} rows, as x has columns, got shape {matrix.shape}.")
     return rows, matrix
 
 

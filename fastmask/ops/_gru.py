@@ -36,7 +36,6 @@ _ORDER = (0, 1, 2)
 
 class _Stored(NamedTuple):
     h: Array
-    gates: Array | None
     runs: list[object]
     dropouts: list[object]
     reset_mask: Array | None
@@ -74,14 +73,16 @@ class _Gru(Problem):
         return (3 if self.reset_after else 2) * self.padded
 
 
-def _forward(problem: _Gru, codes: tuple[int, int]) -> _Stored:
-    kernel, plan, padded = problem.kernel, problem.plan, problem.padded
+def _gates(problem: _Gru) -> Array:
+    """A row for each token in training; otherwise for each row of the batch, as scratch."""
+    rows = problem.plan.tokens if problem.training else max(1, problem.plan.batch_size)
+    return aligned_empty((rows, 4 * problem.padded), problem.dtype)
+
+
+def _forward(problem: _Gru, codes: tuple[int, int], gates: Array | None) -> _Stored:
+    kernel, padded = problem.kernel, problem.padded
     matrix = pad_gates(problem.recurrent_kernel, _ORDER, padded)
     h = problem.state_buffer(problem.initial_state[0])
-    gates = None
-    if problem.training or not problem.reset_after:
-        rows = plan.tokens if problem.training else max(1, plan.batch_size)
-        gates = aligned_empty((rows, 4 * padded), problem.dtype)
     reset_mask = problem.take_reset_mask()
     runs = problem.runs(problem.input_bias, None)
     dropouts = problem.dropouts(matrix, 0, problem.recurrent_columns, len(runs))
@@ -95,10 +96,12 @@ def _forward(problem: _Gru, codes: tuple[int, int]) -> _Stored:
                 problem.reset_after, problem.every_step, problem.zero_state, dropout, reset_mask)
         for run, dropout in zip(runs, dropouts, strict=True)
     ])
-    return _Stored(h, gates, runs, dropouts, reset_mask)
+    return _Stored(h, runs, dropouts, reset_mask)
 
 
-def _run_backward(problem: _Gru, stored: _Stored, dy: Array | None, dh: Array, codes: tuple[int, int]) -> None:
+def _run_backward(
+    problem: _Gru, stored: _Stored, gates: Array, dy: Array | None, dh: Array, codes: tuple[int, int]
+) -> None:
     kernel, padded = problem.kernel, problem.padded
     matrix = pad_gates(problem.recurrent_kernel, _ORDER, padded)
     transposed = product_panels(kernel, matrix[:, : problem.recurrent_columns].T)
@@ -107,7 +110,7 @@ def _run_backward(problem: _Gru, stored: _Stored, dy: Array | None, dh: Array, c
         candidate = product_panels(kernel, matrix[:, 2 * padded :].T)
         reset = aligned_empty(dh.shape, problem.dtype)
     threads.run([
-        partial(kernel.gru_backward, run, transposed, candidate, stored.gates, stored.h, dy, dh, reset, *codes,
+        partial(kernel.gru_backward, run, transposed, candidate, gates, stored.h, dy, dh, reset, *codes,
                 problem.reset_after, dropout, stored.reset_mask)
         for run, dropout in zip(stored.runs, stored.dropouts, strict=True)
     ])
@@ -178,7 +181,7 @@ def gru(
     problem = _Gru(x, kernel, recurrent_kernel, _INPUT_ORDER, initial_state, 1, go_backwards, return_sequences,
                    input_mask, recurrent_mask, training=False)
     problem.set_bias(bias, reset_after)
-    stored = _forward(problem, codes)
+    stored = _forward(problem, codes, None if reset_after else _gates(problem))
     return problem.sequence(stored.h), (problem.final_state(stored.h),)
 
 
@@ -203,14 +206,15 @@ def gru_vjp(
     problem = _Gru(x, kernel, recurrent_kernel, _INPUT_ORDER, initial_state, 1, go_backwards, return_sequences,
                    input_mask, recurrent_mask, training=True)
     problem.set_bias(bias, reset_after)
-    stored = _forward(problem, codes)
+    gates = _gates(problem)
+    stored = _forward(problem, codes, gates)
     once = Once()
 
     def pullback(d_sequence: Array | None = None, d_states: StateGradients | None = None) -> RecurrentGradients:
         dy = problem.check_sequence_gradient(d_sequence)
         (dh,) = problem.state_gradients(d_states, 1)
         once.use()
-        _run_backward(problem, stored, dy, dh, codes)
-        return _gradients(problem, stored, stored.gates, dh)
+        _run_backward(problem, stored, gates, dy, dh, codes)
+        return _gradients(problem, stored, gates, dh)
 
     return (problem.sequence(stored.h), (problem.final_state(stored.h),)), pullback

@@ -32,16 +32,14 @@ _ORDER = (0, 1, 2, 3)
 class _Stored(NamedTuple):
     h: Array
     c: Array
-    gates: Array | None
     runs: list[object]
     dropouts: list[object]
 
 
-def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int]) -> _Stored:
+def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int], gates: Array | None) -> _Stored:
     kernel, plan = problem.kernel, problem.plan
     matrix = pad_gates(problem.recurrent_kernel, _ORDER, problem.padded)
     h = problem.state_buffer(problem.initial_state[0])
-    gates = aligned_empty((plan.tokens, 4 * problem.padded), problem.dtype) if problem.training else None
     if problem.training:
         c = problem.state_buffer(problem.initial_state[1])
     else:
@@ -55,7 +53,7 @@ def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int]) -> _S
         partial(kernel.lstm_forward, run, panels, h, c, gates, *codes, problem.every_step, problem.zero_state, dropout)
         for run, dropout in zip(runs, dropouts, strict=True)
     ])
-    return _Stored(h, c, gates, runs, dropouts)
+    return _Stored(h, c, runs, dropouts)
 
 
 def lstm(
@@ -98,7 +96,7 @@ def lstm(
     codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
     problem = Problem(x, kernel, recurrent_kernel, _ORDER, initial_state, 2, go_backwards, return_sequences,
                       input_mask, recurrent_mask, training=False)
-    stored = _forward(problem, problem.check_bias(bias, (4 * problem.units,)), codes)
+    stored = _forward(problem, problem.check_bias(bias, (4 * problem.units,)), codes, None)
     states = problem.final_state(stored.h), stored.c[problem.plan.unsorted_indices]
     return problem.sequence(stored.h), states
 
@@ -124,7 +122,8 @@ def lstm_vjp(
     problem = Problem(x, kernel, recurrent_kernel, _ORDER, initial_state, 2, go_backwards, return_sequences,
                       input_mask, recurrent_mask, training=True)
     bias = problem.check_bias(bias, (4 * problem.units,))
-    stored = _forward(problem, bias, codes)
+    gates = aligned_empty((problem.plan.tokens, 4 * problem.padded), problem.dtype)
+    stored = _forward(problem, bias, codes, gates)
     once = Once()
 
     def pullback(d_sequence: Array | None = None, d_states: StateGradients | None = None) -> RecurrentGradients:
@@ -133,13 +132,12 @@ def lstm_vjp(
         once.use()
         transposed = product_panels(problem.kernel, pad_gates(problem.recurrent_kernel, _ORDER, problem.padded).T)
         threads.run([
-            partial(problem.kernel.lstm_backward, run, transposed, stored.gates, stored.c, dy, dh, dc, *codes, dropout)
+            partial(problem.kernel.lstm_backward, run, transposed, gates, stored.c, dy, dh, dc, *codes, dropout)
             for run, dropout in zip(stored.runs, stored.dropouts, strict=True)
         ])
-        d = stored.gates
         drecurrent = aligned_zeros((problem.units, 4 * problem.padded), problem.dtype)
-        tasks, gather = problem.input_tasks(d)
-        threads.run([*tasks, *problem.recurrent_tasks(stored.h, d, drecurrent)])
+        tasks, gather = problem.input_tasks(gates)
+        threads.run([*tasks, *problem.recurrent_tasks(stored.h, gates, drecurrent)])
         inputs, dkernel, dbias = gather()
         rows = problem.plan.batch_size
         return RecurrentGradients(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -173,7 +174,7 @@ class Problem:
         total = np.cumsum(self.plan.sorted_lengths)
         inner = np.searchsorted(total, self.plan.tokens * np.arange(1, parts) / parts) + 1
         edges = sorted({0, *inner.tolist(), self.plan.batch_size})
-        return list(zip(edges[:-1], edges[1:], strict=True))
+        return list(pairwise(edges))
 
     def runs(self, bias: Array | None, z: Array | None) -> list[Any]:
         """One prepared `Recurrence` for each shard. z: where the products of every token go, if they are kept."""
@@ -327,7 +328,7 @@ class Problem:
             # A zero initial state adds nothing; only a bias needs the first step.
             first = int(self.plan.batch_sizes[0]) if self.zero_state and bias is None and self.plan.tokens else 0
             return gradient_tasks(self.kernel, h, d, out, bias=bias, x_index=self.plan.previous, begin=first)
-        tasks = []
+        tasks: list[Task] = []
         groups = self.recurrent_mask.shape[0]
         width = d.shape[1] // groups
         for group in range(groups):

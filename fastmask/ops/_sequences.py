@@ -111,6 +111,23 @@ def time_order_vjp(backward: PackedSequence) -> tuple[PackedSequence, Callable[[
     return out, pullback
 
 
+def _merge(a: Array, b: Array, mode: str) -> Array:
+    if mode == "concat":
+        return np.concatenate([a, b], axis=1)
+    if mode == "mul":
+        return a * b
+    return a + b if mode == "sum" else (a + b) * a.dtype.type(0.5)
+
+
+def _unmerge(d: Array, a: Array, b: Array, mode: str) -> tuple[Array, Array]:
+    if mode == "concat":
+        return d[:, : a.shape[1]], d[:, a.shape[1] :]
+    if mode == "mul":
+        return d * b, d * a
+    half = d if mode == "sum" else d * a.dtype.type(0.5)
+    return half, half
+
+
 def merge_directions_vjp(
     forward: PackedSequence, backward: PackedSequence, mode: str = "concat"
 ) -> tuple[PackedSequence, Callable[[ArrayLike], tuple[Array, Array]]]:
@@ -137,19 +154,12 @@ def merge_directions_vjp(
     a, b = forward.data, take_rows(backward.data, plan.reverse)
     if a.shape[0] != b.shape[0] or (mode != "concat" and a.shape != b.shape):
         raise ValueError(f"backward: expected outputs that go with those of shape {a.shape}, got {b.shape}.")
-    joined = {"concat": lambda: np.concatenate([a, b], axis=1), "sum": lambda: a + b, "mul": lambda: a * b,
-              "ave": lambda: (a + b) * a.dtype.type(0.5)}[mode]()
-    merged = PackedSequence(joined, plan)
+    merged = PackedSequence(_merge(a, b, mode), plan)
 
     def pullback(d: ArrayLike) -> tuple[Array, Array]:
         gradient = check_float("d", d, 2, merged.dtype)
         check_shape("d", gradient, merged.values.shape)
-        width = a.shape[1]
-        da, db = {
-            "concat": lambda: (gradient[:, :width], gradient[:, width:]), "sum": lambda: (gradient, gradient),
-            "mul": lambda: (gradient * b, gradient * a),
-            "ave": lambda: (gradient * a.dtype.type(0.5), gradient * a.dtype.type(0.5)),
-        }[mode]()
+        da, db = _unmerge(gradient, a, b, mode)
         return np.ascontiguousarray(da), take_rows(db, plan.reverse)
 
     return merged, pullback
