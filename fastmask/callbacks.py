@@ -1,6 +1,7 @@
 """Objects that `fit`, `evaluate` and `predict` tell what happens."""
 
 import time
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,11 @@ class EarlyStopping(Callback):
     start_from_epoch : int, default 0
         Earlier epochs are not looked at.
 
+    Notes
+    -----
+    An epoch whose logs lack the number, for want of a validation, is passed over with a warning; a
+    number that the model does not have at all is a ValueError.
+
     Attributes
     ----------
     stopped_epoch : int
@@ -184,12 +190,10 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Look at the epoch's number and ask the model to stop if it is time."""
-        logs = logs or {}
-        if self.monitor not in logs:
-            raise ValueError(f"monitor must be one of {', '.join(logs)}, got {self.monitor!r}")
-        if epoch < self.start_from_epoch:
+        value = self._monitored(epoch, logs or {})
+        if value is None or epoch < self.start_from_epoch:
             return
-        value = self.sign * logs[self.monitor]
+        value *= self.sign
         self.wait += 1
         improved = value + self.min_delta < self.best
         if improved:
@@ -202,6 +206,18 @@ class EarlyStopping(Callback):
         elif self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
+
+    def _monitored(self, epoch: int, logs: Logs) -> float | None:
+        """Return the number, None if this epoch has none."""
+        if self.monitor not in logs:
+            if self.monitor.removeprefix("val_") not in self.model.metrics_names:
+                raise ValueError(f"monitor must be one of {', '.join(logs)}, got {self.monitor!r}")
+            warnings.warn(
+                f"EarlyStopping passes over epoch {epoch + 1}, which has no {self.monitor!r}, only "
+                f"{', '.join(logs)}; validation_data, validation_split and validation_freq make it",
+                stacklevel=2,
+            )
+        return logs.get(self.monitor)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Put the best weights back if asked to."""

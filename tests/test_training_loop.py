@@ -202,8 +202,17 @@ def test_early_stopping_restores_the_best_weights():
     stop = callbacks.EarlyStopping(patience=1, restore_best_weights=True)
     model.fit(x, y, epochs=4, callbacks=[Keep(), Losses([3, 1, 2, 2]), stop], verbose=0)
     np.testing.assert_array_equal(model.get_weights()[0], kept[1])
-    with pytest.raises(ValueError, match="monitor must be one of loss, got 'val_loss'"):
-        model.fit(x, y, callbacks=[callbacks.EarlyStopping()], verbose=0)
+
+
+def test_early_stopping_passes_over_epochs_without_validation():
+    x, y = make_data()
+    stop = callbacks.EarlyStopping(min_delta=10)  # so that only the first look is an improvement
+    model = make()
+    with pytest.warns(UserWarning, match="passes over epoch [13], which has no 'val_loss', only loss"):
+        model.fit(x, y, epochs=6, validation_split=0.2, validation_freq=2, callbacks=[stop], verbose=0)
+    assert (model.history.epoch, stop.best_epoch) == ([0, 1, 2, 3], 1)
+    with pytest.raises(ValueError, match="monitor must be one of loss, got 'val_mae'"):
+        model.fit(x, y, callbacks=[callbacks.EarlyStopping("val_mae")], verbose=0)
 
 
 def test_lines_and_bars(capsys):
