@@ -230,6 +230,12 @@ class Sequential(Trainer):
             )
         return self.layers[names.index(name)]
 
+    def reset_states(self) -> None:
+        """Forget the states that stateful layers keep."""
+        for layer in self.layers:
+            if getattr(layer, "stateful", False):
+                layer.reset_states()  # type: ignore[attr-defined]
+
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Print the layers with their output shapes, numbers of weights, and the mask's way.
 

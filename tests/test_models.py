@@ -259,6 +259,21 @@ def test_a_mask_may_be_passed_and_padding_is_not_read():
         fm.Sequential([layers.Dense(2)])(x[:, 0], mask=mask)
 
 
+def test_reset_states():
+    model = fm.Sequential(
+        [
+            layers.LSTM(3, stateful=True, return_sequences=True, input_shape=(None, 2)),
+            layers.Bidirectional(layers.GRU(4, stateful=True, return_sequences=True)),
+            layers.SimpleRNN(2),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(3, 5, 2))
+    first, second = model.predict(x), model.predict(x)
+    assert not np.array_equal(first, second)
+    model.reset_states()
+    np.testing.assert_array_equal(model.predict(x), first)
+
+
 def test_plain_rows():
     model = fm.Sequential([layers.Dense(2, input_shape=(3,))])
     x = np.random.default_rng(6).normal(size=(5, 3))
