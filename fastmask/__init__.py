@@ -48,6 +48,8 @@ def _require_kernels() -> None:
 
 
 _require_kernels()
+if os.environ.get("FASTMASK_ISA"):
+    import_module("fastmask.kernels")  # which says at once if this is no instruction set of this machine
 
 _MODULES = (
     "callbacks", "config", "initializers", "kernels", "layers", "losses", "metrics", "ops",

@@ -1,6 +1,7 @@
 """Sequential: structure, shapes, mask flow, and every way of putting data in."""
 
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
@@ -314,13 +315,21 @@ def test_bad_ids(x, error, message):
         tagger().predict(x)
 
 
-def run_python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def run_python(code, **environment):
+    wanted = {name: value for name, value in os.environ.items() if name != "FASTMASK_ISA"} | environment
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=wanted)
 
 
 def test_import_is_light():
     code = "import sys, fastmask; print([m for m in ('numpy', 'tqdm') if m in sys.modules])"
     assert run_python(code).stdout.strip() == "[]"
+
+
+def test_an_instruction_set_is_checked_at_import():
+    code = "try:\n import fastmask\nexcept ImportError as error:\n print(error)"
+    for name, message in (("sse2", "FASTMASK_ISA='sse2' is not an instruction set"), ("baseline", "")):
+        assert message in run_python(code, FASTMASK_ISA=name).stdout
+        assert bool(message) == bool(run_python(code, FASTMASK_ISA=name).stdout)
 
 
 def test_an_unbuilt_checkout_says_what_to_do(tmp_path):
