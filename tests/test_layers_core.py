@@ -228,6 +228,16 @@ class TestEmbedding:
         packed = PackedSequence.from_list([np.array([1, 2]), np.array([0])])
         np.testing.assert_array_equal(layer(packed).data, layer.get_weights()[0][packed.data])
 
+    def test_ids_under_a_mask_are_not_read(self):
+        layer, mask = self.layer(), make_mask("holes", *self.IDS.shape)
+        poisoned, zeroed = np.where(mask, self.IDS, -7), np.where(mask, self.IDS, 0)
+        y, pullback = layer.vjp(poisoned, mask)
+        np.testing.assert_array_equal(y, layer(zeroed))
+        np.testing.assert_array_equal(y, layer(PackedSequence.from_padded(poisoned, mask)).pad())
+        dy = normal(*y.shape)
+        expected = layer.vjp(zeroed)[1](dy).weights[0].dense()
+        np.testing.assert_array_equal(pullback(dy).weights[0].dense(), expected)
+
     def test_masks(self):
         given = np.ones((3, 4), bool)
         np.testing.assert_array_equal(self.layer(mask_zero=True).compute_mask(self.IDS, given), self.IDS != 0)

@@ -8,7 +8,7 @@ from fastmask import initializers
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import cotangents, run
+from fastmask.layers.flow import cotangents, run, unread_ids
 from fastmask.packing import PackedSequence
 
 
@@ -38,6 +38,9 @@ class Embedding(Layer):
     Input ids of any shape, or packed ids; output has one axis more. The weight is embeddings
     (input_dim, output_dim); its gradient is sparse (``SparseRows``). Ids from 0 to input_dim - 1
     are legal, others raise IndexError. Row 0 is an ordinary row even with `mask_zero`.
+
+    A mask that is passed in is ignored with `mask_zero`. Without, it is passed on, and id 0 is looked up
+    where it masks: what stands there is not read.
     """
 
     takes_ids = True
@@ -106,6 +109,8 @@ class Embedding(Layer):
         table = self.embeddings.value
         if isinstance(x, PackedSequence) and self.mask_zero and not x.values.all():
             x = self.pack_input(x.pad())
+        elif call.mask is not None and not self.mask_zero:
+            x = unread_ids(x, call.mask)
         y, back = run("embedding", call.keep, x, table)
         if isinstance(x, PackedSequence) and x.packing.masked:
             y = PackedSequence(y.values, y.packing, y.index, self._vector(x.fill), x.repeat)

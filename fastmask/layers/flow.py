@@ -40,6 +40,11 @@ def leave(y: PackedSequence, padded: bool, keep: bool) -> tuple[Any, Back]:
     return run("unpack", keep, y) if padded else (y, same)
 
 
+def unread_ids(ids: Array, mask: Array) -> Array:
+    """Return ids (B, T, ...) with 0 where the mask (B, T) is False, whatever stands there."""
+    return np.where(mask.reshape(*mask.shape, *[1] * (ids.ndim - 2)), ids, ids.dtype.type(0))
+
+
 def open_shape(x: "Array | PackedSequence") -> Shape:
     """Return the shape of `x` with None for the axes that differ from batch to batch."""
     fixed = 2 if isinstance(x, PackedSequence) else 1

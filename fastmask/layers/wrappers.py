@@ -9,7 +9,7 @@ from fastmask.layers.arguments import layer_dtype
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import RowLayer
-from fastmask.layers.flow import Back, cotangents, enter, leave, run, same
+from fastmask.layers.flow import Back, cotangents, enter, leave, run, same, unread_ids
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.serialization import deserialize, serialize
 from fastmask.packing import PackedSequence, Packing
@@ -62,8 +62,9 @@ class TimeDistributed(RowLayer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if not isinstance(x, PackedSequence):
-            whole = call.mask is None or self.takes_ids
-            return self._grid(x, call) if whole else self._masked_grid(x, call)
+            if call.mask is None:
+                return self._grid(x, call)
+            return self._grid(unread_ids(x, call.mask), call) if self.takes_ids else self._masked_grid(x, call)
         if x.index is None or not (call.training and self.stochastic):
             return super().forward(x, call)
         data, collapse = run("expand", call.keep, x)
