@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask.data import as_rows
 from fastmask.layers import Embedding, Gradients, Layer, require_mask_support
 from fastmask.layers.arguments import auto_name
 from fastmask.layers.base import describe
+from fastmask.layers.variable import assign_all
 from fastmask.packing import PackedSequence
 from fastmask.summary import table
 from fastmask.training import Trainer
@@ -63,7 +65,8 @@ class Sequential(Trainer):
     Notes
     -----
     Where the first layer fixes the shape of the input (an `Input` before it, an `Embedding`, or
-    `input_shape=`), layers are built when they are added; otherwise by `build` or the first batch.
+    `input_shape=`), layers are built when they are added; otherwise, and after a `Flatten` of sequences of
+    any length, by `build` or the first batch.
     """
 
     def __init__(
@@ -100,8 +103,9 @@ class Sequential(Trainer):
             require_mask_support(layer, source)
         layer.parent_path = self.name
         shape = self._shape_above(layer)
-        if shape is not None:
-            _build(layer, shape)
+        if shape is not None and (layer.takes_ids or shape[-1] is not None):
+            layer.build(shape)
+            _require_one_output(layer, layer.output_shape)
         self.layers.append(layer)
 
     def pop(self) -> Layer:
@@ -117,11 +121,17 @@ class Sequential(Trainer):
         ------
         ValueError
             If a layer cannot take what it would get.
+        TypeError
+            If it cannot take the mask that reaches it.
         """
         shape: Shape = tuple(input_shape)
-        for layer in self._layers_or_fail():
-            _build(layer, shape)
-            shape = layer.output_shape
+        source: Layer | None = None
+        for layer, next_source in zip(self._layers_or_fail(), self.mask_sources, strict=True):
+            if source is not None:
+                require_mask_support(layer, source)
+            layer.build(shape)
+            _require_one_output(layer, layer.output_shape)
+            shape, source = layer.output_shape, next_source
 
     @property
     def built(self) -> bool:
@@ -193,18 +203,10 @@ class Sequential(Trainer):
         ------
         ValueError
             If their number or a shape differs.
+        TypeError
+            If one does not hold real numbers.
         """
-        variables = self.weights
-        if len(weights) != len(variables):
-            hint = "" if self.built else " (it is not built yet: call build(input_shape) first)"
-            raise ValueError(
-                f"weights must hold {len(variables)} arrays for model {self.name!r}{hint}, "
-                f"got {len(weights)}"
-            )
-        pairs = zip(variables, weights, strict=True)
-        arrays = [v.checked(w, f"weights[{i}]") for i, (v, w) in enumerate(pairs)]
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
+        assign_all(self.weights, weights, f"model {self.name!r}", self.built)
 
     def count_params(self) -> int:
         """Return the number of entries of all weights."""
@@ -292,6 +294,7 @@ class Sequential(Trainer):
                 pullbacks.append((layer, pullback))
             else:
                 y = layer(y, training=training)
+            _require_one_output(layer, y)
         return y, lambda dy: _pull(pullbacks, dy)
 
     def _enter(self, x: Any, mask: ArrayLike | None) -> Any:
@@ -325,12 +328,10 @@ class Sequential(Trainer):
         return f"<Sequential name={self.name}, built={self.built}>"
 
 
-def _build(layer: Layer, shape: Shape) -> None:
-    layer.build(shape)
-    if layer.output_shape and isinstance(layer.output_shape[0], (tuple, list)):
-        raise ValueError(
-            f"{describe(layer)} must have one output in a Sequential, got {layer.output_shape}"
-        )
+def _require_one_output(layer: Layer, output: Any) -> None:
+    """Raise ValueError if an output, or the shape of one, is several."""
+    if isinstance(output, tuple) and isinstance(output[0], (tuple, np.ndarray, PackedSequence)):
+        raise ValueError(f"{describe(layer)} must have one output in a Sequential, got {len(output)}")
 
 
 def _pull(pullbacks: list[tuple[Layer, Pullback]], dy: Any) -> list[Any]:

@@ -151,6 +151,8 @@ class TestWeights:
             ([np.ones((3, 2)), np.ones(2) * 1j], TypeError, r"weights\[1\] must hold real numbers, got dtype comp"),
             ([np.ones((3, 2)), np.array([None, 1])], TypeError, r"weights\[1\] must hold real numbers"),
             ([np.ones((3, 2)), ["a", "b"]], TypeError, r"weights\[1\]"),
+            ([np.ones((3, 2)), np.full(2, 1e39)], ValueError, r"weights\[1\] holds numbers too large for float32"),
+            (None, TypeError, "weights must be a list of arrays, got NoneType"),
         ],
     )
     def test_bad_weights_change_nothing(self, weights, error, words):
@@ -160,6 +162,11 @@ class TestWeights:
             layer.set_weights(weights)
         for left, right in zip(before, layer.get_weights(), strict=True):
             np.testing.assert_array_equal(left, right)
+
+    @pytest.mark.parametrize("units", [10**9, 10**30])
+    def test_too_large(self, units):
+        with pytest.raises(MemoryError, match=r"kernel of layer 'big' \(Dense\) with shape .* takes .* GiB"):
+            layers.Dense(units, name="big").build((None, 10**6))
 
     def test_unbuilt(self):
         assert layers.Dense(2).get_weights() == []

@@ -284,7 +284,7 @@ STATE = np.zeros((2, UNITS))
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"x": np.zeros((2, FEATURES))}, ValueError, "x must have 3 axes, got shape"),
+        ({"x": np.zeros((2, FEATURES))}, ValueError, "x must have 3 axes for layer 'mine' .LSTM., got shape"),
         ({"x": np.zeros((2, 3, 7))}, ValueError, "x must have 3 features .*layer 'mine' .LSTM.* got shape"),
         ({"x": GOOD.astype(complex)}, TypeError, "x must hold real numbers, got dtype complex128"),
         ({"x": GOOD.astype(object)}, TypeError, "x must hold real numbers, got dtype object"),

@@ -104,6 +104,41 @@ def test_flatten_of_unmasked_sequences():
     np.testing.assert_allclose(model.predict(x), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_flatten_of_sequences_of_any_length_waits_for_the_first_batch():
+    model = fm.Sequential([layers.Embedding(10, 3), layers.Flatten(), layers.Dense(2), layers.Dense(1)])
+    assert (model.layers[1].output_shape, model.built) == ((None, None), False)
+    assert model.predict(np.ones((2, 4), int)).shape == (2, 1)
+    assert model.layers[2].kernel.shape == (12, 2)
+    with pytest.raises(ValueError, match="x must have 12 features"):
+        model.predict(np.ones((2, 5), int))
+
+
+def test_axes_must_fit_when_the_layer_is_added():
+    model = fm.Sequential([layers.Embedding(10, 3), layers.LSTM(4)])
+    message = r"input_shape must have 3 axes for layer 'top' \(GRU\), got shape \(None, 4\)"
+    with pytest.raises(ValueError, match=message):
+        model.add(layers.GRU(2, name="top"))
+    unbuilt = fm.Sequential([layers.LSTM(4), layers.GRU(2, name="top")])
+    with pytest.raises(ValueError, match=r"x must have 3 axes for layer 'top' \(GRU\), got shape \(2, 4\)"):
+        unbuilt.predict(np.ones((2, 3, 4)))
+
+
+def test_layers_must_have_one_output():
+    for layer in (layers.LSTM(4, return_state=True), layers.Bidirectional(layers.GRU(2), merge_mode=None)):
+        with pytest.raises(ValueError, match=rf"layer '{layer.name}' .* must have one output in a Sequential"):
+            fm.Sequential([layers.Embedding(10, 3), layer])
+        unbuilt = fm.Sequential([type(layer).from_config(layer.get_config())])
+        with pytest.raises(ValueError, match="must have one output in a Sequential"):
+            unbuilt.predict(np.ones((2, 3, 4)))
+
+
+def test_a_mask_that_cannot_be_taken_is_an_error_when_the_model_is_built():
+    model = fm.Sequential([layers.Masking(name="skip"), layers.Dense(2)])
+    model.layers.append(layers.Flatten())
+    with pytest.raises(TypeError, match=r"'flatten.*' \(Flatten\).*'skip' \(Masking\)"):
+        model.build((None, 3, 4))
+
+
 def test_a_mask_that_cannot_be_taken_is_an_error_when_the_layer_is_added():
     model = fm.Sequential([layers.Embedding(10, 3, mask_zero=True, name="words")])
     model.add(layers.LSTM(4, return_sequences=True))

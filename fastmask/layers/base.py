@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastmask import initializers
 from fastmask.layers import arguments, checks, flow
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.variable import Variable
+from fastmask.layers.variable import Variable, assign_all
 from fastmask.packing import PackedSequence
 from fastmask.random import SeedGenerator
 
@@ -80,12 +80,15 @@ class Layer:
         Whether it derives a mask from its input.
     takes_ids : bool
         Whether its input holds integer ids.
+    input_rank : int or None
+        Number of axes that its input must have.
     """
 
     supports_masking: bool = True
     makes_mask: bool = False
     takes_ids: bool = False
     takes_state: ClassVar[bool] = False
+    input_rank: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -122,7 +125,9 @@ class Layer:
 
     def check_input(self, x: Any) -> Any:
         """Return `x` in the layer's dtype; ValueError or TypeError if it cannot be."""
-        return checks.float_input(x, self.dtype)
+        x = checks.float_input(x, self.dtype)
+        self._check_rank("x", x.shape)
+        return x
 
     @property
     def passes_mask(self) -> bool:
@@ -202,12 +207,17 @@ class Layer:
             If the layer cannot take inputs of this shape.
         """
         shape = tuple(None if n is None else int(n) for n in input_shape)
+        self._check_rank("input_shape", shape)
         if not self.built:
             self.create_weights(shape)
             self.built = True
         self._check_features(shape)
         self.input_shape = shape
         self.output_shape = self.compute_output_shape(shape)
+
+    def _check_rank(self, name: str, shape: Shape) -> None:
+        if self.input_rank not in (None, len(shape)):
+            raise ValueError(f"{name} must have {self.input_rank} axes for {describe(self)}, got shape {shape}")
 
     def _check_features(self, shape: Shape) -> None:
         if self.features is None:
@@ -247,6 +257,7 @@ class Layer:
         -------
         Variable
         """
+        checks.require_memory(f"{name} of {describe(self)}", shape, self.dtype)
         initialize = initializers.get(initializer) or initializers.GlorotUniform()
         value = checks.real_array(f"{name}_initializer", initialize(shape, self.dtype), self.dtype)
         if value.shape != shape:
@@ -309,16 +320,7 @@ class Layer:
         TypeError
             If one does not hold real numbers.
         """
-        variables = self.weights
-        if len(weights) != len(variables):
-            hint = "" if self.built else " (it is not built yet: call build(input_shape) first)"
-            raise ValueError(
-                f"weights must hold {len(variables)} arrays for {describe(self)}{hint}, got {len(weights)}"
-            )
-        pairs = enumerate(zip(variables, weights, strict=True))
-        arrays = [v.checked(value, f"weights[{i}]") for i, (v, value) in pairs]
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
+        assign_all(self.weights, weights, describe(self), self.built)
 
     def count_params(self) -> int:
         """Return the number of entries of all weights."""
@@ -361,10 +363,10 @@ def require_mask_support(layer: Layer, source: Layer | None = None) -> None:
     if layer.supports_masking:
         return
     origin = "its input" if source is None else f"the output of {describe(source)}"
+    remedy = "give none (a list of sequences has one)" if source is None else "make none (mask_zero=False, no Masking)"
     raise TypeError(
-        f"{describe(layer)} does not support masking, but {origin} carries a mask. "
-        "Put a recurrent layer with return_sequences=False or a masked pooling layer before it, "
-        "or make no mask (mask_zero=False, no Masking layer)."
+        f"{describe(layer)} does not support masking, but {origin} carries a mask. Use it up before "
+        f"with a recurrent layer with return_sequences=False, or {remedy}."
     )
 
 

@@ -1,6 +1,10 @@
 """Checks of arguments, by name; what has passed them cannot fail further down."""
 
+import os
+import sys
 from collections.abc import Collection
+from contextlib import suppress
+from math import prod
 from operator import index
 from typing import Any
 
@@ -73,17 +77,30 @@ def real_array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     return array.astype(dtype, copy=False)
 
 
-def float_input(x: "Array | PackedSequence", dtype: np.dtype[Any], rank: int | None = None) -> "Array | PackedSequence":
-    """Return `x` with values of `dtype`; ValueError unless of `rank` axes, if that is given."""
-    packed = isinstance(x, PackedSequence)
-    found: Array | PackedSequence = x if packed else as_array("x", x)
-    if rank is not None and len(found.shape) != rank:
-        raise ValueError(f"x must have {rank} axes, got shape {found.shape}")
-    if not isinstance(found, PackedSequence):
-        return real_array("x", found, dtype)
-    if found.dtype == dtype:
-        return found
-    return found.with_values(real_array("x", found.values, dtype), fill=found.fill)
+def float_input(x: "Array | PackedSequence", dtype: np.dtype[Any]) -> "Array | PackedSequence":
+    """Return `x` with values of `dtype`; TypeError unless they are real numbers."""
+    if not isinstance(x, PackedSequence):
+        return real_array("x", x, dtype)
+    return x if x.dtype == dtype else x.with_values(real_array("x", x.values, dtype), fill=x.fill)
+
+
+def require_memory(what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise MemoryError if an array of `shape` cannot fit into the memory of this machine."""
+    size = prod(shape) * dtype.itemsize
+    if size > 2**30 and size > _memory():
+        raise MemoryError(
+            f"{what} with shape {shape} takes {size / 2**30:,.0f} GiB, and this machine has {_memory() / 2**30:,.0f}"
+        )
+
+
+def _memory() -> int:
+    """Return the bytes of memory that the process may use at most."""
+    limits = [sys.maxsize]
+    with suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(ValueError, OSError), open("/sys/fs/cgroup/memory.max") as file:
+        limits.append(int(file.read()))
+    return min(limits)
 
 
 def mask_for(mask: Any, shape: tuple[int, ...]) -> "npt.NDArray[np.bool_] | None":

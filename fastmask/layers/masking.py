@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array
 from fastmask.layers.flow import Back, cotangents, run, same
@@ -29,13 +28,11 @@ class Masking(Layer):
     """
 
     makes_mask = True
+    input_rank = 3
 
     def __init__(self, mask_value: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mask_value = float(mask_value)
-
-    def check_input(self, x: Any) -> Any:
-        return checks.float_input(x, self.dtype, rank=3)
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the mask (B, T) of a padded `x`: True where a feature is not `mask_value`."""

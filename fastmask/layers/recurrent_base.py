@@ -35,6 +35,7 @@ class Recurrent(Layer):
     """
 
     takes_state = True
+    input_rank = 3
     kernel_initializer: Any
     recurrent_initializer: Any
     bias_initializer: Any
@@ -127,9 +128,6 @@ class Recurrent(Layer):
         state = (input_shape[0], self.units)
         y = (*input_shape[:2], self.units) if self.return_sequences else state
         return (y, *[state for _ in self.state_names]) if self.return_state else y
-
-    def check_input(self, x: Any) -> Any:
-        return checks.float_input(x, self.dtype, rank=3)
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         source, enter_back = enter(x, call.mask, call.keep)

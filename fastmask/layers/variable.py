@@ -1,5 +1,6 @@
 """Weights of layers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,17 @@ class Variable:
         TypeError
             If `value` does not hold real numbers.
         ValueError
-            If its shape differs.
+            If its shape differs or a number is too large for the dtype.
         """
         self.value[...] = self.checked(value)
 
     def checked(self, value: npt.ArrayLike, name: str = "value") -> Array:
         """Return `value` as an array that fits this variable; errors as for `assign`."""
-        array = real_array(name, value, self.dtype)
+        try:
+            with np.errstate(over="raise"):
+                array = real_array(name, value, self.dtype)
+        except FloatingPointError:
+            raise ValueError(f"{name} holds numbers too large for {self.dtype} in {self.path}") from None
         if array.shape != self.shape:
             raise ValueError(f"{name} must have shape {self.shape} for {self.path}, got {array.shape}")
         return array
@@ -81,3 +86,18 @@ class Variable:
 
     def __repr__(self) -> str:
         return f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}>"
+
+
+def assign_all(
+    variables: Sequence[Variable], weights: Sequence[npt.ArrayLike], owner: str, built: bool
+) -> None:
+    """Overwrite all variables of a layer or model, or none if one value does not fit."""
+    if not isinstance(weights, (list, tuple, np.ndarray)):
+        raise TypeError(f"weights must be a list of arrays, got {type(weights).__name__}")
+    if len(weights) != len(variables):
+        hint = "" if built else " (it is not built yet: call build(input_shape) first)"
+        raise ValueError(f"weights must hold {len(variables)} arrays for {owner}{hint}, got {len(weights)}")
+    pairs = enumerate(zip(variables, weights, strict=True))
+    arrays = [variable.checked(value, f"weights[{i}]") for i, (variable, value) in pairs]
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.value[...] = array

@@ -126,6 +126,7 @@ class Bidirectional(Layer):
     """
 
     takes_state = True
+    input_rank = 3
 
     def __init__(
         self,
@@ -194,9 +195,6 @@ class Bidirectional(Layer):
             shapes = shapes[:1]
         outputs = (*shapes, *states)
         return outputs if len(outputs) > 1 else outputs[0]
-
-    def check_input(self, x: Any) -> Any:
-        return checks.float_input(x, self.dtype, rank=3)
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         source, enter_back = enter(x, call.mask, call.keep)
