@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from operator import index
 from queue import SimpleQueue
 
 __all__ = ["get_num_threads", "run", "set_num_threads"]
@@ -119,9 +120,13 @@ def set_num_threads(n: int) -> None:
         At least 1.
     """
     global _num_threads
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    try:
+        wanted = 0 if isinstance(n, bool) else index(n)
+    except TypeError:
+        wanted = 0
+    if wanted < 1:
         raise ValueError(f"n: expected a whole number of threads from 1 on, got {n!r}.")
-    _num_threads = n
+    _num_threads = wanted
 
 
 def run(tasks: Sequence[Task]) -> None:
