@@ -192,6 +192,8 @@ def as_rows(x: Any, y: Any = None, sample_weight: Any = None, *, ids: bool) -> R
     ------
     ValueError
         If the arguments do not have the same number of rows or a shape is impossible.
+    TypeError
+        If `y` or `sample_weight` does not hold real numbers.
     """
     inputs = _sequences(x, ids) if _is_rows(x) else np.asarray(x)
     if not isinstance(inputs, list) and inputs.ndim == 0:
@@ -233,13 +235,15 @@ def _sequences(x: Sequence[Any], ids: bool) -> Values:
 def _per_row(name: str, values: Any) -> Any:
     if values is None:
         return None
-    if _is_rows(values):
-        rows = _arrays(values)
-        return rows if any(row.ndim for row in rows) else np.array(rows)
-    array = np.asarray(values)
-    if array.ndim == 0:
+    rows = _arrays(values) if _is_rows(values) else np.asarray(values)
+    if isinstance(rows, list) and not any(row.ndim for row in rows):
+        rows = np.array(rows)
+    for array in rows if isinstance(rows, list) else [rows]:
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if isinstance(rows, np.ndarray) and rows.ndim == 0:
         raise ValueError(f"{name} must have an axis of rows, got {values!r}")
-    return array
+    return rows
 
 
 def _is_rows(values: Any) -> bool:

@@ -193,8 +193,18 @@ def class_numbers(y_true: Array, y_pred: Array) -> Array:
     Raises
     ------
     ValueError
-        If the shapes do not fit.
+        If the shapes do not fit or a number is not whole.
     """
+    target = class_labels(y_true, y_pred)
+    with np.errstate(invalid="ignore"):
+        numbers = target.astype(np.int64, copy=False)
+    if target.dtype.kind not in "biu" and not np.array_equal(numbers, target):
+        raise ValueError(f"y must hold class numbers, got {target[numbers != target].flat[0]}")
+    return numbers
+
+
+def class_labels(y_true: Array, y_pred: Array) -> Array:
+    """Return targets as they are, in the shape of the predictions less an axis; ValueError if it does not fit."""
     target = y_true
     if target.ndim == y_pred.ndim and target.shape[-1] == 1:
         target = target[..., 0]
@@ -203,7 +213,7 @@ def class_numbers(y_true: Array, y_pred: Array) -> Array:
             f"y must have one class number per token: expected shape {_open(y_pred.shape[:-1])} "
             f"per batch, got {_open(y_true.shape)}"
         )
-    return target.astype(np.int64, copy=False)
+    return target
 
 
 def expand_weights(

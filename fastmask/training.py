@@ -1,7 +1,8 @@
 """The training half of a model: compile, fit, evaluate, predict."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class Trainer(Loop):
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: str | int = "auto",
-        callbacks: Iterable[Callback] | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
@@ -80,7 +81,7 @@ class Trainer(Loop):
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
-        validation_freq: int | Sequence[int] = 1,
+        validation_freq: int | Collection[int] = 1,
     ) -> History:
         """Train for a number of epochs.
 
@@ -97,7 +98,7 @@ class Trainer(Loop):
         verbose : {"auto", 0, 1, 2}, default "auto"
             0 is silent, 1 draws progress bars, 2 prints a line per epoch; "auto" is 1 on a
             terminal or in a notebook, else 2.
-        callbacks : iterable of Callback, optional
+        callbacks : Callback or iterable of Callback, optional
         validation_split : float, default 0.0
             The last fraction of the rows is held out, before shuffling.
         validation_data : tuple (x, y) or (x, y, sample_weight), or iterable of batches, optional
@@ -114,7 +115,7 @@ class Trainer(Loop):
             Batches per epoch and per validation; by default all.
         validation_batch_size : int, optional
             `batch_size` by default.
-        validation_freq : int or sequence of int, default 1
+        validation_freq : int or collection of int, default 1
             Validate every so many epochs, or after these (counted from 1).
 
         Returns
@@ -128,6 +129,7 @@ class Trainer(Loop):
             If the model is not compiled, or an argument does not fit; it is named.
         """
         self.require_loss("fit")
+        _check_epochs(epochs, initial_epoch, validation_freq)
         _check_weights(class_weight, sample_weight)
         options = {"batch_size": batch_size, "shuffle": shuffle, "repeat": True}
         train = self._source(x, y, sample_weight, steps=steps_per_epoch, **options)
@@ -156,7 +158,7 @@ class Trainer(Loop):
         verbose: str | int = "auto",
         sample_weight: Any = None,
         steps: int | None = None,
-        callbacks: Iterable[Callback] | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
         return_dict: bool = False,
     ) -> Outcome:
         """Return the loss and the metrics on some data.
@@ -189,7 +191,7 @@ class Trainer(Loop):
         batch_size: int | None = None,
         verbose: str | int = "auto",
         steps: int | None = None,
-        callbacks: Iterable[Callback] | None = None,
+        callbacks: Callback | Iterable[Callback] | None = None,
     ) -> Any:
         """Return the model's outputs.
 
@@ -300,7 +302,7 @@ class _Listening:
     def __init__(
         self,
         model: Any,
-        callbacks: Iterable[Callback] | None,
+        callbacks: Callback | Iterable[Callback] | None,
         verbose: str | int,
         batches: Source,
         epochs: int = 1,
@@ -308,6 +310,7 @@ class _Listening:
     ) -> None:
         fitting = history is not None
         self.progress = _progress(verbose, otherwise=2 if fitting else 0)
+        callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
         own = [*self.progress, *([history] if history is not None else [])]
         params = {"verbose": verbose, "epochs": epochs, "steps": batches.steps}
         self.listeners = CallbackList([*(callbacks or ()), *own], model, params)
@@ -342,15 +345,27 @@ def _hold_out(
     return train.split(fraction, size, steps)
 
 
-def _due(epoch: int, frequency: int | Sequence[int]) -> bool:
+def _due(epoch: int, frequency: int | Collection[int]) -> bool:
     """Return whether to validate after an epoch, counted from 0."""
-    if isinstance(frequency, Sequence):
+    if isinstance(frequency, Collection):
         return epoch + 1 in frequency
     return (epoch + 1) % frequency == 0
 
 
+def _check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any) -> None:
+    for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
+        if not isinstance(value, (int, np.integer)) or value < 0:
+            raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
+    for value in validation_freq if isinstance(validation_freq, Collection) else [validation_freq]:
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"validation_freq must be a positive integer or several, got {validation_freq!r}")
+
+
 def _check_weights(class_weight: Any, sample_weight: Any) -> None:
-    if class_weight is not None and not isinstance(class_weight, Mapping):
+    if class_weight is not None and not (
+        isinstance(class_weight, Mapping)
+        and all(isinstance(k, (int, np.integer)) and isinstance(w, Real) for k, w in class_weight.items())
+    ):
         raise TypeError(f"class_weight must map class numbers to weights, got {class_weight!r}")
     if class_weight is not None and sample_weight is not None:
         raise ValueError("class_weight and sample_weight cannot be given together")

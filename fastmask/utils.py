@@ -49,6 +49,8 @@ def pad_sequences(
     ValueError
         If an argument is none of these or the sequences differ in more than length.
     """
+    if maxlen is not None and maxlen < 0:
+        raise ValueError(f"maxlen must be at least 0, got {maxlen!r}")
     for name, side in (("padding", padding), ("truncating", truncating)):
         if side not in _SIDES:
             raise ValueError(f"{name} must be 'pre' or 'post', got {side!r}")

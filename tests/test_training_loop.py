@@ -209,7 +209,7 @@ def test_early_stopping_passes_over_epochs_without_validation():
     stop = callbacks.EarlyStopping(min_delta=10)  # so that only the first look is an improvement
     model = make()
     with pytest.warns(UserWarning, match="passes over epoch [13], which has no 'val_loss', only loss"):
-        model.fit(x, y, epochs=6, validation_split=0.2, validation_freq=2, callbacks=[stop], verbose=0)
+        model.fit(x, y, epochs=6, validation_split=0.2, validation_freq=2, callbacks=stop, verbose=0)
     assert (model.history.epoch, stop.best_epoch) == ([0, 1, 2, 3], 1)
     with pytest.raises(ValueError, match="monitor must be one of loss, got 'val_mae'"):
         model.fit(x, y, callbacks=[callbacks.EarlyStopping("val_mae")], verbose=0)
@@ -358,6 +358,8 @@ def tagger():
         (lambda: make().fit(X, np.ones((4, 3))), r"y must have one value per output: .* \(..., 1\)"),
         (lambda: make().fit(X), "y must be given"),
         (lambda: make().fit(X, Y, batch_size=0), "batch_size must be a positive integer, got 0"),
+        (lambda: make().fit(X, Y, epochs=1.5), "epochs must be an integer of at least 0, got 1.5"),
+        (lambda: make().fit(X, Y, validation_freq=0), "validation_freq must be a positive integer or several, got 0"),
         (lambda: make().fit(X, Y, verbose=3), "verbose must be 'auto', 0, 1 or 2, got 3"),
         (lambda: make().fit(X, Y, validation_split=1.0), "validation_split must be at least 0"),
         (lambda: make().fit(X, Y, validation_split=0.9), "validation_split must leave rows"),
@@ -370,6 +372,8 @@ def tagger():
         (lambda: tagger().fit(np.ones((2, 3), int), [0, 1]), "y must have one entry per step"),
         (lambda: tagger().fit(np.ones((2, 3), int), IDS), "y may hold entries of different shapes only where"),
         (lambda: tagger().fit(IDS, [[0, 7], [1]]), "y must hold classes from 0 to 1, got class 7"),
+        (lambda: tagger().fit(IDS, [[0, 0.5], [1]]), "y must hold class numbers, got 0.5"),
+        (lambda: tagger().fit(IDS, [[0, np.nan], [1]]), "y must hold class numbers, got nan"),
         (lambda: tagger().fit(IDS, IDS, sample_weight=[[1.0], [1.0]]), "sample_weight must have one"),
     ],
 )
@@ -379,7 +383,10 @@ def test_errors(call, message):
 
 
 def test_wrong_types():
-    with pytest.raises(TypeError, match="class_weight must map class numbers to weights"):
-        make().fit(X, Y, class_weight=[1.0, 2.0])
+    for given in ([1.0, 2.0], {"0": 1.0}, {0: "1"}):
+        with pytest.raises(TypeError, match="class_weight must map class numbers to weights"):
+            make().fit(X, Y, class_weight=given)
+    with pytest.raises(TypeError, match="y must hold real numbers, got dtype <U1"):
+        make().fit(X, list("0123"))
     with pytest.raises(TypeError, match="callbacks must hold Callback objects"):
         make().fit(X, Y, callbacks=[print])

@@ -36,6 +36,7 @@ def test_pad_sequences_of_features():
     ("sequences", "options", "message"),
     [
         ([[1]], {"padding": "left"}, "padding must be 'pre' or 'post', got 'left'"),
+        ([[1]], {"maxlen": -1}, "maxlen must be at least 0, got -1"),
         ([[1]], {"truncating": "right"}, "truncating must be"),
         ([1, 2], {}, "sequences must hold sequences"),
         ([np.ones((2, 3)), np.ones((2, 4))], {}, "sequences must hold sequences"),

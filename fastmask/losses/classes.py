@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fastmask.config import epsilon
 from fastmask.losses.base import Loss
-from fastmask.tokens import class_numbers, same_shape
+from fastmask.tokens import class_labels, class_numbers, same_shape
 
 Array = NDArray[Any]
 
@@ -176,7 +176,7 @@ class SparseCategoricalCrossentropy(Loss):
         """Return where the target is `ignore_class`."""
         if self.ignore_class is None:
             return None
-        return np.asarray(class_numbers(y_true, y_pred) == self.ignore_class)
+        return np.asarray(class_labels(y_true, y_pred) == self.ignore_class)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
