@@ -55,7 +55,9 @@ cdef void copy_panel(const GradientProduct *g, Py_ssize_t token, Py_ssize_t coun
     cdef Py_ssize_t k
     cdef int j
     for j in range(width):
-        bias[j] = load(g.bias + column + j * LANES, lanes_left(g.columns, column + j * LANES)) if add_bias else v_set1(0.0)
+        bias[j] = v_set1(0.0)
+        if add_bias:
+            bias[j] = load(g.bias + column + j * LANES, lanes_left(g.columns, column + j * LANES))
     for k in range(count):
         for j in range(width):
             x = load(source + j * LANES, lanes_left(g.columns, column + j * LANES))

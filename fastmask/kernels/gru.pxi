@@ -12,7 +12,7 @@ cdef struct GruStep:
     const real *panels          # in   reset_after: [padded / LANES][units][3][LANES] of z, r, n; otherwise 2 of z, r
     const real *candidate       # in   not reset_after: U_n, columns in panels of WIDTH vectors
     const real *bias            # in   reset_after: [3 * padded] recurrent bias z, r, n, or NULL
-    const real *products        # in   [rows, (3 or 2) * padded] h @ U + bias of z, r and n, or NULL (recurrent dropout)
+    const real *products        # in   [rows, (3 or 2) * padded] h @ U + bias, or NULL (recurrent dropout)
     const real *reset_mask      # in   [rows, units] or NULL: not reset_after, dropout of the h that is reset
     const real *h_previous      # in   [rows, units]
     real *h                     # out  [rows, units]
@@ -23,7 +23,8 @@ cdef inline vec squash(const bint fused, int kind, vec x) noexcept nogil:
     return v_sigmoid(x) if fused else activate(kind, x)
 
 
-cdef inline void gru_cell(const bint fused, const GruStep *s, vec *sums, Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+cdef inline void gru_cell(const bint fused, const GruStep *s, vec *sums, Py_ssize_t row,
+                          Py_ssize_t unit) noexcept nogil:
     cdef const real *x = s.x + place(s.x_index, row) * 3 * s.padded + unit
     cdef int k = lanes_left(s.units, unit)
     cdef vec z = squash(fused, s.recurrent_activation, v_load(x + s.padded) + sums[0])
@@ -41,7 +42,8 @@ cdef inline void gru_cell(const bint fused, const GruStep *s, vec *sums, Py_ssiz
         v_store(gates + 3 * s.padded, sums[2])
 
 
-cdef inline void reset_cell(const bint fused, const GruStep *s, vec *sums, Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+cdef inline void reset_cell(const bint fused, const GruStep *s, vec *sums, Py_ssize_t row,
+                            Py_ssize_t unit) noexcept nogil:
     # z, r and r * h of the variant that resets before the product
     cdef const real *x = s.x + place(s.x_index, row) * 3 * s.padded + unit
     cdef real *gates = s.gates + row * 4 * s.padded + unit
@@ -65,7 +67,8 @@ cdef inline void gru_start(const GruStep *s, Tile *t, int i, Py_ssize_t row, Py_
         t.start[i] = <const real *>zero
 
 
-cdef inline void gru_cells(const GruStep *s, Tile *t, Py_ssize_t row, Py_ssize_t unit, int i, const bint reset_after) noexcept nogil:
+cdef inline void gru_cells(const GruStep *s, Tile *t, Py_ssize_t row, Py_ssize_t unit, int i,
+                           const bint reset_after) noexcept nogil:
     cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
     if reset_after and fused:
         gru_cell(True, s, t.sums[i], row, unit)

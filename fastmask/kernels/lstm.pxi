@@ -128,12 +128,6 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
                 t = t + 1
 
 
-cdef void copy_rows(const real *source, const int64_t *index, Py_ssize_t columns, Py_ssize_t rows, real *out) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(rows):
-        memcpy(out + i * columns, source + place(index, i) * columns, columns * sizeof(real))
-
-
 cdef struct LstmBackward:
     StateGradient state
     Py_ssize_t padded
@@ -144,7 +138,8 @@ cdef struct LstmBackward:
 
 
 cdef inline void lstm_cell_backward(const bint fused, const LstmBackward *s, vec dh, Py_ssize_t token,
-                                    Py_ssize_t row, Py_ssize_t before, Py_ssize_t after, Py_ssize_t unit) noexcept nogil:
+                                    Py_ssize_t row, Py_ssize_t before, Py_ssize_t after,
+                                    Py_ssize_t unit) noexcept nogil:
     cdef int act = TANH if fused else s.activation
     cdef int rec = SIGMOID if fused else s.recurrent_activation
     cdef Py_ssize_t units = s.state.units

@@ -140,7 +140,7 @@ def sgd_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[
 def rmsprop_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place,
                  real[:, ::1] mean_square, real[:, ::1] momentum_buffer, real[:, ::1] mean, double learning_rate,
                  double rho, double momentum, double epsilon, Py_ssize_t begin, Py_ssize_t end):
-    """v = rho v + (1 - rho) g g; u = lr g / sqrt(v - mean mean + epsilon); with momentum p = momentum p + u; w -= u or p."""
+    """v = rho v + (1 - rho) g g; u = lr g / sqrt(v - mean mean + epsilon); with momentum p = momentum p + u; w -= p."""
     cdef Update u = new_update(parameter, gradient, mean_square, momentum_buffer, mean)
     u.rate = learning_rate
     u.decay = rho

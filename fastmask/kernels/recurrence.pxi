@@ -117,6 +117,13 @@ cdef struct MaskedProduct:
     real *scratch               # [rows, units]
 
 
+cdef void copy_rows(const real *source, const int64_t *index, Py_ssize_t columns, Py_ssize_t rows,
+                    real *out) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(rows):
+        memcpy(out + i * columns, source + place(index, i) * columns, columns * sizeof(real))
+
+
 cdef void multiply_masked(const real *x, const real *mask, real *out, Py_ssize_t count, bint add) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(count):

@@ -158,10 +158,19 @@ cdef void pack_vectors(const real *source, Py_ssize_t row_stride, Py_ssize_t col
     cdef int n = lanes_left(columns, column)
     cdef int i
     cdef Py_ssize_t k
-    if column_stride == 1:
-        for k in range(rows):
+    cdef const real *element
+    cdef real *place
+    for k in range(rows):
+        if column_stride == 1:
             v_store(target + k * target_stride, load(source + k * row_stride + column, n))
+        elif n < LANES:
+            v_store(target + k * target_stride, v_set1(0.0))
+    if column_stride == 1:
         return
-    for i in range(LANES):
+    for i in range(n):
+        element = source + (column + i) * column_stride
+        place = target + i
         for k in range(rows):
-            target[k * target_stride + i] = source[k * row_stride + (column + i) * column_stride] if i < n else 0
+            place[0] = element[0]
+            place = place + target_stride
+            element = element + row_stride
