@@ -97,13 +97,13 @@ def test_dense_with_every_activation(activation, dtype):
         assert_close(actual, gradient)
 
 
-@pytest.mark.parametrize("axis", [-1, 0, 1])
-@pytest.mark.parametrize("shape", [(1,), (7, 17), (3, 5, 33), (2, 0, 3), (4, 1, 1)])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((1,), -1), ((7, 17), -1), ((7, 17), 0), ((3, 5, 33), 1), ((2, 0, 3), 0), ((4, 1, 1), -1), ((4, 1, 1), 0)],
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ops.ACTIVATIONS)
 def test_activation(name, dtype, shape, axis):
-    if axis >= len(shape) or (name == "softmax" and shape[axis] == 0):
-        pytest.skip("no such axis")
     x, dy = random_arrays(dtype, shape, shape)
     y, pullback = ops.activation_vjp(3 * x, name, axis)
     expected, reference_pullback = reference.activation_vjp(3.0 * x.astype(float), name, axis)

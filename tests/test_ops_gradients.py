@@ -5,7 +5,7 @@ import pytest
 from helpers.compiled import run_ops
 from helpers.masks import MASK_KINDS, full_mask, make_mask
 from helpers.numeric import assert_gradient
-from helpers.recurrent import CELLS, gradients_by_name, make_problem, processing_mask
+from helpers.recurrent import CELL_ACTIVATIONS, CELLS, gradients_by_name, make_problem, processing_mask
 
 from fastmask import PackedSequence, ops, reference
 from fastmask.packing import Packing
@@ -49,12 +49,9 @@ class TestRecurrent:
         check_recurrent(problem, return_sequences=False)
 
 
-@pytest.mark.parametrize("option", ["activation", "recurrent_activation"])
+@pytest.mark.parametrize(("cell", "option"), CELL_ACTIVATIONS)
 @pytest.mark.parametrize("name", ops.RECURRENT_ACTIVATIONS)
-@pytest.mark.parametrize("cell", CELLS)
 def test_recurrent_activations(cell, name, option):
-    if option == "recurrent_activation" and CELLS[cell].gates == 1:
-        pytest.skip("SimpleRNN has no gates")
     check_recurrent(make_problem(cell, time=3, size=0.5, **{option: name}))
 
 

@@ -11,7 +11,7 @@ from helpers.compiled import (
 )
 from helpers.masks import MASK_KINDS
 from helpers.numeric import assert_close, assert_same_bits
-from helpers.recurrent import CELLS, gradients_by_name, make_problem, processing_mask
+from helpers.recurrent import CELL_ACTIVATIONS, CELLS, gradients_by_name, make_problem, processing_mask
 
 from fastmask import PackedSequence, ops, reference
 from fastmask.ops import _recurrent
@@ -66,12 +66,12 @@ class TestAgainstReference:
         del problem.options[name]
         check_against_reference(problem)
 
-    @pytest.mark.parametrize("option", ["activation", "recurrent_activation"])
-    @pytest.mark.parametrize("name", ops.RECURRENT_ACTIVATIONS)
-    def test_activations(self, cell, dtype, name, option):
-        if option == "recurrent_activation" and CELLS[cell].gates == 1:
-            pytest.skip("SimpleRNN has no gates")
-        check_against_reference(make_problem(cell, 4, 5, 3, 5, dtype=dtype, size=0.7, **{option: name}))
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("cell", "option"), CELL_ACTIVATIONS)
+@pytest.mark.parametrize("name", ops.RECURRENT_ACTIVATIONS)
+def test_activations(cell, dtype, name, option):
+    check_against_reference(make_problem(cell, 4, 5, 3, 5, dtype=dtype, size=0.7, **{option: name}))
 
 
 def index_problem(cell, mask, dtype=np.float32, **options):

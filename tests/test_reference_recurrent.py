@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.masks import MASK_KINDS
 from helpers.numeric import assert_gradient
-from helpers.recurrent import CELLS, gradients_by_name, make_problem
+from helpers.recurrent import CELL_ACTIVATIONS, CELLS, gradients_by_name, make_problem
 
 from fastmask import reference
 
@@ -64,12 +64,9 @@ class TestRecurrentGradients:
         check_recurrent_gradients(problem)
 
 
-@pytest.mark.parametrize("option", ["activation", "recurrent_activation"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("cell", "option"), CELL_ACTIVATIONS)
 @pytest.mark.parametrize("name", reference.ACTIVATIONS)
 def test_recurrent_gradients_of_every_activation(cell, name, option):
-    if option == "recurrent_activation" and CELLS[cell].gates == 1:
-        pytest.skip("SimpleRNN has no gates")
     check_recurrent_gradients(make_problem(cell, time=3, size=0.3, **{option: name}))
 
 

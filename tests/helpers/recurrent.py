@@ -25,6 +25,11 @@ CELLS = {
     "gru_reset_before": Cell("gru", 3, 1, {"reset_after": False}),
 }
 
+# Cells with the keywords that name an activation of theirs.
+CELL_ACTIVATIONS = [(name, "activation") for name in CELLS] + [
+    (name, "recurrent_activation") for name, cell in CELLS.items() if cell.gates > 1
+]
+
 
 @dataclass
 class Problem:
