@@ -21,7 +21,7 @@ from fastmask.kernels import cpu, packing
 __all__ = ["available", "cpu", "instruction_set", "module", "packing", "peak_gflops", "use"]
 
 _LEVELS = {"baseline": 1, "x86-64-v3": 3, "x86-64-v4": 4}
-_modules: dict[tuple[str, str], ModuleType] = {}
+_modules: dict[tuple[str, Any], ModuleType] = {}
 
 
 def available() -> tuple[str, ...]:
@@ -54,10 +54,10 @@ def instruction_set() -> str:
 
 def module(dtype: Any) -> ModuleType:
     """The compiled module for ``dtype`` (float32 or float64) and the instruction set in use."""
-    key = (_active, np.dtype(dtype).name)
+    key = (_active, dtype)
     found = _modules.get(key)
     if found is None:
-        found = import_module(f"fastmask.kernels.{key[0].replace('-', '_')}_{key[1]}")
+        found = import_module(f"fastmask.kernels.{_active.replace('-', '_')}_{np.dtype(dtype).name}")
         _modules[key] = found
     return found
 

@@ -18,6 +18,7 @@ Indices = NDArray[np.int64]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _ALIGNMENT = 64
+_SMALL = 1024  # below this, finding the address costs more than crossing a cache line
 # About 200 microseconds of one core: below this a second thread costs more than it saves.
 _OPERATIONS_PER_THREAD = 20_000_000
 
@@ -25,12 +26,15 @@ _OPERATIONS_PER_THREAD = 20_000_000
 def check_float(name: str, value: ArrayLike, ndim: int | None = None, dtype: np.dtype[Any] | None = None) -> Array:
     """``value`` as a C-contiguous, aligned, native float32 or float64 array; TypeError or ValueError otherwise."""
     array = np.asarray(value)
-    if array.dtype.newbyteorder("=") not in FLOATS:
+    native = array.dtype in FLOATS
+    if not native and array.dtype.newbyteorder("=") not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}.")
     if dtype is not None and array.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype}, as the other arrays, got {array.dtype}.")
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} dimensions, got shape {array.shape}.")
+    if native and array.flags.c_contiguous and array.flags.aligned:
+        return array
     return np.require(array, array.dtype.newbyteorder("="), ("C", "A"))
 
 
@@ -45,6 +49,8 @@ def aligned_empty(shape: Sequence[int] | int, dtype: Any) -> Array:
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
+    if size < _SMALL:
+        return np.empty(shape, dtype)
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     array: Array = raw[start : start + size].view(dtype).reshape(shape)
