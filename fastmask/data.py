@@ -1,5 +1,6 @@
 """What `fit`, `evaluate` and `predict` are given, checked and cut into batches."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
@@ -127,12 +128,14 @@ class StreamSource:
     def epoch(self) -> Iterator[Rows]:
         """Yield the batches of the next epoch."""
         items = iter(self.stream) if self.iterator is None else islice(self.iterator, self.steps)
-        empty = True
+        count = 0
         for item in items:
-            empty = False
+            count += 1
             yield as_rows(*(item if isinstance(item, tuple) else (item,)), ids=self.ids)
-        if empty:
+        if not count:
             raise ValueError("x must yield batches in every epoch, but it has run out of them")
+        if self.iterator is not None and count < (self.steps or 0):
+            warnings.warn(f"x has run out of batches after {count} of {self.steps} steps", stacklevel=2)
 
 
 def source(

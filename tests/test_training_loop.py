@@ -132,6 +132,8 @@ def test_streams_of_batches():
     np.testing.assert_array_equal(stream.predict(b for b, _ in batches), stream.predict(x))
     with pytest.raises(ValueError, match="x must yield batches in every epoch"):
         make().fit(iter(batches), epochs=2, verbose=0)
+    with pytest.warns(UserWarning, match="x has run out of batches after 3 of 4 steps"):
+        make().fit(iter(batches), steps_per_epoch=4, verbose=0)
 
 
 def test_order_of_callbacks():
