@@ -40,6 +40,11 @@ class Input:
     dtype: Any = None
     name: str | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.shape, (tuple, list)):
+            raise TypeError(f"shape must be a tuple of int or None, got {self.shape!r}")
+        object.__setattr__(self, "shape", tuple(self.shape))
+
     @property
     def batch_shape(self) -> Shape:
         """The shape with the batch axis."""

@@ -76,6 +76,9 @@ def test_input_at_the_head():
     assert model.output_shape == (None, 2)
     with pytest.raises(ValueError, match="an Input must be the first entry"):
         model.add(fm.Input((3,)))
+    assert fm.Input([None, 6]) == fm.Input((None, 6))
+    with pytest.raises(TypeError, match="shape must be a tuple of int or None, got 6"):
+        fm.Input(6)
 
 
 def test_build_and_building_by_the_first_batch():

@@ -74,13 +74,15 @@ class Embedding(Layer):
         self.embeddings_initializer = initializers.get(embeddings_initializer)
         self.mask_zero = self.makes_mask = bool(mask_zero)
         self.input_length = None if input_length is None else checks.positive_int("input_length", input_length)
+        # A table that is given takes the place of zeros, which cost less than random numbers.
+        self._start = self.embeddings_initializer if weights is None else initializers.Zeros()
         if weights is not None:
             self.build((None, self.input_length))
             self.set_weights(weights if isinstance(weights, (list, tuple)) else [weights])
 
     def create_weights(self, input_shape: Shape) -> None:
         shape = (self.input_dim, self.output_dim)
-        self.embeddings = self.add_weight(shape, self.embeddings_initializer, "embeddings")
+        self.embeddings = self.add_weight(shape, self._start, "embeddings")
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) == 2 and input_shape[1] is None:
