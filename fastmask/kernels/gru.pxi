@@ -78,30 +78,47 @@ cdef inline void gru_cells(const GruStep *s, Tile *t, Py_ssize_t row, Py_ssize_t
         reset_cell(fused, s, t.sums[i], row, unit)
 
 
+cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit, const vec *zero) noexcept nogil:
+    # PANELS vectors of units of row 0, reset_after
+    cdef int i
+    t.x[0] = s.h_previous
+    for i in range(PANELS):
+        gru_start(s, t, i, 0, unit + i * LANES, 3, zero)
+    run_panels(3, t)
+    for i in range(PANELS):
+        gru_cells(s, t, 0, unit + i * LANES, i, True)
+
+
+cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, const bint reset_after,
+                   const vec *zero) noexcept nogil:
+    # One vector of units of all rows
+    cdef Py_ssize_t row = 0
+    cdef int i, m, width = 3 if reset_after else 2
+    while row < rows:
+        m = even_rows(rows - row)
+        for i in range(m):
+            t.x[i] = s.h_previous + (row + i) * s.units
+            gru_start(s, t, i, row + i, unit, width, zero)
+        run_tile(m, width, t)
+        for i in range(m):
+            gru_cells(s, t, row + i, unit, i, reset_after)
+        row = row + m
+
+
 cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after) noexcept nogil:
     cdef Tile t
     cdef vec zero = v_set1(0.0)
-    cdef Py_ssize_t row, panels, unit = 0
-    cdef int i, m, width = 3 if reset_after else 2
+    cdef Py_ssize_t panels, unit = 0
     t.panel = s.panels
     t.depth = s.depth
     t.start_step = 0 if s.bias == NULL and s.products == NULL else s.padded
     while unit < s.units:
         panels = PANELS if reset_after and rows == 1 and s.padded - unit >= PANELS * LANES else 1
-        row = 0
-        while row < rows:
-            m = PANELS if panels > 1 else rows_left(rows - row)
-            for i in range(m):
-                t.x[i] = s.h_previous + (0 if panels > 1 else row + i) * s.units
-                gru_start(s, &t, i, 0 if panels > 1 else row + i, unit + (i * LANES if panels > 1 else 0), width, &zero)
-            if panels > 1:
-                run_panels(width, &t)
-            else:
-                run_tile(m, width, &t)
-            for i in range(m):
-                gru_cells(s, &t, 0 if panels > 1 else row + i, unit + (i * LANES if panels > 1 else 0), i, reset_after)
-            row = row + ROWS
-        t.panel = t.panel + panels * s.depth * width * LANES
+        if panels > 1:
+            gru_single_row(s, &t, unit, &zero)
+        else:
+            gru_rows(s, &t, rows, unit, reset_after, &zero)
+        t.panel = t.panel + panels * s.depth * (3 if reset_after else 2) * LANES
         unit = unit + panels * LANES
 
 
@@ -119,7 +136,7 @@ cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
         width = panel_width(s.units, unit)
         row = 0
         while row < rows:
-            m = rows_left(rows - row)
+            m = even_rows(rows - row)
             for i in range(m):
                 t.x[i] = s.gates + (row + i) * 4 * s.padded + 3 * s.padded
                 t.start[i] = s.x + place(s.x_index, row + i) * 3 * s.padded + unit
@@ -133,7 +150,7 @@ cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
                     h = load(s.h_previous + (row + i) * s.units + column, k)
                     v_store(gates, n)
                     store(s.h + (row + i) * s.units + column, v_fma(v_load(gates + s.padded), h - n, n), k)
-            row = row + ROWS
+            row = row + m
         t.panel = t.panel + s.units * WIDTH * LANES
         unit = unit + WIDTH * LANES
 
@@ -281,7 +298,7 @@ cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t
         width = panel_width(s.state.units, unit)
         i0 = begin
         while i0 < end:
-            m = rows_left(end - i0)
+            m = even_rows(end - i0)
             token = shard.offsets[t] + shard.begin + i0
             row = shard.begin + i0
             before = state_before(shard, True, t) + i0
@@ -294,7 +311,7 @@ cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t
                     else:
                         gru_cell_backward(False, reset_after, s, tile.sums[i][j], token + i, row + i, before + i,
                                           unit + j * LANES)
-            i0 = i0 + ROWS
+            i0 = i0 + m
         tile.panel = tile.panel + s.state.depth * WIDTH * LANES
         unit = unit + WIDTH * LANES
 

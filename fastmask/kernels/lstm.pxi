@@ -57,14 +57,14 @@ cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit
     cdef Py_ssize_t row = 0
     cdef int i, m
     while row < rows:
-        m = rows_left(rows - row)
+        m = even_rows(rows - row)
         for i in range(m):
             t.x[i] = s.h_previous + (row + i) * s.units
             t.start[i] = s.z + place(s.z_index, row + i) * 4 * s.padded + unit
         run_tile(m, 4, t)
         for i in range(m):
             lstm_cells(s, t, row + i, unit, i)
-        row = row + ROWS
+        row = row + m
 
 
 cdef void lstm_step(const LstmStep *s, Py_ssize_t rows) noexcept nogil:
@@ -175,7 +175,7 @@ cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize
         width = panel_width(s.state.units, unit)
         i0 = begin
         while i0 < end:
-            m = rows_left(end - i0)
+            m = even_rows(end - i0)
             token = shard.offsets[t] + shard.begin + i0
             row = shard.begin + i0
             state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
@@ -187,7 +187,7 @@ cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize
                     else:
                         lstm_cell_backward(False, s, tile.sums[i][j], token + i, row + i, before + i0 + i,
                                            after + i0 + i, unit + j * LANES)
-            i0 = i0 + ROWS
+            i0 = i0 + m
         tile.panel = tile.panel + s.state.depth * WIDTH * LANES
         unit = unit + WIDTH * LANES
 

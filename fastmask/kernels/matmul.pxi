@@ -47,14 +47,14 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
     t.depth = p.depth
     t.panel = panel
     while n < end:
-        rows = rows_left(end - n)
+        rows = even_rows(end - n)
         start_tile(p, &zero, n, column, rows, width, &t)
         run_tile(rows, width, &t)
         for i in range(rows):
             out = p.out + place(p.out_index, n + i) * p.out_stride + column
             for j in range(width):
                 store(out + j * LANES, t.sums[i][j], lanes_left(p.columns, column + j * LANES))
-        n = n + ROWS
+        n = n + rows
 
 
 cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:

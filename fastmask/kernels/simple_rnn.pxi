@@ -14,7 +14,7 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padd
         width = panel_width(units, unit)
         row = 0
         while row < rows:
-            m = rows_left(rows - row)
+            m = even_rows(rows - row)
             for i in range(m):
                 t.x[i] = h_previous + (row + i) * units
                 t.start[i] = z + place(z_index, row + i) * padded + unit
@@ -24,7 +24,7 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padd
                     column = unit + j * LANES
                     y = v_tanh(t.sums[i][j]) if activation == TANH else activate(activation, t.sums[i][j])
                     store(h + (row + i) * units + column, y, lanes_left(units, column))
-            row = row + ROWS
+            row = row + m
         t.panel = t.panel + depth * WIDTH * LANES
         unit = unit + WIDTH * LANES
 
@@ -73,7 +73,7 @@ cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, P
         width = panel_width(s.units, unit)
         i0 = begin
         while i0 < end:
-            m = rows_left(end - i0)
+            m = even_rows(end - i0)
             token = shard.offsets[t] + shard.begin + i0
             state_gradient(s, &tile, token, next_token + i0, shard.begin + i0, unit, m, width, ends)
             for i in range(m):
@@ -82,7 +82,7 @@ cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, P
                     n = lanes_left(s.units, column)
                     y = load(h + (token + i) * s.units + column, n)
                     v_store(d + (token + i) * s.stride + column, tile.sums[i][j] * slope(activation, y))
-            i0 = i0 + ROWS
+            i0 = i0 + m
         tile.panel = tile.panel + s.depth * WIDTH * LANES
         unit = unit + WIDTH * LANES
 

@@ -116,6 +116,12 @@ cdef inline int rows_left(Py_ssize_t rows) noexcept nogil:
     return ROWS if rows >= ROWS else <int>rows
 
 
+cdef inline int even_rows(Py_ssize_t rows) noexcept nogil:
+    # Rows of the next tile when all are to be of about one height: one or two rows cost as much as three.
+    cdef Py_ssize_t tiles = (rows + ROWS - 1) // ROWS
+    return <int>((rows + tiles - 1) // tiles)
+
+
 cdef inline int panel_width(Py_ssize_t columns, Py_ssize_t column) noexcept nogil:
     cdef Py_ssize_t vectors = (columns - column + LANES - 1) // LANES
     return WIDTH if vectors >= WIDTH else <int>vectors
