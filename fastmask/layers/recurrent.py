@@ -106,7 +106,7 @@ kernel_constraint, recurrent_constraint, bias_constraint
         Whether to return ``(y, h, c)``.
     go_backwards : bool, default False
         Whether to go from the last step to the first. All outputs are in that order then, but their
-        mask is still that of the input, as in Keras.
+        mask is still that of the input, as in Keras. A packed batch of them shows zeros at masked places.
     stateful : bool, default False
         Whether a batch starts from the final states of the one before, row by row, until
         ``reset_states()``. An `initial_state` passed to a call comes first.
