@@ -52,9 +52,9 @@ clean:
 	rm -f fastmask/kernels/*.c fastmask/kernels/*.so
 	find fastmask tests bench tools -name __pycache__ -prune -exec rm -rf {} +
 
-build/%/pyvenv.cfg:
+build/venv/pyvenv.cfg build/tools/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
-	$(PYTHON) -m venv --clear build/$*
+	$(PYTHON) -m venv --clear $(@D)
 
 # The package, compiled in place, with the extra of that name.
 build/venv/.%: build/venv/pyvenv.cfg $(NATIVE)

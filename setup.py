@@ -52,6 +52,7 @@ if __name__ == "__main__":
             compiler_directives={
                 "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True,
                 "initializedcheck": False, "freethreading_compatible": True, "embedsignature": True,
+                "autotestdict": False,
             },
         ),
         options={"build_ext": {"parallel": jobs}} | ({"bdist_wheel": {"py_limited_api": "cp311"}} if abi3 else {}),
