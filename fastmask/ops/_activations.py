@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels, threads
-from fastmask.ops._arrays import Array, aligned_empty, check_float, check_shape, split, thread_count
+from fastmask.ops._arrays import Array, check_float, check_shape, split, thread_count
+from fastmask.ops._memory import aligned_empty
 
 RECURRENT_ACTIVATIONS = ("linear", "tanh", "sigmoid", "hard_sigmoid", "relu", "softsign", "elu")
 ACTIVATIONS = (*RECURRENT_ACTIVATIONS, "exponential", "selu", "silu", "softplus", "gelu", "softmax")

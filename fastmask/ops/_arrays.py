@@ -1,8 +1,7 @@
-"""Checks of arguments, aligned memory, and the packing of weights into panels."""
+"""Checks of arguments and the packing of weights into panels."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from types import ModuleType
@@ -12,13 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask import threads
+from fastmask.ops._memory import aligned_empty
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-_ALIGNMENT = 64
-_SMALL = 1024  # below this, finding the address costs more than crossing a cache line
 # About 200 microseconds of one core: below this a second thread costs more than it saves.
 _OPERATIONS_PER_THREAD = 20_000_000
 
@@ -42,26 +40,6 @@ def check_shape(name: str, array: Array, expected: Sequence[int]) -> None:
     """ValueError unless ``array`` has the shape ``expected``."""
     if array.shape != tuple(expected):
         raise ValueError(f"{name}: expected shape {tuple(expected)}, got {array.shape}.")
-
-
-def aligned_empty(shape: Sequence[int] | int, dtype: Any) -> Array:
-    """An uninitialised array whose first element stands at the start of a cache line."""
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    if size < _SMALL:
-        return np.empty(shape, dtype)
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    array: Array = raw[start : start + size].view(dtype).reshape(shape)
-    return array
-
-
-def aligned_zeros(shape: Sequence[int] | int, dtype: Any) -> Array:
-    """The same, filled with zeros."""
-    array = aligned_empty(shape, dtype)
-    array.fill(0)
-    return array
 
 
 def round_up(n: int, multiple: int) -> int:

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from fastmask import kernels, threads
 from fastmask.ops._activations import activate, activate_backward, activation_code
-from fastmask.ops._arrays import Array, aligned_empty, aligned_zeros, check_float, check_shape, round_up
+from fastmask.ops._arrays import Array, check_float, check_shape, round_up
+from fastmask.ops._memory import aligned_empty, aligned_zeros
 from fastmask.ops._products import gradient_tasks, multiply, multiply_tasks
 
 

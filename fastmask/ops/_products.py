@@ -10,12 +10,11 @@ from fastmask import threads
 from fastmask.ops._arrays import (
     Array,
     Indices,
-    aligned_empty,
-    aligned_zeros,
     product_panels,
     split,
     thread_count,
 )
+from fastmask.ops._memory import aligned_empty, aligned_zeros
 
 Task = Callable[[], None]
 

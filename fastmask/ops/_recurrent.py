@@ -14,8 +14,6 @@ from fastmask import kernels, threads
 from fastmask.ops._arrays import (
     Array,
     Indices,
-    aligned_empty,
-    aligned_zeros,
     check_float,
     check_shape,
     pad_gates,
@@ -24,6 +22,7 @@ from fastmask.ops._arrays import (
     thread_count,
     unpad_gates,
 )
+from fastmask.ops._memory import aligned_empty, aligned_zeros
 from fastmask.ops._products import Task, gradient_tasks, multiply, multiply_tasks, segment_sum
 from fastmask.packing import PackedSequence, Packing
 

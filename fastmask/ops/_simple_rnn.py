@@ -6,7 +6,8 @@ from functools import partial
 
 from fastmask import threads
 from fastmask.ops._activations import recurrent_code
-from fastmask.ops._arrays import Array, aligned_empty, aligned_zeros, pad_gates, product_panels, unpad_gates
+from fastmask.ops._arrays import Array, pad_gates, product_panels, unpad_gates
+from fastmask.ops._memory import aligned_empty, aligned_zeros
 from fastmask.ops._recurrent import (
     Once,
     Problem,
