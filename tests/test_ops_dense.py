@@ -148,6 +148,7 @@ LIMITS = {
     "tanh": (-1, 1),
     "sigmoid": (0, 1),
     "hard_sigmoid": (0, 1),
+    "hard_sigmoid_keras2": (0, 1),
     "exponential": (0, np.inf),
     "relu": (0, np.inf),
     "linear": (-np.inf, np.inf),

@@ -1,7 +1,7 @@
 # Activation functions by code, on one vector and on arrays.
 
 cpdef enum Activation:
-    LINEAR, TANH, SIGMOID, HARD_SIGMOID, RELU, SOFTSIGN, ELU
+    LINEAR, TANH, SIGMOID, HARD_SIGMOID, RELU, SOFTSIGN, ELU, HARD_SIGMOID_KERAS2
     EXPONENTIAL, SELU, SILU, SOFTPLUS, GELU, SOFTMAX
 
 
@@ -22,6 +22,8 @@ cdef vec activate(int kind, vec x) noexcept nogil:
         return v_sigmoid(x)
     if kind == HARD_SIGMOID:
         return v_min(v_set1(1.0), v_max(v_set1(0.0), v_fma(x, v_set1(1.0 / 6.0), v_set1(0.5))))
+    if kind == HARD_SIGMOID_KERAS2:
+        return v_min(v_set1(1.0), v_max(v_set1(0.0), v_fma(x, v_set1(0.2), v_set1(0.5))))
     if kind == RELU:
         return v_max(v_set1(0.0), x)
     if kind == SOFTSIGN:
@@ -53,6 +55,8 @@ cdef inline vec slope(const int kind, vec y) noexcept nogil:
         return y * (one - y)
     if kind == HARD_SIGMOID:
         return v_set1(1.0 / 6.0) * positive(y) * positive(one - y)
+    if kind == HARD_SIGMOID_KERAS2:
+        return v_set1(0.2) * positive(y) * positive(one - y)
     if kind == RELU:
         return positive(y)
     if kind == SOFTSIGN:

@@ -13,7 +13,10 @@ from fastmask import kernels, threads
 from fastmask.ops._arrays import Array, check_float, check_shape, split, thread_count
 from fastmask.ops._memory import aligned_empty
 
-RECURRENT_ACTIVATIONS = ("linear", "tanh", "sigmoid", "hard_sigmoid", "relu", "softsign", "elu")
+# hard_sigmoid is Keras 3's clip(x / 6 + 0.5, 0, 1); hard_sigmoid_keras2 is clip(0.2 * x + 0.5, 0, 1) of Keras 1 and 2.
+RECURRENT_ACTIVATIONS = (
+    "linear", "tanh", "sigmoid", "hard_sigmoid", "relu", "softsign", "elu", "hard_sigmoid_keras2",
+)
 ACTIVATIONS = (*RECURRENT_ACTIVATIONS, "exponential", "selu", "silu", "softplus", "gelu", "softmax")
 
 

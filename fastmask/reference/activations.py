@@ -33,6 +33,11 @@ def hard_sigmoid(x: Array) -> Array:
     return np.clip(x / 6 + 0.5, 0, 1)
 
 
+def hard_sigmoid_keras2(x: Array) -> Array:
+    """Keras 1 and 2's: a line of slope 0.2 through (0, 1/2), clipped to [0, 1]."""
+    return np.clip(x * x.dtype.type(0.2) + x.dtype.type(0.5), 0, 1)
+
+
 def relu(x: Array) -> Array:
     """``max(x, 0)``."""
     return np.maximum(x, 0)
@@ -108,6 +113,9 @@ ELEMENTWISE = {
     "linear": Elementwise(linear, lambda x, y: np.ones_like(x)),
     "tanh": Elementwise(tanh, lambda x, y: 1 - y * y),
     "sigmoid": Elementwise(sigmoid, lambda x, y: y * (1 - y)),
+    "hard_sigmoid_keras2": Elementwise(
+        hard_sigmoid_keras2, lambda x, y: ((x > -2.5) & (x < 2.5)) * x.dtype.type(0.2)
+    ),
     "hard_sigmoid": Elementwise(hard_sigmoid, lambda x, y: ((x > -3) & (x < 3)) / x.dtype.type(6)),
     "relu": Elementwise(relu, lambda x, y: (x > 0).astype(x.dtype)),
     "softsign": Elementwise(softsign, lambda x, y: (1 - np.abs(y)) ** 2),
