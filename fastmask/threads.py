@@ -79,13 +79,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def _cgroup_cpus() -> int | None:
+def _read_numbers(*paths: str) -> list[int]:
+    """The numbers in some files; none where a file is missing or says something else ("max")."""
     try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        return None if quota == "max" else max(1, -(-int(quota) // int(period)))
+        words: list[str] = []
+        for path in paths:
+            with open(path) as file:
+                words += file.read().split()
+        return [int(word) for word in words]
     except (OSError, ValueError):
-        return None
+        return []
+
+
+def _cgroup_cpus() -> int | None:
+    first = "/sys/fs/cgroup/cpu/cpu.cfs_"
+    for numbers in (_read_numbers("/sys/fs/cgroup/cpu.max"), _read_numbers(f"{first}quota_us", f"{first}period_us")):
+        if len(numbers) == 2 and numbers[0] > 0:
+            return max(1, -(-numbers[0] // numbers[1]))
+    return None
 
 
 def _default_num_threads() -> int:

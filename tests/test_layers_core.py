@@ -91,10 +91,13 @@ class TestDense:
         with pytest.raises(error, match=words):
             layers.Dense(**{"units": 2, **options})
 
-    def test_activation_may_be_a_function_of_that_name(self):
+    def test_activation_may_be_a_function_of_keras_only(self):
         def tanh(x):
             return x
 
+        with pytest.raises(ValueError, match=r"\bactivation\b"):
+            layers.Dense(2, activation=tanh)
+        tanh.__module__ = "keras.src.activations.activations"
         assert layers.Dense(2, activation=tanh).activation == "tanh"
 
 

@@ -50,11 +50,16 @@ def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
 
 
 def activation_name(name: str, value: Any, allowed: Collection[str]) -> str:
-    """Return the name of an activation given as None (linear), a name or a function so named."""
+    """Return the name of an activation given as None (linear), a name or Keras 3's function of that name.
+
+    Other functions are refused even under a known name: what they compute is not known.
+    """
     if value is None:
         return "linear"
-    known = value if isinstance(value, str) else getattr(value, "__name__", None)
-    if known not in allowed:
+    known = value
+    if callable(value) and getattr(value, "__module__", "").split(".")[0] == "keras":
+        known = getattr(value, "__name__", None)
+    if not isinstance(known, str) or known not in allowed:
         raise ValueError(f"{name} must be None or one of {tuple(sorted(allowed))}, got {value!r}")
     return str(known)
 

@@ -19,34 +19,39 @@ Array = NDArray[Any]
 _Block = tuple[Array, int]  # memory, and the address of the first cache line that begins in it
 
 _ALIGNMENT = 64
-_SMALLEST = 12  # blocks have powers of two of bytes, from 2 ** 12 to 2 ** 25
-_LARGEST = 25
-# Free blocks: of each size at most 16 MiB, and one at least.
-_free: dict[int, deque[_Block]] = {
-    power: deque(maxlen=max(1, 2 ** (24 - power))) for power in range(_SMALLEST, _LARGEST + 1)
-}
+_SMALLEST = 4096  # smaller arrays are cheaper from NumPy, larger ones than the limit too
+_LARGE = 2**18
+_LIMIT = 2**26
+# Free blocks by size. Up to 8 of each size below 256 KiB, and of larger ones 64 MiB in all.
+_free: dict[int, deque[_Block]] = {}
 
 
 class _Lease:
     """A block in use: the base of an array and its views, which gives the block back with the last of them."""
 
-    __slots__ = ("__array_interface__", "_block", "_power")
+    __slots__ = ("__array_interface__", "_block", "_size")
 
-    def __init__(self, power: int, block: _Block, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._power = power
+    def __init__(self, size: int, block: _Block, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._size = size
         self._block = block
         self.__array_interface__ = {"data": (block[1], False), "shape": shape, "typestr": dtype.str, "version": 3}
 
     def __del__(self) -> None:
         # No lock, which a collection of garbage in the middle of another call would wait for.
-        _free[self._power].append(self._block)
+        if self._size < _LARGE or self._size + _large_bytes() <= _LIMIT:
+            _free[self._size].append(self._block)
 
 
-def _take_block(power: int) -> _Block:
+def _large_bytes() -> int:
+    return sum(size * len(blocks) for size, blocks in list(_free.items()) if size >= _LARGE)
+
+
+def _take_block(size: int) -> _Block:
+    blocks = _free.setdefault(size, deque(maxlen=8 if size < _LARGE else None))
     try:
-        return _free[power].pop()
+        return blocks.pop()
     except IndexError:
-        raw = np.empty(2**power + _ALIGNMENT, np.uint8)
+        raw = np.empty(size + _ALIGNMENT, np.uint8)
         address = raw.ctypes.data
         return raw, address + -address % _ALIGNMENT
 
@@ -55,10 +60,13 @@ def aligned_empty(shape: Sequence[int] | int, dtype: Any) -> Array:
     """An uninitialised array; unless it is small, its first element stands at the start of a cache line."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     dtype = np.dtype(dtype)
-    power = (math.prod(shape) * dtype.itemsize - 1).bit_length()
-    if not _SMALLEST <= power <= _LARGEST:
+    needed = math.prod(shape) * dtype.itemsize
+    if not _SMALLEST <= needed <= _LIMIT:
         return np.empty(shape, dtype)
-    return np.asarray(_Lease(power, _take_block(power), shape, dtype))
+    # Four sizes between one power of two and the next: at most a quarter is wasted.
+    step = 1 << max(0, (needed - 1).bit_length() - 3)
+    size = -(-needed // step) * step
+    return np.asarray(_Lease(size, _take_block(size), shape, dtype))
 
 
 def aligned_zeros(shape: Sequence[int] | int, dtype: Any) -> Array:
