@@ -44,7 +44,7 @@ wheel: dist/.made
 check-wheel: dist/.made
 	build/tools/bin/python -m pip install --quiet abi3audit check-sdist
 	build/tools/bin/abi3audit --strict dist/*.whl
-	if test -e .git; then build/tools/bin/check-sdist; fi
+	if test -e .git; then build/tools/bin/check-sdist > build/check-sdist.log || { tail build/check-sdist.log; false; }; fi
 	build/tools/bin/python tools/check_wheel.py dist/*.whl $(ARGS)
 
 clean:
