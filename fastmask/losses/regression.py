@@ -80,7 +80,7 @@ class Huber(Loss):
         self,
         delta: float = 1.0,
         reduction: str | None = "sum_over_batch_size",
-        name: str | None = None,
+        name: str | None = "huber_loss",
         dtype: Any = None,
     ) -> None:
         if not delta > 0:
