@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastmask import (
         callbacks,
         config,
+        constraints,
         initializers,
         kernels,
         layers,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         optimizers,
         random,
         reference,
+        regularizers,
         utils,
     )
     from fastmask.models import Input, Sequential
@@ -50,8 +52,8 @@ def _require_kernels() -> None:
 _require_kernels()
 
 _MODULES = (
-    "callbacks", "config", "initializers", "kernels", "layers", "losses", "metrics", "ops",
-    "optimizers", "random", "reference", "utils",
+    "callbacks", "config", "constraints", "initializers", "kernels", "layers", "losses", "metrics", "ops",
+    "optimizers", "random", "reference", "regularizers", "utils",
 )  # fmt: skip
 _NAMES = {
     "Input": "models",
@@ -70,6 +72,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "config",
+    "constraints",
     "get_num_threads",
     "initializers",
     "kernels",
@@ -80,6 +83,7 @@ __all__ = [
     "optimizers",
     "random",
     "reference",
+    "regularizers",
     "set_num_threads",
     "utils",
 ]
