@@ -9,7 +9,7 @@ from fastmask import initializers, ops
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import cotangents, enter, leave, run, same
+from fastmask.layers.flow import Shown, cotangents, enter, leave, run, same, summed
 from fastmask.packing import PackedSequence
 from fastmask.random import SeedGenerator, as_generator
 
@@ -22,16 +22,31 @@ class RowLayer(Layer):
     mask only the valid rows are read, and the masked ones taken for zeros.
     """
 
+    supports_masking = True
+
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         """Return the outputs for values (n, ...) and, if ``call.keep``, the pullback."""
         raise NotImplementedError(f"{type(self).__name__} does not define map_rows(values, call)")
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        if isinstance(x, PackedSequence):
-            y, pullback = self.map_rows(x.values, call)
-            fill = self._map_fill(x, False)[0] if x.packing.masked else None
-            return x.with_values(y, fill=fill), pullback
-        return self.map_rows(x, call) if call.mask is None else self._masked_grid(x, call)
+        if not isinstance(x, PackedSequence):
+            return self.map_rows(x, call) if call.mask is None else self._masked_grid(x, call)
+        y, pullback = self.map_rows(x.values, call)
+        if not x.packing.masked:
+            return x.with_values(y), pullback
+        fill, fill_pullback = self._map_fill(x, call.keep)
+
+        def through(dy: Any) -> Gradients:
+            valid = cast(Pullback, pullback)(dy)
+            if not isinstance(dy, Shown):
+                return valid
+            shown = cast(Pullback, fill_pullback)(dy.fill[None])
+            inputs = None
+            if valid.inputs is not None and shown.inputs is not None:
+                inputs = Shown(valid.inputs, shown.inputs[0])
+            return Gradients(inputs, summed(valid.weights, shown.weights))
+
+        return x.with_values(y, fill=fill), through
 
     def _map_fill(self, x: PackedSequence, keep: bool) -> tuple[Array, Pullback | None]:
         fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill)
@@ -48,8 +63,7 @@ class RowLayer(Layer):
             d = cast(Array, cotangents(dy, y, self.dtype)[0])
             valid = cast(Pullback, pullback)(leave_back(d))
             shown = cast(Pullback, fill_pullback)(d[~source.packing.mask].sum(axis=0)[None])
-            weights = [a + b for a, b in zip(valid.weights, shown.weights, strict=True)]
-            return Gradients(enter_back(valid.inputs), weights)
+            return Gradients(enter_back(valid.inputs), summed(valid.weights, shown.weights))
 
         return y, through
 
@@ -172,6 +186,8 @@ class Dropout(Layer):
         See `Layer`.
     """
 
+    supports_masking = True
+
     def __init__(
         self,
         rate: float,
@@ -192,14 +208,15 @@ class Dropout(Layer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if not (call.training and self.stochastic):
-            return x, lambda dy: Gradients(cotangents(dy, x, self.dtype)[0], [])
+            return x, lambda dy: Gradients(dy if isinstance(dy, Shown) else cotangents(dy, x, self.dtype)[0], [])
         packed = isinstance(x, PackedSequence)
         data, collapse = run("expand", call.keep, x) if packed else (x, same)
         dropped, back = run("multiply", call.keep, data, self._factor(x, data.shape))
         y = PackedSequence(dropped, x.packing, None, x.fill, x.repeat) if packed else dropped
 
         def pullback(dy: Any) -> Gradients:
-            return Gradients(collapse(back(cotangents(dy, y, self.dtype)[0])), [])
+            d = collapse(back(cotangents(dy, y, self.dtype)[0]))
+            return Gradients(Shown(d, dy.fill) if isinstance(dy, Shown) else d, [])
 
         return y, pullback
 
