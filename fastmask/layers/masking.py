@@ -1,5 +1,6 @@
 """Masking: skip the steps whose features all have one value."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,16 @@ class Masking(Layer):
     equals nothing.
     """
 
+    supports_masking = True
     makes_mask = True
 
     def __init__(self, mask_value: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mask_value = float(mask_value)
+
+    @property
+    def pack_key(self) -> Hashable:
+        return ("masking", self.mask_value)
 
     def check_input(self, x: Any) -> Any:
         return checks.float_input(x, self.dtype, rank=3)
