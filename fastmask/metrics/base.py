@@ -1,8 +1,4 @@
-"""Metrics, averaged as Keras 3 does: masked tokens count in none of them.
-
-Each update adds, with v the values, w the sample weights and m the mask of a (B, T) batch,
-``sum(v w m) / T`` to the total and ``sum(w m) / T`` to the count; the result is their ratio.
-"""
+"""The base of all metrics: what counts, and how values add up."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask import losses
-from fastmask.tokens import class_numbers, expand_weights, floats, same_shape
+from fastmask.tokens import expand_weights, floats
 
 Array = NDArray[Any]
 
@@ -23,14 +18,22 @@ class Metric:
     ----------
     name : str, optional
         Key in the logs; defaults to the name that `get` knows the metric by.
+    dtype : optional
+        Accepted for Keras's sake; sums are kept in float64.
+
+    Attributes
+    ----------
+    direction : {"up", "down"} or None
+        Which way is better; callbacks ask for it.
     """
 
     identifier = "metric"
+    direction: str | None = None
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(self, name: str | None = None, dtype: Any = None) -> None:
         self.name = name or self.identifier
-        self.total = 0.0
-        self.count = 0.0
+        self.dtype = dtype
+        self.reset_state()
 
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
         """Return the value of every token.
@@ -47,6 +50,10 @@ class Metric:
         """
         raise NotImplementedError(f"{type(self).__name__} must override per_token")
 
+    def ignored(self, y_true: Array, y_pred: Array) -> Array | None:
+        """Return a bool array of the tokens that the targets ask to leave out, or None."""
+        return None
+
     def update_tokens(
         self, y_true: Array, y_pred: Array, weights: Array | None = None, steps: int = 1
     ) -> None:
@@ -60,6 +67,11 @@ class Metric:
         steps : int, default 1
             Number of time steps of the padded batch.
         """
+        ignored = self.ignored(y_true, y_pred)
+        if ignored is not None and ignored.any():
+            keep = ~ignored
+            y_true, y_pred = y_true[keep], y_pred[keep]
+            weights = None if weights is None else weights[keep]
         values = self.per_token(y_true, y_pred)
         if weights is None:
             self.count += values.size / steps
@@ -98,7 +110,7 @@ class Metric:
             weights = None if weights is None else weights[keep]
         self.update_tokens(target, prediction, weights, steps)
 
-    def result(self) -> float:
+    def result(self) -> Any:
         """Return the mean so far, 0 before the first token."""
         return self.total / self.count if self.count else 0.0
 
@@ -106,14 +118,23 @@ class Metric:
         """Forget all updates."""
         self.total = self.count = 0.0
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"name": self.name, "dtype": self.dtype}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Metric":
+        """Return a metric with the arguments that `get_config` returned."""
+        return cls(**config)
+
     def __call__(
         self,
         y_true: ArrayLike,
         y_pred: ArrayLike,
         sample_weight: ArrayLike | None = None,
         mask: ArrayLike | None = None,
-    ) -> float:
-        """Add a padded batch and return the mean so far."""
+    ) -> Any:
+        """Add a padded batch and return the result so far."""
         self.update_state(y_true, y_pred, sample_weight, mask)
         return self.result()
 
@@ -123,10 +144,13 @@ class Mean(Metric):
 
     Parameters
     ----------
-    name : str, optional
+    name : str, default "mean"
+    dtype : optional
+        As in `Metric`.
     """
 
     identifier = "mean"
+    direction = "down"
 
     def add(self, value: float, weight: float = 1.0) -> None:
         """Add a number."""
@@ -134,154 +158,36 @@ class Mean(Metric):
         self.count += weight
 
 
-class BinaryAccuracy(Metric):
-    """Share of yes/no outputs on the right side of the threshold.
-
-    Parameters
-    ----------
-    threshold : float, default 0.5
-        An output above it is a yes.
-    name : str, optional
-    """
-
-    identifier = "binary_accuracy"
-
-    def __init__(self, threshold: float = 0.5, name: str | None = None) -> None:
-        super().__init__(name)
-        self.threshold = threshold
-
-    def per_token(self, y_true: Array, y_pred: Array) -> Array:
-        """Return the share of right outputs of every token."""
-        hits = same_shape(y_true, y_pred) == (y_pred > self.threshold)
-        return np.asarray(np.mean(hits, axis=-1))
-
-
-class CategoricalAccuracy(Metric):
-    """Share of tokens whose largest output is that of the one-hot target."""
-
-    identifier = "categorical_accuracy"
-
-    def per_token(self, y_true: Array, y_pred: Array) -> Array:
-        """Return 1.0 for every token that is right and 0.0 for the others."""
-        target = np.argmax(same_shape(y_true, y_pred), axis=-1)
-        return np.asarray(target == np.argmax(y_pred, axis=-1), dtype=np.float64)
-
-
-class SparseCategoricalAccuracy(Metric):
-    """Share of tokens whose largest output is that of the target class."""
-
-    identifier = "sparse_categorical_accuracy"
-
-    def per_token(self, y_true: Array, y_pred: Array) -> Array:
-        """Return 1.0 for every token that is right and 0.0 for the others."""
-        target = class_numbers(y_true, y_pred)
-        return np.asarray(target == np.argmax(y_pred, axis=-1), dtype=np.float64)
-
-
-class Accuracy(Metric):
-    """The accuracy that fits the shapes, as the name "accuracy" has it in Keras.
-
-    One output per token: `BinaryAccuracy`. Targets with one class number per token:
-    `SparseCategoricalAccuracy`. Otherwise `CategoricalAccuracy`.
-    """
-
-    identifier = "accuracy"
-
-    def per_token(self, y_true: Array, y_pred: Array) -> Array:
-        """Return the accuracy of every token."""
-        if y_pred.shape[-1] == 1:
-            return BinaryAccuracy().per_token(y_true, y_pred)
-        if y_true.ndim < y_pred.ndim or y_true.shape[-1] == 1:
-            return SparseCategoricalAccuracy().per_token(y_true, y_pred)
-        return CategoricalAccuracy().per_token(y_true, y_pred)
-
-
-class MeanOf(Metric):
+class MeanMetricWrapper(Metric):
     """Mean of the values of a function.
 
     Parameters
     ----------
-    function : callable
-        Takes `y_true` and `y_pred` of the valid tokens and returns one value per token.
+    fn : callable
+        Takes `y_true` and `y_pred` of the valid tokens and returns one value per token, or
+        (values, gradient) as the function of a loss does.
     name : str, optional
         Defaults to the name of the function.
+    dtype : optional
+        As in `Metric`.
+    **kwargs
+        Further arguments of the function.
     """
 
-    def __init__(self, function: Callable[[Array, Array], Any], name: str | None = None) -> None:
-        super().__init__(name or getattr(function, "__name__", "mean"))
-        self.function = function
+    def __init__(
+        self, fn: Callable[..., Any], name: str | None = None, dtype: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(name or getattr(fn, "__name__", "mean"), dtype)
+        self.function = fn
+        self.arguments = kwargs
 
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
-        """Return the function's values."""
-        return np.asarray(self.function(y_true, y_pred))
-
-
-class MeanSquaredError(MeanOf):
-    """Mean of the squared differences."""
-
-    def __init__(self, name: str | None = None) -> None:
-        super().__init__(losses.mean_squared_error, name)
-
-
-class MeanAbsoluteError(MeanOf):
-    """Mean of the absolute differences."""
-
-    def __init__(self, name: str | None = None) -> None:
-        super().__init__(losses.mean_absolute_error, name)
-
-
-_CLASSES: tuple[type[Metric], ...] = (
-    Accuracy,
-    BinaryAccuracy,
-    CategoricalAccuracy,
-    SparseCategoricalAccuracy,
-)
-_FUNCTIONS = (
-    losses.mean_squared_error,
-    losses.mean_absolute_error,
-    losses.binary_crossentropy,
-    losses.categorical_crossentropy,
-    losses.sparse_categorical_crossentropy,
-)
-_ALIASES = {"acc": "accuracy"} | losses.ALIASES
-
-
-def get(identifier: str | Metric | type[Metric] | Callable[..., Any]) -> Metric:
-    """Return the metric that a name, a class, a function or an instance stands for.
-
-    Parameters
-    ----------
-    identifier : str, Metric, type or callable
-        A name becomes the metric's key in the logs as it stands. A function takes `y_true` and
-        `y_pred` and returns one value per token.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown; the message lists the legal ones.
-    TypeError
-        If `identifier` is something else.
-    """
-    if isinstance(identifier, Metric):
-        return identifier
-    if isinstance(identifier, type) and issubclass(identifier, Metric):
-        return identifier()
-    if isinstance(identifier, str):
-        return _named(identifier)
-    if callable(identifier):
-        return MeanOf(identifier)
-    raise TypeError(f"metrics must hold names, metrics or functions, got {identifier!r}")
-
-
-def _named(name: str) -> Metric:
-    wanted = _ALIASES.get(name.lower(), name.lower())
-    for cls in _CLASSES:
-        if wanted in (cls.identifier, cls.__name__.lower()):
-            return cls(name=name)
-    for function in _FUNCTIONS:
-        if wanted == function.__name__:
-            return MeanOf(function, name)
-    legal = [cls.identifier for cls in _CLASSES] + [f.__name__ for f in _FUNCTIONS]
-    raise ValueError(
-        f"metrics must be among {', '.join(sorted([*legal, *_ALIASES]))}, got {name!r}"
-    )
+        """Return the function's values; ValueError if they are not one per token."""
+        found = self.function(y_true, y_pred, **self.arguments)
+        values = np.asarray(found[0] if isinstance(found, tuple) else found)
+        if values.shape != y_pred.shape[:-1]:
+            raise ValueError(
+                f"metric {self.name!r} must return one value per token, that is shape "
+                f"{y_pred.shape[:-1]}, got {values.shape}"
+            )
+        return values
