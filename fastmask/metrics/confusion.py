@@ -211,7 +211,7 @@ def bucket_of(prediction: Array, thresholds: Sequence[float]) -> Array:
     even = np.arange(count, dtype=np.float32) / max(count - 1, 1)
     if count >= 3 and np.allclose(thresholds, even, atol=1e-6):
         bucket = np.ceil(np.clip(prediction, 0, 1) * prediction.dtype.type(count - 1)) - 1
-        return np.maximum(bucket, 0 if thresholds[0] < 0 else -1).astype(np.int64)
+        return np.asarray(np.maximum(bucket, 0 if thresholds[0] < 0 else -1), np.int64)
     limits = np.asarray(thresholds, prediction.dtype)
     return np.asarray(np.searchsorted(limits, prediction, side="left") - 1)
 

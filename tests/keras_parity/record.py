@@ -30,6 +30,7 @@ RECORDINGS = {  # file name: (module in recording/, function, Keras backend)
     "layers": ("layers", "record_layers", "tensorflow"),
     "stacks": ("stacks", "record_stacks", "tensorflow"),
     "losses": ("losses", "record_losses", "tensorflow"),
+    "metrics": ("metrics", "record_metrics", "tensorflow"),
     "objectives": ("objectives", "record_objectives", "tensorflow"),
     "training": ("training", "record_training", "tensorflow"),
     "training_float32": ("training", "record_training_float32", "torch"),
