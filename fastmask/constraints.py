@@ -58,7 +58,7 @@ class NonNeg(Constraint):
     """Set negative weights to zero."""
 
     def __call__(self, w: Array) -> Array:
-        return np.maximum(w, w.dtype.type(0))
+        return np.asarray(np.maximum(w, w.dtype.type(0)))
 
 
 class UnitNorm(Constraint):

@@ -56,7 +56,7 @@ class L1L2(Regularizer):
 
     def gradient(self, w: Array) -> Array:
         of_type = w.dtype.type
-        return of_type(self.l1) * np.sign(w) + of_type(2 * self.l2) * w
+        return np.asarray(of_type(self.l1) * np.sign(w) + of_type(2 * self.l2) * w)
 
     def get_config(self) -> dict[str, Any]:
         return {"l1": self.l1, "l2": self.l2}
@@ -163,6 +163,7 @@ def _class_of(name: str) -> type[Regularizer]:
 
 
 def _factor(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (Real, np.number)) or not (isfinite(value) and value >= 0):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
+    if not (isfinite(number) and number >= 0):
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
-    return float(value)
+    return number

@@ -63,7 +63,8 @@ def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any
     def through(dy: Any) -> Gradients:
         gradients: Gradients = pullback(leave_back(dy))
         found = zip(entered, gradients.inputs, strict=True)
-        return gradients._replace(inputs=[None if d is None else back(d) for (_, back), d in found])
+        inputs = [d if d is None or back is same else back(_values_of(d)) for (_, back), d in found]
+        return gradients._replace(inputs=inputs)
 
     return y, through
 
