@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         regularizers,
         utils,
     )
-    from fastmask.models import Input, Sequential
+    from fastmask.models import Input, Model, Sequential
     from fastmask.packing import PackedSequence, Packing
     from fastmask.threads import get_num_threads, set_num_threads
 
@@ -57,6 +57,7 @@ _MODULES = (
 )  # fmt: skip
 _NAMES = {
     "Input": "models",
+    "Model": "models",
     "Sequential": "models",
     "PackedSequence": "packing",
     "Packing": "packing",
@@ -66,6 +67,7 @@ _NAMES = {
 
 __all__ = [
     "Input",
+    "Model",
     "PackedSequence",
     "Packing",
     "Sequential",

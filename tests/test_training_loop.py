@@ -342,7 +342,6 @@ def tagger():
         (lambda: make(loss="mes"), "loss must be one of .*mse.*got 'mes'"),
         (lambda: make(optimizer="adm"), "optimizer must be one of .*adam.*got 'adm'"),
         (lambda: make(metrics=["acuracy"]), "metrics must be among .*accuracy"),
-        (lambda: make(metrics=["mse", "mse"]), "metrics must have different names"),
         (lambda: make(loss=fm.losses.MeanSquaredError(reduction="none")), "loss must reduce"),
         (lambda: make().fit(X, Y[:3]), "x and y must have the same number of rows, got 4 and 3"),
         (lambda: make().fit(X, Y, sample_weight=[1.0]), "x and sample_weight must have"),
@@ -374,3 +373,9 @@ def test_wrong_types():
         make().fit(X, Y, class_weight=[1.0, 2.0])
     with pytest.raises(TypeError, match="callbacks must hold Callback objects"):
         make().fit(X, Y, callbacks=[print])
+
+
+def test_metrics_of_one_name_are_numbered():
+    x, y = make_data()
+    logs = make(metrics=["mae", "mae"]).evaluate(x, y, verbose=0, return_dict=True)
+    assert list(logs) == ["loss", "mae", "mae_1"]

@@ -5,6 +5,7 @@ from fastmask.layers.attention import Attention
 from fastmask.layers.base import Gradients, Layer, require_mask_support
 from fastmask.layers.core import Activation, Dense, Dropout, Flatten, Identity, SpatialDropout1D
 from fastmask.layers.embedding import Embedding
+from fastmask.layers.input import Input, InputLayer
 from fastmask.layers.joining import Concatenate, Dot, concatenate, dot
 from fastmask.layers.masking import Masking
 from fastmask.layers.merging import (
@@ -53,6 +54,8 @@ __all__ = [
     "GlobalMaxPooling1D",
     "Gradients",
     "Identity",
+    "Input",
+    "InputLayer",
     "Layer",
     "LayerNormalization",
     "Masking",

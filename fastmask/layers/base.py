@@ -66,7 +66,8 @@ class Layer(WeightHolder):
     makes_mask: bool = False
     takes_ids: bool = False
     takes_state: ClassVar[bool] = False
-    takes_list: ClassVar[bool] = False
+    takes_list: bool = False
+    is_graph: ClassVar[bool] = False
     call_options: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -128,9 +129,18 @@ class Layer(WeightHolder):
         """Layers with the same key pack a padded input by the same plan."""
         return None
 
+    @property
+    def may_mask(self) -> bool:
+        """Whether a mask may begin at this layer."""
+        return self.makes_mask or custom.computes_mask(self)
+
+    def input_takes_ids(self, index: int) -> bool:
+        """Return whether input number `index` holds integer ids."""
+        return self.takes_ids
+
     def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
         """Return for each output whether it carries a mask, given which inputs do."""
-        if type(self).compute_mask is not Layer.compute_mask and type(self).forward is Layer.forward:
+        if custom.computes_mask(self):
             return custom.mask_flow(self, masked, outputs)
         flows = self.makes_mask or (self.passes_mask and any(masked))
         return [flows, *[False] * (outputs - 1)]

@@ -65,6 +65,12 @@ def forward(layer: "Layer", x: Any, call: Call) -> tuple[Any, Pullback | None]:
     return output, pullback
 
 
+def computes_mask(layer: "Layer") -> bool:
+    """Return whether a user's layer has a `compute_mask` of its own."""
+    base = next(cls for cls in type(layer).__mro__ if cls.__module__ == _BASE)
+    return type(layer).forward is base.forward and type(layer).compute_mask is not base.compute_mask  # type: ignore[attr-defined]
+
+
 def mask_flow(layer: "Layer", masked: Sequence[bool], outputs: int) -> list[bool]:
     """Ask a layer's own `compute_mask`, on arrays of zeros, which outputs carry a mask."""
     shapes: Any = layer.input_shape if layer.takes_list else [layer.input_shape]
