@@ -12,6 +12,7 @@ from fastmask import initializers, layers
 from fastmask.saving import compiled, configs, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.errors import FileFormatError, reading, require_h5py
+from fastmask.saving.order import Orders, of_config
 
 KERAS_VERSION = "3.15.1"  # whose format is written
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -135,14 +136,15 @@ def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
         config = _json(_member(archive, _CONFIG, _LARGEST_CONFIG), _CONFIG)
         metadata = _json(_member(archive, _METADATA, _LARGEST_CONFIG), _METADATA)
     version = str(metadata.get("keras_version") or "3")
-    model = _build(config, version, path, custom_objects)
+    model, orders = _build(config, version, path, custom_objects)
     with require_h5py().File(archived_weights(path), "r") as root:
-        tree.read(root, model)
+        tree.read(root, model, orders=orders)
         if compile and config.get("compile_config"):
             compiled.compile_model(model, _object(config["compile_config"]), custom_objects)
             group = h5.find(root, "optimizer/vars")
             if group is not None:
-                compiled.restore(model, [h5.dataset(group, str(i)) for i in range(len(group))])
+                arrays = [h5.dataset(group, str(i)) for i in range(len(group))]
+                compiled.restore(model, arrays, orders)
     return model
 
 
@@ -153,17 +155,18 @@ def _load_legacy(path: Path, custom_objects: Classes, compile: bool) -> Any:
             hint = "; it holds weights alone, for load_weights of a model" if h5.find(root, "layers") else ""
             raise FileFormatError(f"there is no model_config in the file{hint}")
         version = legacy.version_of(root)
-        model = _build(_json(config, "model_config"), version, path, custom_objects)
-        legacy.read(root, model)
+        model, orders = _build(_json(config, "model_config"), version, path, custom_objects)
+        legacy.read(root, model, orders=orders)
         training = h5.text(root, "training_config")
         if compile and training:
             compiled.compile_model(model, _json(training, "training_config"), custom_objects)
-            compiled.restore(model, *legacy.optimizer_arrays(root))
+            arrays, blocks = legacy.optimizer_arrays(root)
+            compiled.restore(model, arrays, orders, blocks)
     return model
 
 
-def _build(config: Any, version: str, path: Path, custom_objects: Classes) -> Any:
-    """Return a built model whose weights are zeros, and no larger than the file makes plausible."""
+def _build(config: Any, version: str, path: Path, custom_objects: Classes) -> tuple[Any, Orders]:
+    """Return a built model and the order of its layers; its weights are zeros, of a plausible size."""
     found = configs.modern(config, version, custom_objects)
     if found["class_name"] not in configs.MODELS:
         raise FileFormatError(f"the file must hold a model, got a {found['class_name']}")
@@ -174,7 +177,7 @@ def _build(config: Any, version: str, path: Path, custom_objects: Classes) -> An
             if shape is None:
                 raise FileFormatError("the file does not say the shape of the model's input")
             model.build(shape)
-    return model
+    return model, of_config(model, found)
 
 
 def _build_shape(config: Mapping[str, Any]) -> Any:

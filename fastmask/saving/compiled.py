@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastmask import losses, metrics, optimizers
 from fastmask.saving import h5
 from fastmask.saving.errors import BRIDGE, FileFormatError
+from fastmask.saving.order import Orders, trained
 
 Array = NDArray[Any]
 Classes = Mapping[str, Any] | None
@@ -61,7 +62,7 @@ def compile_config(model: Any) -> dict[str, Any] | None:
     return found | {"loss_weights": _plain(given.pop("loss_weights"), "keras")}
 
 
-def restore(model: Any, stored: Sequence[Any], blocks: bool = False) -> None:
+def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = False) -> None:
     """Give the optimizer of a compiled model the state that is stored.
 
     Parameters
@@ -69,13 +70,15 @@ def restore(model: Any, stored: Sequence[Any], blocks: bool = False) -> None:
     model : Model
     stored : sequence of h5py.Dataset
         Number of steps, learning rate (not always there), then the slots of the variables.
+    orders : dict
+        The order of the layers in the file.
     blocks : bool, default False
         Whether each kind of slot comes for all variables before the next kind, as the optimizers
         before Keras 2.11 have it.
     """
     scalars = [item for item in stored if item.shape == ()][:2]
     rest = stored[len(scalars) :]
-    wanted = slots(model.optimizer, model.trainable_weights, blocks)
+    wanted = slots(model.optimizer, trained(model, orders), blocks)
     idle = len(wanted) == 0 or blocks
     if rest and (len(rest) < len(wanted) or (len(rest) > len(wanted) and not idle)):
         warnings.warn(
@@ -90,20 +93,22 @@ def restore(model: Any, stored: Sequence[Any], blocks: bool = False) -> None:
         slot[...] = value
     if numbers:
         model.optimizer.iterations = int(numbers[0])
-    if len(numbers) > 1 and isinstance(model.optimizer.learning_rate, float):
+    if len(numbers) > 1 and _has_fixed_rate(model.optimizer):
         model.optimizer.learning_rate = numbers[1]
 
 
 def slots(optimizer: Any, variables: Sequence[Any], blocks: bool = False) -> list[Array]:
     """Return the arrays of an optimizer's state in Keras's order; they are the state, not copies."""
     states = [optimizer._state(variable) for variable in variables]
-    if not states:
-        return []
-    kinds = range(len(states[0]))
-    if isinstance(optimizer, optimizers.Adam) and not blocks:
-        pairs = [state[kind] for state in states for kind in (0, 1)]
-        return pairs + [state[2] for state in states if state[2] is not None]
-    return [state[kind] for kind in kinds for state in states if state[kind] is not None]
+    found, start = [], 0
+    for group in optimizer.slots:
+        kinds = range(start, start + len(group))
+        start += len(group)
+        if blocks:
+            found += [state[kind] for kind in kinds for state in states]
+        else:
+            found += [state[kind] for state in states for kind in kinds]
+    return [array for array in found if array is not None]
 
 
 def write_state(root: Any, model: Any) -> None:
@@ -111,12 +116,14 @@ def write_state(root: Any, model: Any) -> None:
     optimizer = model.optimizer
     group = root.create_group("optimizer/vars")
     group.attrs["name"] = optimizer.name
-    rate = optimizer.learning_rate
     scalars: list[Any] = [np.int32(optimizer.iterations)]
-    if isinstance(rate, float):
-        scalars.append(np.float32(rate))
-    for number, value in enumerate([*scalars, *slots(optimizer, model.trainable_weights)]):
+    scalars += [np.float32(optimizer.learning_rate)] if _has_fixed_rate(optimizer) else []
+    for number, value in enumerate([*scalars, *slots(optimizer, trained(model))]):
         group.create_dataset(str(number), data=value)
+
+
+def _has_fixed_rate(optimizer: Any) -> bool:
+    return any(variable.name == "learning_rate" for variable in optimizer.variables[:2])
 
 
 def _each(value: Any, module: ModuleType, custom_objects: Classes) -> Any:

@@ -13,6 +13,7 @@ from fastmask.layers.base import describe
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.saving import h5
 from fastmask.saving.errors import FileFormatError
+from fastmask.saving.order import Orders, layers_of, stored
 
 Array = NDArray[Any]
 
@@ -32,7 +33,7 @@ def version_of(root: Any) -> str:
     return found or "1.0"
 
 
-def read(root: Any, model: Any, skip_mismatch: bool = False) -> None:
+def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | None = None) -> None:
     """Fill the weights of a built model, or none if one does not fit.
 
     Raises
@@ -42,18 +43,19 @@ def read(root: Any, model: Any, skip_mismatch: bool = False) -> None:
         warning for the second, and the weights of that layer stay.
     """
     group = root if h5.find(root, "model_weights") is None else h5.subgroup(root, "model_weights")
-    stored = [(name, list(_datasets(group, name))) for name in h5.strings(group, "layer_names")]
-    stored = [(name, arrays) for name, arrays in stored if arrays]
-    wanted = [layer for layer in model.layers if layer.weights]
-    if len(stored) != len(wanted):
+    given = [(name, list(_datasets(group, name))) for name in h5.strings(group, "layer_names")]
+    given = [(name, arrays) for name, arrays in given if arrays]
+    orders = orders or {}
+    wanted = _by_name(model, [name for name, _ in given], orders)
+    if len(given) != len(wanted):
         raise FileFormatError(
             f"the file must have weights of {len(wanted)} layers ({', '.join(x.name for x in wanted)}), "
-            f"got {len(stored)} ({', '.join(name for name, _ in stored)})"
+            f"got {len(given)} ({', '.join(name for name, _ in given)})"
         )
     found = []
-    for layer, (name, arrays) in zip(wanted, stored, strict=True):
+    for layer, (name, arrays) in zip(wanted, given, strict=True):
         try:
-            found += _values(layer, name, arrays)
+            found += _values(layer, name, arrays, orders)
         except FileFormatError as error:
             if not skip_mismatch:
                 raise
@@ -72,19 +74,25 @@ def optimizer_arrays(root: Any) -> tuple[list[Any], bool]:
     return [h5.dataset(group, name) for name in names], first.split(":")[0] != "iteration"
 
 
+def _by_name(model: Any, names: list[str], orders: Orders) -> list[Layer]:
+    """Return the layers that have weights in the order of the names if they fit, else of the model."""
+    found = {layer.name: layer for layer in layers_of(model, orders) if layer.weights}
+    return [found[name] for name in names] if found.keys() == {*names} else list(found.values())
+
+
 def _datasets(group: Any, name: str) -> Iterator[Any]:
     layer = h5.subgroup(group, name)
     for path in h5.strings(layer, "weight_names"):
         yield h5.dataset(layer, path)
 
 
-def _values(layer: Any, name: str, stored: Sequence[Any]) -> list[tuple[Any, Array]]:
-    variables = [*layer.trainable_weights, *layer.non_trainable_weights]
+def _values(layer: Any, name: str, given: Sequence[Any], orders: Orders) -> list[tuple[Any, Array]]:
+    variables = stored(layer, orders)
     # The biases of CuDNN's layers are twice as long.
     most = 2 * sum(prod(variable.shape) for variable in variables)
-    if sum(prod(item.shape) for item in stored) > most:
+    if sum(prod(item.shape) for item in given) > most:
         raise FileFormatError(f"the arrays of {name!r} are larger than {describe(layer)}")
-    arrays = [h5.read(item, item.shape, f"{name}/{item.name}") for item in stored]
+    arrays = [h5.read(item, item.shape, f"{name}/{item.name}") for item in given]
     arrays = _converted(layer, arrays)
     if len(arrays) != len(variables):
         raise FileFormatError(f"{name!r} must hold {len(variables)} arrays for {describe(layer)}, got {len(arrays)}")

@@ -20,6 +20,7 @@ from fastmask.layers import Variable
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.saving import h5
 from fastmask.saving.errors import FileFormatError
+from fastmask.saving.order import Orders, layers_of
 
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"
 
@@ -32,9 +33,9 @@ class Entry(NamedTuple):
     variables: list[Variable]
 
 
-def entries(model: Any, container: str = "layers") -> list[Entry]:
-    """Return the groups of a model's layers in Keras's order; a shared layer comes once."""
-    return list(_layers(model, container, "", set()))
+def entries(model: Any, container: str = "layers", orders: Orders | None = None) -> list[Entry]:
+    """Return the groups of a model's layers; a shared layer comes once."""
+    return list(_Walk(container, orders or {}).model(model, ""))
 
 
 def snake_case(class_name: str) -> str:
@@ -53,7 +54,7 @@ def write(root: Any, model: Any) -> None:
             group.create_dataset(str(number), data=variable.value)
 
 
-def read(root: Any, model: Any, skip_mismatch: bool = False) -> None:
+def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | None = None) -> None:
     """Fill the weights of a built model from an HDF5 group, or none if one does not fit.
 
     Raises
@@ -64,7 +65,7 @@ def read(root: Any, model: Any, skip_mismatch: bool = False) -> None:
     """
     container = "layers" if h5.find(root, _OLD_CONTAINER) is None else _OLD_CONTAINER
     found: list[tuple[Variable, Any]] = []
-    for entry in entries(model, container):
+    for entry in entries(model, container, orders):
         if not entry.variables:
             continue
         try:
@@ -91,31 +92,38 @@ def _values(root: Any, entry: Entry) -> list[tuple[Variable, Any]]:
     ]
 
 
-def _layers(model: Any, container: str, path: str, seen: set[int]) -> Iterator[Entry]:
-    counts: Counter[str] = Counter()
-    for layer in model.layers:
-        name = snake_case(type(layer).__name__)
-        number = counts[name]
-        counts[name] += 1
-        place = f"{path}{container}/{name}{f'_{number}' if number else ''}"
-        yield from _object(layer, container, place, seen)
+class _Walk:
+    """Visits the objects of a model, each once."""
 
+    def __init__(self, container: str, orders: Orders) -> None:
+        self.container, self.orders = container, orders
+        self.seen: set[int] = set()
 
-def _object(layer: Any, container: str, path: str, seen: set[int]) -> Iterator[Entry]:
-    if id(layer) in seen:
-        return
-    seen.add(id(layer))
-    own = _in_order(getattr(layer, "_variables", ()))
-    if isinstance(layer, Recurrent):
-        yield Entry(path, layer.name, [])
-        yield Entry(f"{path}/cell", f"{layer.op}_cell", own)
-        return
-    yield Entry(path, layer.name, own)
-    if hasattr(layer, "layers"):
-        yield from _layers(layer, container, f"{path}/", seen)
-        return
-    for attribute in sorted(layer.sublayers):
-        yield from _object(layer.sublayers[attribute], container, f"{path}/{attribute}", seen)
+    def model(self, model: Any, path: str) -> Iterator[Entry]:
+        """Yield the groups of a model at a path that is empty or ends in a slash."""
+        counts: Counter[str] = Counter()
+        for layer in layers_of(model, self.orders):
+            name = snake_case(type(layer).__name__)
+            number = counts[name]
+            counts[name] += 1
+            yield from self.layer(layer, f"{path}{self.container}/{name}{f'_{number}' if number else ''}")
+
+    def layer(self, layer: Any, path: str) -> Iterator[Entry]:
+        """Yield the groups of a layer."""
+        if id(layer) in self.seen:
+            return
+        self.seen.add(id(layer))
+        own = _in_order(getattr(layer, "_variables", ()))
+        if isinstance(layer, Recurrent):
+            yield Entry(path, layer.name, [])
+            yield Entry(f"{path}/cell", f"{layer.op}_cell", own)
+            return
+        yield Entry(path, layer.name, own)
+        if hasattr(layer, "layers"):
+            yield from self.model(layer, f"{path}/")
+            return
+        for attribute in sorted(layer.sublayers):
+            yield from self.layer(layer.sublayers[attribute], f"{path}/{attribute}")
 
 
 def _in_order(variables: Iterable[Variable]) -> list[Variable]:
