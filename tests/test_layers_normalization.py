@@ -86,7 +86,7 @@ def test_trainable_weights():
     assert [w.name for w in layer.non_trainable_weights] == ["moving_mean", "moving_variance"]
 
 
-@pytest.mark.parametrize("shape", [(5, FEATURES), (2, 3, 2, FEATURES), (0, FEATURES), (0, 4, FEATURES), (3, 0, FEATURES)])
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 2, 3), (0, 3), (0, 4, 3), (3, 0, 3)])
 @pytest.mark.parametrize("name", LAYERS)
 def test_any_rank_and_no_rows(name, shape):
     layer = LAYERS[name]()
@@ -113,9 +113,9 @@ def test_bad_arguments(name):
     with pytest.raises(ValueError, match="axis must be the last"):
         LAYERS[name](axis=1).build((None, 4, 3))
     LAYERS[name](axis=2).build((None, 4, 3))
+    layer = LAYERS[name]()
+    layer.build((None, 3))
     with pytest.raises(ValueError, match="features"):
-        layer = LAYERS[name]()
-        layer.build((None, 3))
         layer(np.ones((2, 4)))
     with pytest.raises(ValueError, match="rms_scaling"):
         layers.LayerNormalization(rms_scaling=True)

@@ -69,6 +69,7 @@ class Elementwise(Merge):
         return tuple(cast(list[int | None], out))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        self.compute_output_shape([entry.shape for entry in x])
         merged = self._stored if aligning.share_plan(x) else self._grids
         y, backs, fill_back = merged(x, call.keep)
 
