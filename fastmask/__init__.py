@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         layers,
         losses,
         metrics,
+        models,
         ops,
         optimizers,
         random,
         reference,
         regularizers,
+        saving,
         utils,
     )
     from fastmask.models import Input, Model, Sequential
@@ -52,8 +54,8 @@ def _require_kernels() -> None:
 _require_kernels()
 
 _MODULES = (
-    "callbacks", "config", "constraints", "initializers", "kernels", "layers", "losses", "metrics", "ops",
-    "optimizers", "random", "reference", "regularizers", "utils",
+    "callbacks", "config", "constraints", "initializers", "kernels", "layers", "losses", "metrics", "models",
+    "ops", "optimizers", "random", "reference", "regularizers", "saving", "utils",
 )  # fmt: skip
 _NAMES = {
     "Input": "models",
@@ -81,11 +83,13 @@ __all__ = [
     "layers",
     "losses",
     "metrics",
+    "models",
     "ops",
     "optimizers",
     "random",
     "reference",
     "regularizers",
+    "saving",
     "set_num_threads",
     "utils",
 ]

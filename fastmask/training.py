@@ -10,12 +10,13 @@ from fastmask import data, optimizers
 from fastmask.callbacks import Callback, CallbackList, History, ProgressBar
 from fastmask.loop import Loop, Source
 from fastmask.metrics import Metric
+from fastmask.saving.storable import Storable
 from fastmask.scores import Scores
 
 Outcome = float | list[float] | dict[str, float]
 
 
-class Trainer(Loop):
+class Trainer(Loop, Storable):
     """Base of models: all that is done with batches of data."""
 
     history: History | None = None

@@ -25,6 +25,13 @@ _IDLE: dict[str, tuple[Any, ...]] = {
     "decay": (0, None),
     "axis": (-1,),
 }
+_PLACES = {
+    "optimizer": "optimizers",
+    "loss": "losses",
+    "loss_weights": "losses",
+    "metrics": "metrics",
+    "weighted_metrics": "metrics",
+}
 _IGNORED = ("ema_momentum", "ema_overwrite_frequency", "jit_compile", "is_legacy_optimizer", "fn", "dtype")
 _OTHER_NAMES = {"lr": "learning_rate"}
 _OTHER_REDUCTIONS = {"auto": "sum_over_batch_size", "sum_over_batch_size": "sum_over_batch_size"}
@@ -54,12 +61,8 @@ def compile_config(model: Any) -> dict[str, Any] | None:
     """Return what `compile` was given in the form of Keras 3; None for a model that is not compiled."""
     if model.optimizer is None:
         return None
-    given = dict(model.compiled_config())
-    optimizer = _plain(given.pop("optimizer"), "keras.optimizers")
-    found = {"optimizer": optimizer, "loss": _plain(given.pop("loss"), "keras.losses")}
-    for key in ("metrics", "weighted_metrics"):
-        found[key] = _plain(given.pop(key), "keras.metrics")
-    return found | {"loss_weights": _plain(given.pop("loss_weights"), "keras")}
+    given = {"optimizer": model.optimizer, **model.compile_arguments}
+    return {key: _plain(given[key], f"keras.{place}") for key, place in _PLACES.items()}
 
 
 def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = False) -> None:
