@@ -202,7 +202,7 @@ def test_early_stopping_restores_the_best_weights():
     stop = callbacks.EarlyStopping(patience=1, restore_best_weights=True)
     model.fit(x, y, epochs=4, callbacks=[Keep(), Losses([3, 1, 2, 2]), stop], verbose=0)
     np.testing.assert_array_equal(model.get_weights()[0], kept[1])
-    with pytest.raises(ValueError, match="monitor must be one of loss, got 'val_loss'"):
+    with pytest.warns(UserWarning, match="early stopping is conditioned on 'val_loss'"):
         model.fit(x, y, callbacks=[callbacks.EarlyStopping()], verbose=0)
 
 

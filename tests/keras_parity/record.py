@@ -29,6 +29,7 @@ RECORDINGS = {  # file name: (module in recording/, function, Keras backend)
     "stateful": ("recurrent", "record_stateful", "tensorflow"),
     "wrappers": ("wrappers", "record_wrappers", "tensorflow"),
     "layers": ("layers", "record_layers", "tensorflow"),
+    "combining": ("combining", "record_combining", "tensorflow"),
     "stacks": ("stacks", "record_stacks", "tensorflow"),
     "losses": ("losses", "record_losses", "tensorflow"),
     "optimizers": ("optimizers", "record_optimizers", "tensorflow"),
