@@ -61,7 +61,10 @@ def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any
     y, leave_back = leave_all(y, padded, call.keep)
 
     def through(dy: Any) -> Gradients:
-        gradients: Gradients = pullback(leave_back(dy))
+        if padded:
+            given = cotangents(dy, y, layer.dtype)
+            dy = leave_back(tuple(given) if isinstance(y, tuple) else given[0])
+        gradients: Gradients = pullback(dy)
         found = zip(entered, gradients.inputs, strict=True)
         inputs = [d if d is None or back is same else back(_values_of(d)) for (_, back), d in found]
         return gradients._replace(inputs=inputs)

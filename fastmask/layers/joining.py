@@ -111,14 +111,17 @@ class Concatenate(Merge):
         plan = Packing.full(*shape) if mask is None else Packing.from_mask(mask)
         ends = np.cumsum([len(x.values) for x in packed])
         source = np.concatenate([_cells(x, end - len(x.values)) for x, end in zip(packed, ends, strict=True)], axis=1)
-        fill = next((x.fill for x in packed if x.packing.masked), None)
+        shown = next((x for x in packed if x.packing.masked), None)
         index = source.reshape(-1)[plan.positions]
-        y = PackedSequence(np.concatenate([x.values for x in packed]), plan, index, fill)
+        y = PackedSequence(np.concatenate([x.values for x in packed]), plan, index, shown and shown.fill)
 
         def pullback(dy: Any) -> Gradients:
             parts = np.split(cast(Array, cotangents(dy, y, self.dtype)[0]), ends[:-1])
             places = zip(xs, packed, parts, strict=True)
-            return Gradients([d if own is p else ops.unpack(p.with_values(d)) for own, p, d in places], [])
+            inputs = [d if own is p else ops.unpack(p.with_values(d)) for own, p, d in places]
+            if isinstance(dy, Shown):
+                inputs = [Shown(d, dy.fill) if p is shown else d for p, d in zip(packed, inputs, strict=True)]
+            return Gradients(inputs, [])
 
         return y, pullback
 
