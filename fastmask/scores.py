@@ -47,6 +47,8 @@ class Scores:
     metrics, weighted_metrics : list of str, Metric or callable, or one of them, optional
         With several outputs a list with an entry for each, or a dict. A weighted metric gets
         "weighted_" before a name that one of the others has.
+    keyed : bool, default False
+        Whether the outputs stand in a dict; then the losses are in the order of a dict of these.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class Scores:
         loss_weights: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
+        keyed: bool = False,
     ) -> None:
         self.loss = Mean("loss")
+        self.first = [f"{name}_loss" for name in loss] if keyed and isinstance(loss, Mapping) else []
         given = [None if f is None else losses.get(f) for f in _per_output("loss", loss, outputs, shared=True)]
         factors = _per_output("loss_weights", loss_weights, outputs, shared=len(outputs) == 1)
         self.heads = [
@@ -79,10 +83,15 @@ class Scores:
 
     @property
     def named(self) -> list[tuple[str, Metric]]:
-        """The loss, the losses of several outputs, the metrics and the weighted metrics, by name."""
+        """The loss, the losses of several outputs, the metrics and the weighted metrics, by name.
+
+        Those of several outputs are in alphabetical order, as in Keras.
+        """
         means = [(head.mean.name, head.mean) for head in self.heads if head.mean is not None]
-        plain = [pair for head in self.heads for pair in head.plain]
-        return [("loss", self.loss), *means, *plain, *[pair for head in self.heads for pair in head.weighted]]
+        means.sort(key=lambda pair: self.first.index(pair[0]) if pair[0] in self.first else -1)
+        found = [pair for head in self.heads for pair in head.plain]
+        found += [pair for head in self.heads for pair in head.weighted]
+        return [("loss", self.loss), *means, *(sorted(found, key=_name) if len(self.heads) > 1 else found)]
 
     @property
     def all(self) -> list[Metric]:
@@ -108,7 +117,11 @@ class Scores:
 
     def logs(self, prefix: str = "") -> dict[str, float]:
         """Return the results by name, sorted."""
-        return {prefix + name: metric.result() for name, metric in sorted(self.named, key=lambda pair: pair[0])}
+        return {prefix + name: metric.result() for name, metric in sorted(self.named, key=_name)}
+
+
+def _name(pair: tuple[str, Metric]) -> str:
+    return pair[0]
 
 
 def _per_output(argument: str, given: Any, outputs: Sequence[str], shared: bool) -> list[Any]:

@@ -23,6 +23,7 @@ class Trainer(Loop, Storable):
     loss: Any = None
     compile_arguments: Mapping[str, Any] = {}
     output_names: Sequence[str] = ("y",)
+    keyed_outputs = False
 
     @property
     def layout(self) -> data.Layout:
@@ -65,7 +66,7 @@ class Trainer(Loop, Storable):
             If a name is unknown (the message lists the legal ones) or an argument of another type.
         """
         chosen = optimizers.get(optimizer)
-        self.scores = Scores(self.output_names, loss, loss_weights, metrics, weighted_metrics)
+        self.scores = Scores(self.output_names, loss, loss_weights, metrics, weighted_metrics, self.keyed_outputs)
         self.optimizer, found = chosen, [head.loss for head in self.scores.heads]
         self.loss = found[0] if len(found) == 1 else loss
         self.compile_arguments = {
@@ -332,7 +333,7 @@ class _Listening:
         history: History | None = None,
     ) -> None:
         fitting = history is not None
-        self.progress = _progress(verbose, otherwise=2 if fitting else 0)
+        self.progress = _progress(verbose)
         own = [*self.progress, *([history] if history is not None else [])]
         params = {"verbose": verbose, "epochs": epochs, "steps": batches.steps}
         self.listeners = CallbackList([*(callbacks or ()), *own], model, params)
@@ -345,12 +346,12 @@ class _Listening:
             bar.close()
 
 
-def _progress(verbose: str | int, otherwise: int) -> list[ProgressBar]:
+def _progress(verbose: str | int) -> list[ProgressBar]:
     if verbose not in ("auto", 0, 1, 2):
         raise ValueError(f"verbose must be 'auto', 0, 1 or 2, got {verbose!r}")
     if verbose == "auto":
         shown = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
-        verbose = 1 if shown else otherwise
+        verbose = 1 if shown else 0
     return [ProgressBar(int(verbose))] if verbose else []
 
 

@@ -170,6 +170,8 @@ class Layer(WeightHolder):
         """
         self._check_options(options)
         if symbolic.is_symbolic(x):
+            if mask is not None:
+                raise NotImplementedError("mask must be None for symbolic tensors: their masks come with them")
             return self._connect(x, initial_state, training, options)
         return self.apply(x, mask, initial_state, training, False, options)[0]
 

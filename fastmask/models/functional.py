@@ -89,6 +89,7 @@ class Model(Layer, Trainer):
         self.input_names = [tensor.history.layer.name for tensor in self.inputs]
         names = sorted(outputs) if isinstance(outputs, Mapping) else [t.history.layer.name for t in self.outputs]
         self.output_names = names if len(names) == len(self.outputs) else [t.history.layer.name for t in self.outputs]
+        self.keyed_outputs = isinstance(outputs, Mapping)
         self.input_shape = _only([tensor.shape for tensor in self.inputs])
         self.output_shape = _only([tensor.shape for tensor in self.outputs])
 
