@@ -1,6 +1,7 @@
 """What `fit`, `evaluate` and `predict` are given, checked and cut into batches."""
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterator, Mapping, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -108,9 +109,9 @@ class RowSource:
         self.endless = self._forever() if repeat and steps is not None else None
         self.steps = steps if self.endless is not None else min(whole, steps or whole)
 
-    def epoch(self) -> Iterator[Batch]:
+    def epoch(self) -> Generator[Batch, None, None]:
         """Yield the batches of the next epoch."""
-        return islice(self._once() if self.endless is None else self.endless, self.steps)
+        yield from islice(self._once() if self.endless is None else self.endless, self.steps)
 
     def split(
         self, fraction: float, batch_size: int | None, steps: int | None
@@ -165,11 +166,10 @@ class StreamSource:
         self.iterator = None if steps is None else self._once()
         self.steps = len(stream) if steps is None and isinstance(stream, Sized) else steps
 
-    def epoch(self) -> Iterator[Batch]:
+    def epoch(self) -> Generator[Batch, None, None]:
         """Yield the batches of the next epoch."""
-        items = self._once() if self.iterator is None else islice(self.iterator, self.steps)
         empty = True
-        try:
+        with closing(self._items()) as items:
             for item in items:
                 empty = False
                 parts = item if isinstance(item, tuple) else (item,)
@@ -177,11 +177,25 @@ class StreamSource:
                     raise ValueError(f"x must yield (x, y) or (x, y, sample_weight), got {len(parts)} entries")
                 x, y, weights = (*parts, None, None)[:3]
                 yield as_batch(x, y, weights, self.layout)
-        finally:
-            if self.iterator is None:
-                _close(items)
         if empty:
             raise ValueError("x must yield batches in every epoch, but it has run out of them")
+
+    def _items(self) -> Generator[Any, None, None]:
+        """Yield what the next epoch is made of; a dataset that has run out begins anew."""
+        if self.iterator is None:
+            items = self._once()
+            try:
+                yield from items
+            finally:
+                self._stop(items)
+            return
+        taken = 0
+        for taken, item in enumerate(islice(self.iterator, self.steps), 1):  # noqa: B007
+            yield item
+        if taken < (self.steps or 0) and hasattr(self.stream, "batches"):
+            self.iterator = self._once()
+            if not taken:
+                yield from islice(self.iterator, self.steps)
 
     def _once(self) -> Iterator[Any]:
         batches = getattr(self.stream, "batches", None)
@@ -190,7 +204,12 @@ class StreamSource:
     def close(self) -> None:
         """Stop an iterator that spans epochs."""
         if self.iterator is not None:
-            _close(self.iterator)
+            self._stop(self.iterator)
+
+    def _stop(self, iterator: Any) -> None:
+        """Close an iterator unless it is the user's own."""
+        if iterator is not self.stream and hasattr(iterator, "close"):
+            iterator.close()
 
 
 def source(
@@ -319,12 +338,6 @@ def _followed(inputs: list[list[Array]], plan: Packing) -> list[Array]:
             return rows
     fits = (own.max() == plan.total_length and np.all(own >= plan.lengths) for own in lengths)
     return next((rows for rows, fit in zip(inputs, fits, strict=True) if fit), inputs[0])
-
-
-def _close(iterator: Any) -> None:
-    close = getattr(iterator, "close", None)
-    if close is not None:
-        close()
 
 
 def _take(values: Any, chosen: slice | Array) -> Any:

@@ -1,6 +1,7 @@
 """Steps and epochs: what happens between a batch of rows and new weights, scores or outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from numpy.typing import NDArray
@@ -129,12 +130,13 @@ class Loop:
         """Train on the batches of an epoch; return its logs."""
         self.scores.reset()
         self.tokens_seen = 0
-        for i, batch in enumerate(batches.epoch()):
-            listeners.call("on_train_batch_begin", i, {})
-            self.train_step(batch, class_weight)
-            listeners.call("on_train_batch_end", i, self.scores.logs())
-            if self.stop_training:
-                break
+        with closing(batches.epoch()) as epoch:
+            for i, batch in enumerate(epoch):
+                listeners.call("on_train_batch_begin", i, {})
+                self.train_step(batch, class_weight)
+                listeners.call("on_train_batch_end", i, self.scores.logs())
+                if self.stop_training:
+                    break
         return self.scores.logs()
 
     def test_epoch(self, batches: Source, listeners: CallbackList) -> None:
@@ -142,10 +144,11 @@ class Loop:
         listeners.call("on_test_begin", {})
         self.scores.reset()
         self.tokens_seen = 0
-        for i, batch in enumerate(batches.epoch()):
-            listeners.call("on_test_batch_begin", i, {})
-            self.test_step(batch)
-            listeners.call("on_test_batch_end", i, self.scores.logs())
+        with closing(batches.epoch()) as epoch:
+            for i, batch in enumerate(epoch):
+                listeners.call("on_test_batch_begin", i, {})
+                self.test_step(batch)
+                listeners.call("on_test_batch_end", i, self.scores.logs())
         listeners.call("on_test_end", self.scores.logs())
 
     def require_loss(self, method: str) -> None:

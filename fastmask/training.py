@@ -108,7 +108,7 @@ class Trainer(Loop, Storable):
             The epoch to stop after, counted from `initial_epoch`.
         verbose : {"auto", 0, 1, 2}, default "auto"
             0 is silent, 1 draws progress bars, 2 prints a line per epoch; "auto" is 1 on a
-            terminal or in a notebook, else 2.
+            terminal or in a notebook, else 0.
         callbacks : iterable of Callback, optional
         validation_split : float, default 0.0
             The last fraction of the rows is held out, before shuffling.
@@ -178,7 +178,7 @@ class Trainer(Loop, Storable):
         x, y, batch_size, sample_weight, callbacks
             As in `fit`.
         verbose : {"auto", 0, 1, 2}, default "auto"
-            As in `fit`, but "auto" is silent where there is no terminal.
+            As in `fit`.
         steps : int, optional
             Number of batches; by default all.
         return_dict : bool, default False
@@ -332,7 +332,7 @@ class _Listening:
         epochs: int = 1,
         history: History | None = None,
     ) -> None:
-        fitting = history is not None
+        self.batches = batches
         self.progress = _progress(verbose)
         own = [*self.progress, *([history] if history is not None else [])]
         params = {"verbose": verbose, "epochs": epochs, "steps": batches.steps}
@@ -344,6 +344,8 @@ class _Listening:
     def __exit__(self, *error: object) -> None:
         for bar in self.progress:
             bar.close()
+        if isinstance(self.batches, data.StreamSource):
+            self.batches.close()
 
 
 def _progress(verbose: str | int) -> list[ProgressBar]:
