@@ -30,6 +30,7 @@ RECORDINGS = {  # file name: (module in recording/, function, Keras backend)
     "wrappers": ("wrappers", "record_wrappers", "tensorflow"),
     "layers": ("layers", "record_layers", "tensorflow"),
     "combining": ("combining", "record_combining", "tensorflow"),
+    "constrained": ("constrained", "record_constrained", "tensorflow"),
     "stacks": ("stacks", "record_stacks", "tensorflow"),
     "losses": ("losses", "record_losses", "tensorflow"),
     "optimizers": ("optimizers", "record_optimizers", "tensorflow"),
