@@ -86,6 +86,7 @@ class Model(Layer, Trainer):
         self.inputs, self.outputs = self.graph.inputs, self.graph.outputs
         self.takes_list = not isinstance(inputs, KerasTensor)
         self.built = True
+        self.dtype = self.outputs[0].history.layer.dtype
         self.input_names = [tensor.history.layer.name for tensor in self.inputs]
         names = sorted(outputs) if isinstance(outputs, Mapping) else [t.history.layer.name for t in self.outputs]
         self.output_names = names if len(names) == len(self.outputs) else [t.history.layer.name for t in self.outputs]

@@ -89,6 +89,7 @@ class Sequential(Model):
         if self._tensors:
             self._chain([layer])
         self.layers.append(layer)
+        self.dtype = layer.dtype
         self._renew()
 
     def pop(self) -> Layer:
