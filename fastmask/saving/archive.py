@@ -12,6 +12,7 @@ from fastmask import initializers, layers
 from fastmask.saving import compiled, configs, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.errors import FileFormatError, reading, require_h5py
+from fastmask.saving.masks import keras_config
 from fastmask.saving.order import Orders, of_config
 
 KERAS_VERSION = "3.15.1"  # whose format is written
@@ -86,7 +87,8 @@ def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
     """
     file_path = checked_path(path, ".keras", overwrite)
     require_built(model)
-    config = layers.serialize(model)
+    config = keras_config(model)
+    orders = of_config(model, config)
     config |= {"build_config": {"input_shape": _listed(getattr(model, "input_shape", None))}}
     found = compiled.compile_config(model)
     if found is not None:
@@ -95,16 +97,16 @@ def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
     with replacing(file_path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_METADATA, json.dumps(metadata))
         archive.writestr(_CONFIG, json.dumps(config))
-        archive.writestr(_WEIGHTS, weights_content(model))
+        archive.writestr(_WEIGHTS, weights_content(model, orders))
 
 
-def weights_content(model: Any) -> bytes:
+def weights_content(model: Any, orders: Orders) -> bytes:
     """Return the content of a ``.weights.h5`` file."""
     buffer = io.BytesIO()
     with require_h5py().File(buffer, "w") as root:
-        tree.write(root, model)
+        tree.write(root, model, orders)
         if model.optimizer is not None:
-            compiled.write_state(root, model)
+            compiled.write_state(root, model, orders)
     return buffer.getvalue()
 
 

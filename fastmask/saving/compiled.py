@@ -114,14 +114,14 @@ def slots(optimizer: Any, variables: Sequence[Any], blocks: bool = False) -> lis
     return [array for array in found if array is not None]
 
 
-def write_state(root: Any, model: Any) -> None:
+def write_state(root: Any, model: Any, orders: Orders) -> None:
     """Write the state of a compiled model's optimizer into an HDF5 group."""
     optimizer = model.optimizer
     group = root.create_group("optimizer/vars")
     group.attrs["name"] = optimizer.name
     scalars: list[Any] = [np.int32(optimizer.iterations)]
     scalars += [np.float32(optimizer.learning_rate)] if _has_fixed_rate(optimizer) else []
-    for number, value in enumerate([*scalars, *slots(optimizer, trained(model))]):
+    for number, value in enumerate([*scalars, *slots(optimizer, trained(model, orders))]):
         group.create_dataset(str(number), data=value)
 
 

@@ -13,7 +13,7 @@ from fastmask.saving.errors import BRIDGE, FileFormatError
 Config = dict[str, Any]
 Ref = tuple[str, int, int]
 
-_COMBINE = ("LogicalOr", "Concatenate", "ExpandDims", "ZerosLike", "OnesLike", "Any", "BroadcastTo", "Cast", "Squeeze")
+_COMBINE = ("LogicalOr", "Concatenate", "ExpandDims", "ZerosLike", "OnesLike", "Any", "BroadcastTo", "ConvertToTensor")
 _MASK_OPERATIONS = ("NotEqual", *_COMBINE)
 _RECURRENT = ("SimpleRNN", "LSTM", "GRU", "Bidirectional", "CuDNNLSTM", "CuDNNGRU")
 _LIST_INPUT = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot", "Attention")
@@ -45,10 +45,10 @@ def functional(config: Config, each: Callable[[Any], Config], old: bool) -> Conf
             continue
         new = each(entry)
         new["name"] = name
-        calls = [_modern_node(node, entry) for node in entry.get("inbound_nodes") or []]
+        calls = [modern_node(node, entry) for node in entry.get("inbound_nodes") or []]
         new["inbound_nodes"] = [_without_masks(call, name, masks) for call in calls]
         found.append(new)
-    outputs = [ref for ref in _history(config.get("output_layers")) if ref[0] in operations]
+    outputs = [ref for ref in tensors_of(config.get("output_layers")) if ref[0] in operations]
     if outputs:
         raise _unsupported(named[outputs[0][0]])
     ends = {key: _ends(config.get(key), old) for key in ("input_layers", "output_layers")}
@@ -86,8 +86,8 @@ class _Masks:
             entry = self.named.get(ref[0])
             if ref[0] not in self.operations or entry is None:
                 continue
-            node = _modern_node(entry["inbound_nodes"][0], entry)
-            sources = list(_tensors([node["args"], node["kwargs"]]))
+            node = modern_node(entry["inbound_nodes"][0], entry)
+            sources = list(tensors([node["args"], node["kwargs"]]))
             if entry["class_name"] == "NotEqual":
                 numbers = [arg for arg in node["args"] if isinstance(arg, (int, float))]
                 found.append((sources[0], numbers[0] if numbers else None, reduced))
@@ -102,8 +102,8 @@ class _Masks:
         fits = (entry["class_name"] == "Embedding" and inner.get("mask_zero") and value == 0) or (
             entry["class_name"] == "Masking" and reduced and inner.get("mask_value") == value
         )
-        calls = [_modern_node(node, entry) for node in entry["inbound_nodes"]] if fits else []
-        return any(source in _tensors(call["args"]) for call in calls)
+        calls = [modern_node(node, entry) for node in entry["inbound_nodes"]] if fits else []
+        return any(source in tensors(call["args"]) for call in calls)
 
     def _upstream(self, layer: str) -> set[str]:
         """Return the names of the layers whose outputs a layer depends on, masks left aside."""
@@ -111,9 +111,9 @@ class _Masks:
         while todo:
             entry = self.named.get(todo.pop())
             for node in (entry or {}).get("inbound_nodes") or []:
-                call = _modern_node(node, entry or {})
+                call = modern_node(node, entry or {})
                 kwargs = {key: value for key, value in call["kwargs"].items() if key != "mask"}
-                for name, _, _ in _tensors([call["args"], kwargs]):
+                for name, _, _ in tensors([call["args"], kwargs]):
                     if name not in found and name not in self.operations:
                         found.add(name)
                         todo.append(name)
@@ -136,8 +136,8 @@ def _unsupported(entry: Config) -> FileFormatError:
 def _without_masks(call: Config, layer: str, masks: _Masks) -> Config:
     """Return a call without its mask argument."""
     kwargs = dict(call["kwargs"])
-    masks.check(list(_tensors(kwargs.pop("mask", None))), layer)
-    for name, _, _ in _tensors([call["args"], kwargs]):
+    masks.check(list(tensors(kwargs.pop("mask", None))), layer)
+    for name, _, _ in tensors([call["args"], kwargs]):
         if name in masks.operations:
             raise _unsupported(masks.named[name])
         if name not in masks.named:
@@ -145,7 +145,7 @@ def _without_masks(call: Config, layer: str, masks: _Masks) -> Config:
     return {"args": call["args"], "kwargs": {key: value for key, value in kwargs.items() if value is not None}}
 
 
-def _modern_node(node: Any, entry: Config) -> Config:
+def modern_node(node: Any, entry: Config) -> Config:
     """Return a call of a layer as ``{"args": [...], "kwargs": {...}}``."""
     if isinstance(node, dict) and isinstance(node.get("args"), list):
         kwargs = node.get("kwargs") or {}
@@ -155,15 +155,15 @@ def _modern_node(node: Any, entry: Config) -> Config:
         return {"args": node["args"], "kwargs": {k: v for k, v in kwargs.items() if k != "training"}}
     if not isinstance(node, list) or not node or not all(_is_old_tensor(tensor) for tensor in node):
         raise FileFormatError(f"layer {entry.get('name')!r} has a malformed node")
-    tensors = [_tensor(tensor) for tensor in node]
+    given = [_tensor(tensor) for tensor in node]
     kwargs = {}
     for tensor in node:
         kwargs |= {key: _old_argument(value) for key, value in (tensor[3] if len(tensor) > 3 else {}).items()}
-    if entry.get("class_name") in _RECURRENT and len(tensors) > 1:
-        kwargs["initial_state"] = tensors[1:]
-        tensors = tensors[:1]
-    many = len(tensors) > 1 or entry.get("class_name") in _LIST_INPUT
-    return {"args": [tensors] if many else tensors, "kwargs": kwargs}
+    if entry.get("class_name") in _RECURRENT and len(given) > 1:
+        kwargs["initial_state"] = given[1:]
+        given = given[:1]
+    many = len(given) > 1 or entry.get("class_name") in _LIST_INPUT
+    return {"args": [given] if many else given, "kwargs": kwargs}
 
 
 def _is_old_tensor(value: Any) -> bool:
@@ -186,28 +186,29 @@ def _tensor(value: list[Any]) -> Config:
     return {"class_name": "__keras_tensor__", "config": {"shape": None, "dtype": None, "keras_history": value[:3]}}
 
 
-def _tensors(value: Any) -> Iterator[Ref]:
-    """Yield the tensors in an argument."""
+def tensors(value: Any) -> Iterator[Ref]:
+    """Yield where the tensors in an argument come from: layer, call, output."""
     if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-        yield from _history(value["config"]["keras_history"])
+        yield from tensors_of(value["config"]["keras_history"])
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors(item)
 
 
-def _history(value: Any) -> Iterator[Ref]:
+def tensors_of(value: Any) -> Iterator[Ref]:
+    """Yield the same for nested lists and dicts of places."""
     if _is_old_tensor(value):
         yield value[0], value[1], value[2]
     elif isinstance(value, (list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _history(item)
+            yield from tensors_of(item)
 
 
 def _ends(ends: Any, old: bool) -> Any:
     """Return where the inputs or outputs of a model are."""
-    if not list(_history(ends)):
+    if not list(tensors_of(ends)):
         raise FileFormatError("a functional model must have inputs and outputs")
     return ends[0] if old and isinstance(ends, list) and len(ends) == 1 else ends

@@ -23,10 +23,10 @@ def layers_of(model: Any, orders: Orders) -> list[Layer]:
     return found
 
 
-def trained(model: Any, orders: Orders | None = None) -> list[Variable]:
+def trained(model: Any, orders: Orders) -> list[Variable]:
     """Return the variables that training changes in the order of the file."""
     wanted = {id(variable) for variable in model.trainable_weights}
-    return list({id(v): v for v in _weights(model, orders or {}) if id(v) in wanted}.values())
+    return list({id(v): v for v in _weights(model, orders) if id(v) in wanted}.values())
 
 
 def stored(layer: Any, orders: Orders) -> list[Variable]:

@@ -22,6 +22,7 @@ from fastmask.saving import h5
 from fastmask.saving.errors import FileFormatError
 from fastmask.saving.order import Orders, layers_of
 
+_KERAS_NAMES = {"Model": "Functional"}
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"
 
 
@@ -44,10 +45,10 @@ def snake_case(class_name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", words).lower()
 
 
-def write(root: Any, model: Any) -> None:
+def write(root: Any, model: Any, orders: Orders) -> None:
     """Write the weights of a model into an HDF5 group."""
     root.create_group("vars")
-    for path, name, variables in entries(model):
+    for path, name, variables in entries(model, orders=orders):
         group = root.create_group(f"{path}/vars")
         group.attrs["name"] = name
         for number, variable in enumerate(variables):
@@ -103,7 +104,7 @@ class _Walk:
         """Yield the groups of a model at a path that is empty or ends in a slash."""
         counts: Counter[str] = Counter()
         for layer in layers_of(model, self.orders):
-            name = snake_case(type(layer).__name__)
+            name = snake_case(_KERAS_NAMES.get(type(layer).__name__, type(layer).__name__))
             number = counts[name]
             counts[name] += 1
             yield from self.layer(layer, f"{path}{self.container}/{name}{f'_{number}' if number else ''}")

@@ -6,6 +6,8 @@ from typing import Any
 from fastmask.saving import archive, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.errors import reading, require_h5py
+from fastmask.saving.masks import keras_config
+from fastmask.saving.order import of_config
 
 
 def save_weights(model: Any, path: Any, overwrite: bool = True) -> None:
@@ -16,7 +18,7 @@ def save_weights(model: Any, path: Any, overwrite: bool = True) -> None:
     path = archive.checked_path(path, ".weights.h5", overwrite)
     archive.require_built(model)
     with replacing(path) as file:
-        file.write(archive.weights_content(model))
+        file.write(archive.weights_content(model, of_config(model, keras_config(model))))
 
 
 def load_weights(model: Any, path: Any, skip_mismatch: bool = False) -> None:
@@ -50,4 +52,4 @@ def load_weights(model: Any, path: Any, skip_mismatch: bool = False) -> None:
         source = archive.archived_weights(path) if start[:2] == b"PK" else path
         with h5py.File(source, "r") as root:
             read = legacy.read if legacy.is_legacy(root) else tree.read
-            read(root, model, skip_mismatch)
+            read(root, model, skip_mismatch, of_config(model, keras_config(model)))
