@@ -120,7 +120,7 @@ def write_state(root: Any, model: Any, orders: Orders) -> None:
     group = root.create_group("optimizer/vars")
     group.attrs["name"] = optimizer.name
     scalars: list[Any] = [np.int32(optimizer.iterations)]
-    scalars += [np.float32(optimizer.learning_rate)] if _has_fixed_rate(optimizer) else []
+    scalars += [np.float64(optimizer.learning_rate)] if _has_fixed_rate(optimizer) else []
     for number, value in enumerate([*scalars, *slots(optimizer, trained(model, orders))]):
         group.create_dataset(str(number), data=value)
 

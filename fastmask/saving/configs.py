@@ -34,7 +34,8 @@ _IDLE: dict[str, tuple[Any, ...]] = {
 
 def supported() -> list[str]:
     """Return the class names of the layers and models that fastmask has."""
-    found = [name for name in layers.__all__ if _is_layer(getattr(layers, name))]
+    found = [name for name in layers.__all__ if getattr(getattr(layers, name), "__name__", "") == name]
+    found = [name for name in found if _is_layer(getattr(layers, name))]
     return sorted({*found, "Sequential", "Functional", "InputLayer"} - {*_NOT_LAYERS})
 
 

@@ -1,6 +1,7 @@
 """Run by the Python that has Keras: open the files that fastmask saved in a folder, predict and train on.
 
-Each ``<name>.keras`` comes with ``<name>.npz``: inputs x0, x1, ..., targets y0, y1, ... The answers are in ``<name>.out.npz``.
+Each ``<name>.keras`` comes with ``<name>.npz``: inputs x0, x1, ..., targets y0, y1, ... The answers are in
+``<name>.out.npz``.
 """
 
 import os
