@@ -273,10 +273,8 @@ def as_batch(x: Any, y: Any, sample_weight: Any, layout: Layout) -> Batch:
     """
     names = [spec.name for spec in layout.inputs]
     alone = layout.listed and isinstance(x, (list, tuple)) and len(x) == 1
-    if alone and np.ndim(x[0]) == layout.inputs[0].rank:
-        x = list(x)
-    else:
-        x = split("x", x, names, required=True)
+    alone = alone and np.ndim(x[0]) == layout.inputs[0].rank
+    x = list(x) if alone else split("x", x, names, required=True)
     inputs = [_input(entry, spec) for entry, spec in zip(x, layout.inputs, strict=True)]
     if isinstance(y, (list, tuple)) and len(y) == 1 == len(layout.outputs) and len(inputs[0]) != 1:
         y = y[0]

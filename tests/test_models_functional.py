@@ -227,6 +227,24 @@ def test_training_argument_of_a_call_holds_for_that_call():
     assert (never == 1).all()
 
 
+def test_states_of_bidirectional_and_stateful_layers():
+    (source, x), (target, y) = embedded("source"), embedded("target")
+    states = layers.Bidirectional(layers.GRU(2, return_state=True, **F64), **F64)(x)[1:]
+    y = layers.Bidirectional(layers.GRU(2, **F64), **F64)(y, initial_state=states)
+    model = fm.Model([source, target], y)
+    model.compile("sgd", "mse")
+    data, goal = [WORDS, OTHERS], np.ones((4, 4))
+    _, grads = model.loss_and_gradients(data, goal)
+    kernel = model.trainable_weights[1]
+    assert_gradient(grads[1], lambda: model.loss_and_gradients(data, goal)[0], kernel.value, kernel.path)
+    stateful = fm.Sequential([fm.Input(batch_shape=(4, None, 1)), layers.LSTM(2, stateful=True)])
+    outer = fm.Sequential([stateful])
+    first, second = outer.predict(np.ones((4, 3, 1))), outer.predict(np.ones((4, 3, 1)))
+    assert not np.array_equal(first, second)
+    outer.reset_states()
+    np.testing.assert_array_equal(outer.predict(np.ones((4, 3, 1))), first)
+
+
 def test_regularizers_and_constraints():
     x = fm.Input((2,))
     dense = layers.Dense(1, kernel_regularizer="l2", kernel_constraint="non_neg", dtype="float64")

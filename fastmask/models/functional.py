@@ -283,11 +283,17 @@ class Model(Layer, Trainer):
             if missing:
                 raise ValueError(f"x must have the inputs {', '.join(self.input_names)}, but {missing[0]!r} is missing")
             return [x[name] for name in self.input_names]
-        values = list(x) if self.takes_list and isinstance(x, (list, tuple)) else [x]
-        values = flatten(values) if any(isinstance(v, (list, tuple)) for v in values) and is_symbolic(values) else values
+        listed = self.takes_list and isinstance(x, (list, tuple))
+        values = flatten(x) if is_symbolic(x) else list(x) if listed else [x]
         if len(values) != len(self.inputs):
             raise ValueError(f"x must hold {len(self.inputs)} inputs for model {self.name!r}, got {len(values)}")
         return values
+
+    def reset_states(self) -> None:
+        """Forget the states that stateful layers keep."""
+        for layer in self.layers:
+            if isinstance(layer, Model) or getattr(layer, "stateful", False):
+                layer.reset_states()  # type: ignore[attr-defined]
 
     def get_config(self) -> dict[str, Any]:
         """Return the graph as Keras writes it, without weights."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastmask.layers import Layer
 from fastmask.layers.input import Input, InputLayer

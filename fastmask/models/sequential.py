@@ -46,6 +46,7 @@ class Sequential(Model):
     def __init__(
         self, layers: Iterable[Layer | KerasTensor] | None = None, name: str | None = None, trainable: bool = True
     ) -> None:
+        self._shapes: dict[str, Any] = {}
         self._begin(name)
         self._tensors: list[KerasTensor] = []
         for layer in layers or ():
@@ -132,12 +133,28 @@ class Sequential(Model):
         else:
             self.built, self.input_shape, self.output_shape = False, None, None
 
-    def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        if found is None and name in ("input_shape", "output_shape"):
-            what = name.replace("_", " ")
-            raise AttributeError(f"model {self.name!r} has no {what} until it is built")
-        return found
+    @property
+    def input_shape(self) -> Any:
+        """Shape of the input with the batch axis; AttributeError while it is unknown."""
+        return self._known("input_shape")
+
+    @input_shape.setter
+    def input_shape(self, value: Any) -> None:
+        self._shapes["input_shape"] = value
+
+    @property
+    def output_shape(self) -> Any:
+        """Shape of the output with the batch axis; AttributeError while it is unknown."""
+        return self._known("output_shape")
+
+    @output_shape.setter
+    def output_shape(self, value: Any) -> None:
+        self._shapes["output_shape"] = value
+
+    def _known(self, name: str) -> Any:
+        if self._shapes.get(name) is None:
+            raise AttributeError(f"model {self.name!r} has no {name.replace('_', ' ')} until it is built")
+        return self._shapes[name]
 
     @property
     def mask_sources(self) -> list[Layer | None]:

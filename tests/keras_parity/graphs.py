@@ -88,7 +88,8 @@ def named_outputs(make: Maker) -> Any:
     inner = make.series(2, "inner")
     encode = make.model(inner, make.GRU(3)(make.Masking()(inner)), name="encode")
     a, b = encode(one), encode(two)
-    outputs = {"far": make.Dense(1, name="x")(make.Subtract()([a, b])), "both": make.Dense(2, name="y")(make.Add()([a, b]))}
+    far, both = make.Subtract()([a, b]), make.Add()([a, b])
+    outputs = {"far": make.Dense(1, name="x")(far), "both": make.Dense(2, name="y")(both)}
     return make.model({"one": one, "two": two}, outputs)
 
 

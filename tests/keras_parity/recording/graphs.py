@@ -45,7 +45,8 @@ def data(name: str) -> tuple[Any, Any, Any]:
         targets = [random.integers(0, 4, mask.shape), normal(rows, 1)]
         return [words, normal(rows, 3)], targets, [random.uniform(0.5, 1.5, mask.shape), np.arange(rows) / 4.0]
     inputs = {"one": series(mask), "two": series(other)}
-    return inputs, {"far": normal(rows, 1), "both": normal(rows, 2)}, {"far": np.arange(rows) / 4.0, "both": np.ones(rows)}
+    weights = {"far": np.arange(rows) / 4.0, "both": np.ones(rows)}
+    return inputs, {"far": normal(rows, 1), "both": normal(rows, 2)}, weights
 
 
 def record(name: str) -> dict[str, Any]:
