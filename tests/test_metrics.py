@@ -134,6 +134,16 @@ def test_empty_mean_is_zero():
     assert metric.result() == 0
 
 
+def test_mean_of_numbers():
+    metric = metrics.Mean()
+    metric.update_state([1.0, 3.0])
+    metric.update_state([[2.0, 4.0]], sample_weight=[2.0])
+    assert metric.result() == pytest.approx((1 + 3 + 6) / 4)
+    metric.reset_state()
+    metric.add(2.0, 5.0)
+    assert metric.result() == 2
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r"metrics must be among .*accuracy.*, got 'acuracy'"):
         metrics.get("acuracy")

@@ -216,6 +216,13 @@ def test_class_weights_are_sample_weights(name):
     assert found == pytest.approx(again.train_on_batch(x, y, sample_weight=weights))
 
 
+def test_class_weights_of_targets_that_are_nearly_classes():
+    x, y = make_arrays("classifier")
+    exact, nearly = make("classifier"), make("classifier")
+    expected = exact.train_on_batch(x, y, class_weight={1: 3.0})
+    assert nearly.train_on_batch(x, y * (1 - 1e-9), class_weight={1: 3.0}) == pytest.approx(expected)
+
+
 def test_loss_and_metrics_of_an_epoch():
     """Loss: batches weighted by rows. Metrics: sum(v m) / T and sum(m) / T of each batch."""
     model = make("tagger", metrics=["accuracy"], weighted_metrics=["acc"])

@@ -195,7 +195,7 @@ def deserialize(
     """
     if config.get("class_name") == "function" and config.get("config") in _FUNCTIONS:
         return MeanMetricWrapper(_FUNCTIONS[str(config["config"])])
-    classes = {cls.__name__: cls for cls in _NAMED.values()}
+    classes = {cls.__name__: cls for cls in (*_NAMED.values(), Mean)}
     return get(objects.deserialize(config, classes, custom_objects, "metric"))
 
 

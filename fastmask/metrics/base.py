@@ -157,6 +157,25 @@ class Mean(Metric):
         self.total += value * weight
         self.count += weight
 
+    def update_state(  # type: ignore[override]
+        self, values: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> None:
+        """Add numbers.
+
+        Parameters
+        ----------
+        values : array_like
+        sample_weight : array_like, optional
+            One weight per number, or one per row.
+        """
+        array = np.asarray(values, np.float64)
+        weights = np.ones(array.shape)
+        if sample_weight is not None:
+            weights = expand_weights(sample_weight, array.shape, np.float64)
+        steps = max(int(np.prod(array.shape[1:])), 1)
+        self.total += float(np.sum(array * weights)) / steps
+        self.count += float(np.sum(weights)) / steps
+
 
 class MeanMetricWrapper(Metric):
     """Mean of the values of a function.

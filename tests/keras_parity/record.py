@@ -39,6 +39,7 @@ RECORDINGS = {  # file name: (module in recording/, function, Keras backend)
     "training": ("training", "record_training", "tensorflow"),
     "training_float32": ("training", "record_training_float32", "torch"),
     "callbacks": ("callbacks", "record_callbacks", "tensorflow"),
+    "names": ("names", "record_names", "tensorflow"),
     "pytorch": ("pytorch", "record_pytorch", "torch"),
     "graphs": ("graphs", "record_graphs", "tensorflow"),
     "interfaces": ("interfaces", "record_interfaces", "tensorflow"),
