@@ -11,6 +11,7 @@ from fastmask.layers.flow import Back, Shown, run, same, unpack_shown
 from fastmask.packing import PackedSequence, Packing, put_rows, take_rows
 
 Mask = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
 
 
 def equal_plans(a: Packing, b: Packing) -> bool:
@@ -42,6 +43,48 @@ def fills(xs: Sequence[PackedSequence]) -> list[Array]:
     return [row[None] for row in rows]
 
 
+def same_grid(xs: Sequence[Any]) -> bool:
+    """Return whether all inputs are packed, of one batch size, number of steps and number of axes."""
+    if not all(isinstance(x, PackedSequence) for x in xs):
+        return False
+    return len({(*x.shape[:2], len(x.shape)) for x in xs}) == 1
+
+
+def plan_of(mask: Mask | None, xs: Sequence[PackedSequence]) -> Packing:
+    """Return the plan of a mask, or of none: that of an input if it has this mask."""
+    for plan in (x.packing for x in xs):
+        if plan.masked == (mask is not None) and (mask is None or np.array_equal(plan.mask, mask)):
+            return plan
+    return Packing.full(*xs[0].shape[:2]) if mask is None else Packing.from_mask(mask)
+
+
+def visible_cells(plan: Packing) -> tuple[Indices, Indices]:
+    """Return the cells of the tokens, and after them one of each run of masked cells, and which of these each shows.
+
+    Where every input is masked, none changes: one masked cell stands for the run that it begins.
+    """
+    blank = ~plan.mask
+    begins = blank.copy()
+    begins[:, 1:] &= ~blank[:, :-1]
+    runs = np.cumsum(begins.reshape(-1)) - 1 + plan.tokens
+    return np.concatenate([plan.positions, np.flatnonzero(begins)]), runs[blank.reshape(-1)].astype(np.int64)
+
+
+def gather(x: PackedSequence, cells: Indices, keep: bool) -> tuple[Array, Back]:
+    """Return what an input shows in cells of the grid; the pullback may return a `Shown`."""
+    rows, back = run("gather", keep, x, cells)
+    if not x.packing.masked or x.shown is not None:
+        return rows, lambda d: back(d)[0]
+    return rows, lambda d: Shown(*back(d))
+
+
+def from_cells(values: Array, plan: Packing, shown: Indices | None) -> PackedSequence:
+    """Return a batch of rows as `visible_cells` lists them."""
+    if shown is None or not len(shown):
+        return PackedSequence(values, plan)
+    return PackedSequence(values, plan, np.arange(plan.tokens), None, False, shown)
+
+
 def grids(xs: Sequence[Any], keep: bool) -> tuple[list[Array], list[Mask | None], list[Back]]:
     """Return padded arrays, with what Keras shows at masked places, their masks and the ways back."""
     pairs = [unpack_shown(x, keep) if isinstance(x, PackedSequence) else (x, same) for x in xs]
@@ -51,17 +94,6 @@ def grids(xs: Sequence[Any], keep: bool) -> tuple[list[Array], list[Mask | None]
 def mask_of(x: Any) -> Mask | None:
     """Return the mask that an input carries."""
     return x.packing.mask if isinstance(x, PackedSequence) and x.packing.masked else None
-
-
-def pack_grid(y: Array, mask: Mask | None, xs: Sequence[Any], keep: bool) -> tuple[PackedSequence, Back]:
-    """Pack a padded array by a mask, or whole for None; by the plan of an input if that has this mask."""
-    plans = [x.packing for x in xs if isinstance(x, PackedSequence) and x.packing.masked == (mask is not None)]
-    for plan in plans:
-        fits = (plan.batch_size, plan.total_length) == y.shape[:2]
-        if fits and (mask is None or np.array_equal(plan.mask, mask)):
-            return pack_by(y, plan)
-    packed, back = run("pack", keep, y, mask)
-    return packed, back
 
 
 def pack_by(y: Array, plan: Packing) -> tuple[PackedSequence, Back]:

@@ -33,7 +33,7 @@ class RowLayer(Layer):
         if not isinstance(x, PackedSequence):
             return self.map_rows(x, call) if call.mask is None else self._masked_grid(x, call)
         y, pullback = self.map_rows(x.values, call)
-        if not x.packing.masked:
+        if not x.packing.masked or x.shown is not None:
             return x.with_values(y), pullback
         fill, fill_pullback = self._map_fill(x, call.keep)
 

@@ -145,7 +145,7 @@ class Shown:
 def unpack_shown(x: PackedSequence, keep: bool) -> tuple[Array, Back]:
     """Pad a batch; the pullback returns a `Shown` where masked places show what `fill` says."""
     grid, back = run("unpack", keep, x)
-    if not (keep and x.packing.masked):
+    if not (keep and x.packing.masked) or x.shown is not None:
         return grid, back
     blank = (x.packing.grid(x.repeat) < 0).reshape(grid.shape[:2])
 

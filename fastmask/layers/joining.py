@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from fastmask import ops
 from fastmask.layers import aligning
 from fastmask.layers.base import Call, Gradients, Pullback, describe
 from fastmask.layers.checks import Array, Shape
@@ -67,61 +66,65 @@ class Concatenate(Merge):
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         axis = self._along(len(x[0].shape))
         self.compute_output_shape([entry.shape for entry in x])
-        if axis == 1 and any(isinstance(entry, PackedSequence) for entry in x):
-            return self._in_time(x)
-        y, backs, fill_back = (self._stored if aligning.share_plan(x) else self._grids)(x, axis, call.keep)
+        y: Any
+        if not any(isinstance(entry, PackedSequence) for entry in x):
+            y, array_back = _join(x, axis)
+            return y, lambda dy: Gradients(array_back(cotangents(dy, y, self.dtype)[0]), [])
+        packed, ways = self.packed(x, call.keep)
+        if axis == 1:
+            return self._in_time(packed, ways)
+        if self._fits(packed):
+            y, backs, fill_back = self._stored(packed, axis, call.keep)
+        else:
+            y, backs = self._cells(packed, axis, call.keep)
+            fill_back = None
 
         def pullback(dy: Any) -> Gradients:
             d = backs(cotangents(dy, y, self.dtype)[0])
             if isinstance(dy, Shown) and fill_back is not None:
                 d = [aligning.with_fill(own, part[0]) for own, part in zip(d, fill_back(dy.fill[None]), strict=True)]
-            return Gradients(d, [])
+            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
 
         return y, pullback
+
+    def _fits(self, xs: list[PackedSequence]) -> bool:
+        """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
+        alike = all(x.shown is xs[0].shown and (x.shown is None or x.index is xs[0].index) for x in xs)
+        return aligning.share_plan(xs) and alike and len({x.repeat for x in xs}) == 1
 
     def _stored(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back, Back]:
         arrays, index, ways = aligning.stored(xs, keep)
         values, back = _join(arrays, axis - 1)
         fill, fill_back = _join(aligning.fills(xs), axis - 1)
         plan = xs[0].packing
-        y = PackedSequence(values, plan, index, fill[0] if plan.masked else None, all(x.repeat for x in xs))
+        y = PackedSequence(values, plan, index, fill[0] if plan.masked else None, xs[0].repeat, xs[0].shown)
         return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
 
-    def _grids(self, xs: list[Any], axis: int, keep: bool) -> tuple[Any, Back, Back | None]:
-        arrays, masks, ways = aligning.grids(xs, keep)
-        grid, back = _join(arrays, axis)
+    def _cells(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back]:
+        mask = self._joined([aligning.mask_of(x) for x in xs], [x.shape[:2] for x in xs], axis)
+        plan = aligning.plan_of(mask, xs)
+        cells, shown = aligning.visible_cells(plan) if plan.masked else (plan.positions, None)
+        pairs = [aligning.gather(x, cells, keep) for x in xs]
+        values, back = _join([rows for rows, _ in pairs], axis - 1)
+        y = aligning.from_cells(values, plan, shown)
+        return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
 
-        def backs(d: Array) -> list[Any]:
-            return [way(part) for way, part in zip(ways, back(d), strict=True)]
-
-        if not any(isinstance(x, PackedSequence) for x in xs):
-            return grid, backs, None
-        mask, fill_back = self._joined(masks, [a.shape[:2] for a in arrays], axis), None
-        y, pack_back = aligning.pack_grid(grid, mask, xs, keep)
-        if all(m is not None for m in masks):
-            fill, fill_back = _join(aligning.fills(xs), axis - 1)
-            y = PackedSequence(y.values, y.packing, None, fill[0])
-        return y, lambda d: backs(pack_back(d)), fill_back
-
-    def _in_time(self, xs: list[Any]) -> tuple[PackedSequence, Pullback]:
+    def _in_time(self, xs: list[PackedSequence], ways: list[Back]) -> tuple[PackedSequence, Pullback]:
         """Join in time without a padded grid: the values stay as they are and get a new index."""
-        packed = [x if isinstance(x, PackedSequence) else PackedSequence.from_padded(x) for x in xs]
-        mask = self._joined([aligning.mask_of(x) for x in packed], [x.shape[:2] for x in packed], 1)
-        shape = (len(packed[0].packing.lengths), sum(x.packing.total_length for x in packed))
-        plan = Packing.full(*shape) if mask is None else Packing.from_mask(mask)
-        ends = np.cumsum([len(x.values) for x in packed])
-        source = np.concatenate([_cells(x, end - len(x.values)) for x, end in zip(packed, ends, strict=True)], axis=1)
-        shown = next((x for x in packed if x.packing.masked), None)
-        index = source.reshape(-1)[plan.positions]
-        y = PackedSequence(np.concatenate([x.values for x in packed]), plan, index, shown and shown.fill)
+        mask = self._joined([aligning.mask_of(x) for x in xs], [x.shape[:2] for x in xs], 1)
+        plan = Packing.full(len(xs[0].packing.lengths), sum(x.packing.total_length for x in xs))
+        plan = plan if mask is None else Packing.from_mask(mask)
+        stored, offsets = zip(*[_with_fill_row(x) for x in xs], strict=True)
+        ends = np.cumsum([len(values) for values in stored])
+        sources = [_sources(x, end - len(values)) for x, values, end in zip(xs, stored, ends, strict=True)]
+        source = np.concatenate(sources, axis=1).reshape(-1)
+        shown = source[~mask.reshape(-1)] if mask is not None else None
+        y = PackedSequence(np.concatenate(stored), plan, source[plan.positions], None, False, shown)
 
         def pullback(dy: Any) -> Gradients:
             parts = np.split(cast(Array, cotangents(dy, y, self.dtype)[0]), ends[:-1])
-            places = zip(xs, packed, parts, strict=True)
-            inputs = [d if own is p else ops.unpack(p.with_values(d)) for own, p, d in places]
-            if isinstance(dy, Shown):
-                inputs = [Shown(d, dy.fill) if p is shown else d for p, d in zip(packed, inputs, strict=True)]
-            return Gradients(inputs, [])
+            d = [Shown(part[:-1], part[-1]) if own else part for part, own in zip(parts, offsets, strict=True)]
+            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
 
         return y, pullback
 
@@ -208,9 +211,14 @@ def _join(arrays: Sequence[Array], axis: int) -> tuple[Array, Back]:
     return np.concatenate(arrays, axis=axis), lambda d: np.split(d, edges, axis=axis)
 
 
-def _cells(x: PackedSequence, offset: int) -> Any:
-    """Return for every cell of the grid (B, T) the stored value that fills it, counted from `offset`."""
-    cells = x.packing.grid()
-    if x.index is not None and x.index.size:
-        cells = np.where(cells < 0, cells, x.index[cells])
-    return (cells + offset).reshape(x.shape[:2])
+def _with_fill_row(x: PackedSequence) -> tuple[Array, bool]:
+    """Return the stored values and, if masked places show it, the fill below them; and whether it is there."""
+    if not x.packing.masked or x.shown is not None:
+        return x.values, False
+    return np.concatenate([x.values, aligning.fills([x])[0]]), True
+
+
+def _sources(x: PackedSequence, offset: int) -> Any:
+    """Return for every cell of the grid (B, T) the stored value that it shows, counted from `offset`."""
+    cells = x.cells()
+    return (np.where(cells < 0, len(x.values), cells) + offset).reshape(x.shape[:2])

@@ -68,7 +68,7 @@ class Masking(Layer):
     def _packed(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Back]:
         """Return `x` with zeros at masked places; packed anew if the mask changes."""
         fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill)
-        stays_masked = not x.packing.masked or not (x.repeat or self._differs(fill))
+        stays_masked = not x.packing.masked or not (x.repeat or x.shown is not None or self._differs(fill))
         if stays_masked and self._differs(x.values).all():
             return x.with_values(x.values), same
         grid, unpack_back = run("unpack", keep, x)

@@ -8,7 +8,7 @@ import numpy as np
 from fastmask.layers import aligning, checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Back, Shown, cotangents, run
+from fastmask.layers.flow import Back, Shown, cotangents, run, same
 from fastmask.packing import PackedSequence
 
 
@@ -29,6 +29,14 @@ class Merge(Layer):
         if len(sizes) > 1:
             raise ValueError(f"x must hold inputs of one batch size for {describe(self)}, got shapes {shapes}")
         return [tuple(shape) for shape in shapes]
+
+    def packed(self, xs: list[Any], keep: bool) -> tuple[list[Any], list[Back]]:
+        """Pack padded arrays that go with packed inputs, if they have as many axes."""
+        ranks = {len(x.shape) for x in xs if isinstance(x, PackedSequence)}
+        pairs = [
+            run("pack", keep, x) if not isinstance(x, PackedSequence) and x.ndim in ranks else (x, same) for x in xs
+        ]
+        return [x for x, _ in pairs], [way for _, way in pairs]
 
     def _checked_masks(self, x: Any, mask: Any) -> list[Any]:
         for name, value in (("mask", mask), ("x", x)):
@@ -70,48 +78,75 @@ class Elementwise(Merge):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         self.compute_output_shape([entry.shape for entry in x])
-        merged = self._stored if aligning.share_plan(x) else self._grids
-        y, backs, fill_back = merged(x, call.keep)
+        packed, ways = self.packed(x, call.keep)
+        if not aligning.same_grid(packed):
+            return self._grids(x, call.keep)
+        if self._fits(packed):
+            y, backs, fill_back = self._stored(packed, call.keep)
+        else:
+            y, backs = self._cells(packed, call.keep)
+            fill_back = None
 
         def pullback(dy: Any) -> Gradients:
             d = backs(cotangents(dy, y, self.dtype)[0])
             if isinstance(dy, Shown) and fill_back is not None:
                 parts = fill_back(dy.fill[None])
                 d = [aligning.with_fill(own, part[0]) for own, part in zip(d, parts, strict=True)]
-            return Gradients(d, [])
+            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
 
         return y, pullback
+
+    def _fits(self, xs: list[PackedSequence]) -> bool:
+        """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
+        if not aligning.share_plan(xs):
+            return False
+        first, linear = xs[0], self.mode in ("add", "subtract", "average")
+        if any(x.shown is not None for x in xs):
+            return linear and all(x.shown is first.shown and x.index is first.index for x in xs)
+        if not first.packing.masked or self.mode == "multiply":
+            return True
+        return len({x.repeat for x in xs}) == 1 and (linear or not first.repeat)
 
     def _stored(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back, Back | None]:
         arrays, index, ways = aligning.stored(xs, keep)
         values, back = run("merge", keep, arrays, self.mode)
         plan = xs[0].packing
         fill, fill_back = self._fill(xs, keep) if plan.masked else (None, None)
-        repeat = all(x.repeat for x in xs) and self.mode in ("add", "subtract", "average")
-        y = PackedSequence(values, plan, index, fill, repeat)
+        repeat = all(x.repeat for x in xs) and self.mode != "multiply"
+        y = PackedSequence(values, plan, index, fill, repeat, xs[0].shown)
         return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
 
-    def _grids(self, xs: list[Any], keep: bool) -> tuple[Any, Back, Back | None]:
+    def _cells(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back]:
+        """Merge what the inputs show at the tokens of the output, and where it is masked."""
+        masks = [aligning.mask_of(x) for x in xs]
+        masked = all(m is not None for m in masks)
+        plan = aligning.plan_of(np.logical_or.reduce(cast(Any, masks)) if masked else None, xs)
+        cells, shown = aligning.visible_cells(plan) if masked else (plan.positions, None)
+        pairs = [aligning.gather(x, cells, keep) for x in xs]
+        valid = [None if m is None else m.reshape(-1)[cells] for m in masks]
+        values, back = run("merge", keep, [rows for rows, _ in pairs], self.mode, valid)
+        y = aligning.from_cells(values, plan, shown)
+        return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
+
+    def _grids(self, xs: list[Any], keep: bool) -> tuple[Any, Pullback]:
+        """Merge arrays of which some are repeated along the batch's steps."""
         arrays, masks, ways = aligning.grids(xs, keep)
         rank = max(array.ndim for array in arrays)
         wide = [a.reshape(a.shape[:1] + (1,) * (rank - a.ndim) + a.shape[1:]) for a in arrays]
         masks = [m if a.ndim == rank else None for m, a in zip(masks, arrays, strict=True)]
-        grid, back = run("merge", keep, wide, self.mode, masks)
+        y, back = run("merge", keep, wide, self.mode, masks)
+        leave_back: Back = same
+        if any(isinstance(x, PackedSequence) for x in xs):
+            masked = all(m is not None for m in masks)
+            mask = np.broadcast_to(np.logical_or.reduce(cast(Any, masks)), y.shape[:2]) if masked else None
+            y, leave_back = run("pack", keep, y, mask)
 
-        def backs(d: Array) -> list[Any]:
-            shaped = zip(ways, back(d), arrays, strict=True)
-            return [way(part.reshape(array.shape)) for way, part, array in shaped]
+        def pullback(dy: Any) -> Gradients:
+            parts = back(leave_back(cotangents(dy, y, self.dtype)[0]))
+            shaped = zip(ways, parts, arrays, strict=True)
+            return Gradients([way(part.reshape(array.shape)) for way, part, array in shaped], [])
 
-        if not any(isinstance(x, PackedSequence) for x in xs):
-            return grid, backs, None
-        mask, fill_back = None, None
-        if all(m is not None for m in masks):
-            mask = np.broadcast_to(np.logical_or.reduce(cast(Any, masks)), grid.shape[:2])
-        y, pack_back = aligning.pack_grid(grid, mask, xs, keep)
-        if mask is not None:
-            fill, fill_back = self._fill(xs, keep)
-            y = PackedSequence(y.values, y.packing, None, fill)
-        return y, lambda d: backs(pack_back(d)), fill_back
+        return y, pullback
 
     def _fill(self, xs: list[PackedSequence], keep: bool) -> tuple[Array, Back]:
         """Return what the output shows where every input is masked."""

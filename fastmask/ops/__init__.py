@@ -28,6 +28,8 @@ from fastmask.ops._recurrent import RecurrentGradients
 from fastmask.ops._sequences import (
     MERGE_MODES,
     expand_vjp,
+    gather,
+    gather_vjp,
     merge_directions_vjp,
     multiply_vjp,
     pack,
@@ -68,6 +70,8 @@ __all__ = [
     "embedding",
     "embedding_vjp",
     "expand_vjp",
+    "gather",
+    "gather_vjp",
     "gru",
     "gru_vjp",
     "layer_normalization",

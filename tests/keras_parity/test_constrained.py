@@ -35,12 +35,15 @@ def test_gradients_through_masked_places(name):
     """Flatten sees the masked places, which Keras's layers computed as well."""
     case = CASES[name]
     inputs = [fm.Input((None,), dtype="int32") for _ in range(2)]
-    branches = list(inputs)
-    for layer in make_layers(fm.layers, case["layers"], "float64"):
-        branches = [layer(branch) for branch in branches]
+    first, *layers = make_layers(fm.layers, case["layers"], "float64")
+    branches = [first(branch) for branch in inputs]
+    for layer in layers:
+        branches = [branches[0], layer(branches[0])] if case["residual"] else [layer(branch) for branch in branches]
     merged = getattr(fm.layers, case["merge"])(dtype="float64")(branches)
+    for layer in make_layers(fm.layers, case["tail"], "float64"):
+        merged = layer(merged)
     dropped = fm.layers.DropMask(dtype="float64")(merged)
-    model = fm.Model(inputs, fm.layers.Flatten(dtype="float64")(dropped))
+    model = fm.Model(inputs[: len(case["inputs"])], fm.layers.Flatten(dtype="float64")(dropped))
     model.set_weights(case["weights"])
     y, pullback = model.run(case["inputs"], keep=True)
     y = y[0] if isinstance(y, (list, tuple)) else y

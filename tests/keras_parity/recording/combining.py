@@ -16,13 +16,13 @@ ELEMENTWISE = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 PAIRS = (("none", "none"), ("holes", "none"), ("right", "left"), ("holes", "holes"), ("empty", "leading"))
 
 
-def masked_input(mask: str, index: int, steps: int = STEPS, features: int = FEATURES, zeros: bool = False) -> Any:
+def masked_input(mask: str, index: int, steps: int = STEPS) -> Any:
     """Return an input with its mask and its fill."""
-    x, fill = normal(BATCH, steps, features, names=("input", index)), normal(features, names=("fill", index))
+    x, fill = normal(BATCH, steps, FEATURES, names=("input", index)), normal(FEATURES, names=("fill", index))
     own = MASKS[mask]
-    if own is not None:
-        x = np.where(own[:, :steps, None], x, 0.0 if zeros else fill)
-    return x, None if own is None else own[:, :steps], None if own is None or zeros else fill
+    if own is None:
+        return x, None, None
+    return np.where(own[:, :steps, None], x, fill), own[:, :steps], fill
 
 
 def record(name: str, config: dict[str, Any], inputs: list[Any], **options: Any) -> dict[str, Any]:
@@ -82,9 +82,8 @@ def merges() -> dict[str, Any]:
         for name in ELEMENTWISE:
             cases[f"{name}-{label}"] = record(name, {}, inputs)
         for axis, steps in ((-1, STEPS), (1, STEPS - 2)):
-            second = masked_input(kinds[1], 1, steps, zeros=axis == 1)
-            first = masked_input(kinds[0], 0, zeros=axis == 1)
-            cases[f"Concatenate-{axis}-{label}"] = record("Concatenate", {"axis": axis}, [first, second])
+            pair = [masked_input(kinds[0], 0), masked_input(kinds[1], 1, steps)]
+            cases[f"Concatenate-{axis}-{label}"] = record("Concatenate", {"axis": axis}, pair)
         cases[f"Dot-{label}"] = record("Dot", {"axes": 2}, inputs)
     third = masked_input("leading", 2)
     for name in ("Multiply", "Maximum", "Average", "Concatenate"):

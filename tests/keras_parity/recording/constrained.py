@@ -32,7 +32,8 @@ LSTM = {
     "recurrent_constraint": part("constraints", "UnitNorm", axis=0),
     "bias_constraint": part("constraints", "NonNeg"),
 }
-OUT = {"units": 3, "kernel_constraint": part("constraints", "MinMaxNorm", min_value=0.5, max_value=0.75, rate=0.5, axis=1)}
+NORM = part("constraints", "MinMaxNorm", min_value=0.5, max_value=0.75, rate=0.5, axis=1)
+OUT = {"units": 3, "kernel_constraint": NORM}
 NORMALIZED = ["BatchNormalization", {"momentum": 0.75, "gamma_regularizer": l2(0.25)}]
 MODELS = {
     "regularized": ([REGULARIZED, ["LSTM", LAST | LSTM], ["Dense", OUT | {"activation": "softmax"}]], training.CLASSES),
@@ -44,7 +45,10 @@ MODELS = {
         [MASKING, ["LSTM", SEQUENCE], NORMALIZED, ["LayerNormalization", {}], ["GRU", LAST], dense(2)],
         training.REAL,
     ),
-    "frozen_statistics": ([MASKING, ["BatchNormalization", {"trainable": False}], ["GRU", LAST], dense(2)], training.REAL),
+    "frozen_statistics": (
+        [MASKING, ["BatchNormalization", {"trainable": False}], ["GRU", LAST], dense(2)],
+        training.REAL,
+    ),
 }
 
 
@@ -85,26 +89,37 @@ CHAINS: dict[str, list[Any]] = {
     "zeros": [["LSTM", SEQUENCE | {"zero_output_for_mask": True}], dense(3)],
     "normalized": [["BatchNormalization", {}], ["Activation", {"activation": "softmax"}]],
 }
+TAILS: dict[str, list[Any]] = {
+    "dense": [dense(2, "tanh"), ["LayerNormalization", {}]],
+    "recurrent": [["GRU", SEQUENCE]],
+    "normalized": [["BatchNormalization", {}], ["TimeDistributed", {}, dense(2, "softmax")]],
+}
 MERGES = ("Add", "Multiply", "Maximum", "Average", "Concatenate")
 
 
-def shown(merge: str, chain: list[Any]) -> dict[str, Any]:
-    """Record the gradients of a merge of two masked branches whose mask Flatten destroys."""
+def shown(merge: str, chain: list[Any], tail: list[Any], residual: bool = False) -> dict[str, Any]:
+    """Record the gradients of a merge of two masked branches whose mask Flatten destroys after the tail.
+
+    The branches are two inputs after one chain, or, `residual`, one input before and after it.
+    """
     import tensorflow as tf
 
     specs = [EMBEDDING, *chain]
     inputs = [keras.Input((STEPS,), dtype="int32") for _ in range(2)]
     layers = training.make_layers(keras.layers, specs, "float64")
-    branches = list(inputs)
-    for layer in layers:
-        branches = [layer(branch) for branch in branches]
+    branches = [layers[0](branch) for branch in inputs]
+    for layer in layers[1:]:
+        branches = [branches[0], layer(branches[0])] if residual else [layer(branch) for branch in branches]
     merged = getattr(keras.layers, merge)(dtype="float64")(branches)
+    for layer in training.make_layers(keras.layers, tail, "float64"):
+        merged = layer(merged)
+    inputs = inputs[:1] if residual else inputs
     model = keras.Model(inputs, keras.layers.Flatten(dtype="float64")(merged))
     set_random_weights(model, merge)
     for variable in model.weights:
         if "variance" in variable.name:
             variable.assign(np.abs(variable.numpy()) + 0.5)
-    ids = [generator("shown", i).integers(0, 3, (BATCH, STEPS)) for i in range(2)]
+    ids = [generator("shown", i).integers(0, 3, (BATCH, STEPS)) for i in range(len(inputs))]
     weights = model.get_weights()
     with tf.GradientTape() as tape:
         y = model([tf.constant(x) for x in ids])
@@ -114,6 +129,8 @@ def shown(merge: str, chain: list[Any]) -> dict[str, Any]:
     return {
         "layers": specs,
         "merge": merge,
+        "tail": tail,
+        "residual": residual,
         "weights": weights,
         "inputs": ids,
         "outputs": y.numpy(),
@@ -127,5 +144,10 @@ def record_constrained() -> dict[str, Any]:
     keras.config.set_floatx("float64")
     cases: dict[str, Any] = {f"train-{name}": trajectory(name) for name in MODELS}
     for merge in MERGES:
-        cases |= {f"shown-{merge}-{name}": shown(merge, chain) for name, chain in CHAINS.items()}
+        cases |= {f"shown-{merge}-{name}": shown(merge, chain, []) for name, chain in CHAINS.items()}
+        residual = [["LSTM", {"units": 3, "return_sequences": True}]]
+        cases[f"shown-{merge}-residual"] = shown(merge, residual, TAILS["dense"], residual=True)
+    for name, tail in TAILS.items():
+        cases[f"shown-tail-{name}"] = shown("Maximum", CHAINS["bidirectional"], tail)
+        cases[f"shown-tail-{name}-repeated"] = shown("Add", [["GRU", SEQUENCE]], tail)
     return cases
