@@ -91,6 +91,9 @@ class Reshape(Layer):
 
         return y, pullback
 
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"target_shape": list(self.target_shape)}
+
 
 class DropMask(Layer):
     """Go on without the mask: masked places become ordinary steps that hold what Keras shows there.
