@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fastmask.layers import Layer
 from fastmask.layers.input import Input, InputLayer
 from fastmask.layers.symbolic import KerasTensor, Node, connect
+from fastmask.saving.masks import in_keras_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ def make_graph(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> Graph:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"layers must have different names, got {twice!r} twice")
+    graph.layers = in_keras_order(graph)
     return graph
 
 

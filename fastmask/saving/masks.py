@@ -39,26 +39,51 @@ def _inner(model: Any, config: Config) -> Config:
     config = config | {"layers": entries}
     if not any("inbound_nodes" in entry for entry in entries):
         return config
-    config["layers"] = entries + _Masks(model, entries).operations
-    order = keras_order(config)
-    return config | {"layers": sorted(config["layers"], key=lambda entry: order.index(entry["name"]))}
+    config["layers"] = entries + _Masks(model.graph, entries).operations
+    rank = {name: i for i, name in enumerate(keras_order(config))}
+    return config | {"layers": sorted(config["layers"], key=lambda entry: rank[entry["name"]])}
+
+
+def in_keras_order(graph: Any) -> list[layers.Layer]:
+    """Return the layers of a graph as Keras 3 orders them, operations on masks taken into account."""
+    kept = set(graph.nodes)
+    made = {layer: [node for node in layer.nodes if node in kept] for layer in graph.layers}
+    numbers = {node: i for nodes in made.values() for i, node in enumerate(nodes)}
+
+    def of(tensor: KerasTensor) -> Config:
+        place = [tensor.history.layer.name, numbers.get(tensor.node, 0), tensor.history.tensor_index]
+        return {"class_name": "__keras_tensor__", "config": {"keras_history": place}}
+
+    def call(node: Node) -> Config:
+        given = [of(tensor) for tensor in node.inputs]
+        args = [given] if node.layer.takes_list else given
+        return {"args": args, "kwargs": {"initial_state": [of(tensor) for tensor in node.states]}}
+
+    entries = [
+        {"name": layer.name, "inbound_nodes": [call(node) for node in nodes if node.inputs]}
+        for layer, nodes in made.items()
+    ]
+    ends = [of(tensor)["config"]["keras_history"] for tensor in graph.outputs]
+    operations = _Masks(graph, entries).operations
+    named = {layer.name: layer for layer in graph.layers}
+    return [
+        named[name] for name in keras_order({"layers": entries + operations, "output_layers": ends}) if name in named
+    ]
 
 
 class _Masks:
     """Adds the operations on masks of a graph, and the mask arguments of its calls."""
 
-    def __init__(self, model: Any, entries: Sequence[Config]) -> None:
+    def __init__(self, graph: Any, entries: Sequence[Config]) -> None:
         self.operations: list[Config] = []
         self._known: dict[KerasTensor, Config | None] = {}
         self._taken = {entry["name"] for entry in entries}
-        kept = set(model.graph.nodes)
+        kept, named = set(graph.nodes), {layer.name: layer for layer in graph.layers}
         calls: dict[Node, Config] = {}
-        for layer, entry in (
-            (layer, entry) for entry in entries for layer in model.layers if layer.name == entry["name"]
-        ):
-            made = [node for node in layer.nodes if node in kept and node.inputs]
+        for entry in entries:
+            made = [node for node in named[entry["name"]].nodes if node in kept and node.inputs]
             calls |= dict(zip(made, entry["inbound_nodes"], strict=True))
-        for node in model.graph.nodes:
+        for node in graph.nodes:
             if node.inputs:
                 self._call(node, calls[node])
 
