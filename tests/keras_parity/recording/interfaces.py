@@ -13,8 +13,8 @@ from .stacks import STACKS
 CLASSES = {
     "layers": (
         "SimpleRNN", "LSTM", "GRU", "Bidirectional", "TimeDistributed", "Embedding", "Masking", "Dense", "Activation",
-        "Dropout", "Flatten", "SpatialDropout1D", "LayerNormalization", "BatchNormalization", "Add", "Subtract", "Multiply",
-        "Average", "Maximum", "Minimum", "Concatenate", "Dot", "Attention", "GlobalAveragePooling1D",
+        "Dropout", "Flatten", "SpatialDropout1D", "LayerNormalization", "BatchNormalization", "Add", "Subtract",
+        "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot", "Attention", "GlobalAveragePooling1D",
         "GlobalMaxPooling1D", "RepeatVector", "Reshape", "Identity",
     ),
     "regularizers": ("L1", "L2", "L1L2"),
