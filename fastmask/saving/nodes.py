@@ -122,7 +122,7 @@ class _Masks:
 
 def _is_mask_operation(entry: Config) -> bool:
     module = str(entry.get("module") or "")
-    plain = not module and "trainable" not in (entry.get("config") or {}) and "dtype" not in entry["config"]
+    plain = not module and "trainable" not in (entry.get("config") or {})
     operation = ".ops." in f"{module}." or (plain and entry.get("class_name") not in ("InputLayer", *_RECURRENT))
     return operation and entry.get("class_name") in _MASK_OPERATIONS
 

@@ -72,6 +72,19 @@ def merged():
     return model, [IDS, SOUNDS], [LABELS]
 
 
+def ordered():
+    """Branches that Keras would order otherwise if there were no operations on masks."""
+    sounds = fm.Input((None, 2), name="sounds")
+    a = layers.Dense(3, name="a")(sounds)
+    b = layers.Masking()(layers.Dense(3, name="b")(sounds))
+    c = layers.Concatenate()([layers.LSTM(3, return_sequences=True, name="c")(b), b])
+    d = layers.LSTM(3, return_sequences=True, name="d")(a)
+    e = layers.LSTM(3, return_sequences=True, name="e")(layers.LSTM(3, return_sequences=True, name="f")(d))
+    model = fm.Model(sounds, layers.Dense(1)(layers.Concatenate()([layers.LSTM(3, name="g")(c), layers.LSTM(3)(e)])))
+    model.compile(fm.optimizers.Adam(0.05), "mse")
+    return model, [SOUNDS], [LABELS]
+
+
 def states():
     source, target = fm.Input((None,), dtype="int32"), fm.Input((None, 2))
     embedded = layers.Embedding(10, 3, mask_zero=True)(source)
@@ -116,7 +129,7 @@ def stepwise():
     return model, [SOUNDS], [STEPS]
 
 
-MODELS = (tagger, normalized, merged, states, shared, nested, stepwise)
+MODELS = (tagger, normalized, merged, ordered, states, shared, nested, stepwise)
 
 
 @pytest.fixture(scope="module")
