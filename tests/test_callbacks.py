@@ -177,3 +177,24 @@ def test_checkpoints_are_files_that_load(tmp_path):
     other = make()
     other.load_weights(tmp_path / "2" / "x.weights.h5")
     np.testing.assert_array_equal(other.predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: fm.optimizers.AdamW(fm.optimizers.schedules.CosineDecay(0.1, 50), clipnorm=1.0),
+        lambda: fm.optimizers.RMSprop(0.1, momentum=0.5, centered=True),
+        lambda: fm.optimizers.Nadam(fm.optimizers.schedules.PiecewiseConstantDecay([3], [0.1, 0.2])),
+        lambda: fm.optimizers.Adadelta(0.5),
+        lambda: fm.optimizers.Adagrad(0.1),
+    ],
+)
+def test_training_goes_on_from_a_checkpoint(tmp_path, optimizer):
+    pytest.importorskip("h5py")
+    checkpoint = callbacks.ModelCheckpoint(tmp_path / "x.keras", "loss", save_best_only=True)
+    model = fit(checkpoint, epochs=2, optimizer=optimizer(), loss=fm.losses.Huber(0.5), metrics=["mae"])
+    again = fm.models.load_model(tmp_path / "x.keras")
+    assert again.optimizer.learning_rate == model.optimizer.learning_rate
+    for _ in range(2):
+        assert again.train_on_batch(X, Y) == model.train_on_batch(X, Y)
+    np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])

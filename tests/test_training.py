@@ -292,3 +292,24 @@ def test_a_classifier_learns(optimizer):
     model.optimizer.learning_rate = rate
     history = model.fit(x, y, batch_size=16, epochs=15, verbose=0).history
     assert history["accuracy"][-1] > 0.9
+
+
+def test_losses_of_sequences_need_their_outputs_on_the_last_axis():
+    model = make("tagger")
+    model.compile("sgd", fm.losses.SparseCategoricalCrossentropy(axis=1))
+    with pytest.raises(ValueError, match="axis must be -1 for a loss of sequences"):
+        model.train_on_batch(*make_rows("tagger"))
+
+
+def test_a_function_as_loss_and_as_metric():
+    def squares(y_true, y_pred):
+        difference = y_pred - y_true
+        return np.mean(difference**2, axis=-1), 2 / y_pred.shape[-1] * difference
+
+    x, y = make_rows("regression")
+    plain, own = make("regression"), make("regression")
+    own.compile("sgd", squares, metrics=[squares])
+    expected = plain.train_on_batch(x, y)
+    assert own.train_on_batch(x, y) == pytest.approx([expected, expected])
+    for a, b in zip(own.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)

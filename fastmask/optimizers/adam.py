@@ -175,9 +175,9 @@ class Nadam(_Moments):
         self._product = Variable(np.ones(()), "variable", trainable=False)
 
     @property
-    def variables(self) -> list[Variable]:
-        """What training changes here, in Keras's order; last the product of the momenta so far."""
-        return [*super().variables, self._product]
+    def shared(self) -> list[Variable]:
+        """The product of the momenta so far."""
+        return [self._product]
 
     def apply(self, grads: Any, variables: Any) -> None:
         """Make one step; the values of the variables change in place."""

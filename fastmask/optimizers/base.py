@@ -131,7 +131,12 @@ class Optimizer:
                     if array is not None:
                         found.append(_slot(variable, name, array))
             start += len(group)
-        return [*fixed, *found]
+        return [*fixed, *found, *self.shared]
+
+    @property
+    def shared(self) -> list[Variable]:
+        """State that belongs to no single variable."""
+        return []
 
     def build(self, variables: Iterable[Variable]) -> None:
         """Make the state of variables now rather than in the first step."""

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from inspect import signature
+from itertools import takewhile
 from types import ModuleType
 from typing import Any
 
@@ -79,7 +80,7 @@ def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = Fa
         Whether each kind of slot comes for all variables before the next kind, as the optimizers
         before Keras 2.11 have it.
     """
-    scalars = [item for item in stored if item.shape == ()][:2]
+    scalars = list(takewhile(lambda item: item.shape == (), stored))[:2]
     rest = stored[len(scalars) :]
     wanted = slots(model.optimizer, trained(model, orders), blocks)
     idle = len(wanted) == 0 or blocks
@@ -111,6 +112,7 @@ def slots(optimizer: Any, variables: Sequence[Any], blocks: bool = False) -> lis
             found += [state[kind] for kind in kinds for state in states]
         else:
             found += [state[kind] for state in states for kind in kinds]
+    found += [variable.value for variable in optimizer.shared]
     return [array for array in found if array is not None]
 
 
