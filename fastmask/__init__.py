@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from fastmask import (
         callbacks,
         config,
+        constraints,
         initializers,
         kernels,
         layers,
         losses,
         metrics,
+        models,
         ops,
         optimizers,
         random,
         reference,
+        regularizers,
+        saving,
         utils,
     )
-    from fastmask.models import Input, Sequential
+    from fastmask.models import Input, Model, Sequential
     from fastmask.packing import PackedSequence, Packing
     from fastmask.threads import get_num_threads, set_num_threads
 
@@ -52,11 +56,12 @@ if os.environ.get("FASTMASK_ISA"):
     import_module("fastmask.kernels")  # which says at once if this is no instruction set of this machine
 
 _MODULES = (
-    "callbacks", "config", "initializers", "kernels", "layers", "losses", "metrics", "ops",
-    "optimizers", "random", "reference", "utils",
+    "callbacks", "config", "constraints", "initializers", "kernels", "layers", "losses", "metrics", "models",
+    "ops", "optimizers", "random", "reference", "regularizers", "saving", "utils",
 )  # fmt: skip
 _NAMES = {
     "Input": "models",
+    "Model": "models",
     "Sequential": "models",
     "PackedSequence": "packing",
     "Packing": "packing",
@@ -66,22 +71,27 @@ _NAMES = {
 
 __all__ = [
     "Input",
+    "Model",
     "PackedSequence",
     "Packing",
     "Sequential",
     "__version__",
     "callbacks",
     "config",
+    "constraints",
     "get_num_threads",
     "initializers",
     "kernels",
     "layers",
     "losses",
     "metrics",
+    "models",
     "ops",
     "optimizers",
     "random",
     "reference",
+    "regularizers",
+    "saving",
     "set_num_threads",
     "utils",
 ]

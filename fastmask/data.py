@@ -1,7 +1,8 @@
 """What `fit`, `evaluate` and `predict` are given, checked and cut into batches."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Generator, Iterator, Mapping, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmask.packing import PackedSequence, Packing
 from fastmask.random import global_generator
 
 Array = NDArray[Any]
@@ -16,8 +18,26 @@ Values = Array | list[Array]  # an array whose first axis counts rows, or one ar
 
 
 @dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What one input of a model takes: ids or features, and how many axes, None if unknown."""
+
+    name: str
+    ids: bool
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The inputs of a model and the names of its outputs; `listed` if the one input stands in a list."""
+
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str, ...]
+    listed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
-    """Inputs, targets and sample weights of the same rows."""
+    """An input, and targets and sample weights of one output, of the same rows."""
 
     x: Values
     y: Values | None = None
@@ -32,9 +52,30 @@ class Rows:
         """Steps of each row if `x` is a list of sequences, else None."""
         return [len(row) for row in self.x] if isinstance(self.x, list) else None
 
-    def take(self, chosen: slice | Array) -> "Rows":
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All inputs, targets and sample weights of the same rows: an entry per input or output, None if not given."""
+
+    x: list[Values]
+    y: list[Values | None]
+    weights: list[Values | None]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.x[0])
+
+    def take(self, chosen: slice | Array) -> "Batch":
         """Return some of the rows."""
-        return Rows(_take(self.x, chosen), _take(self.y, chosen), _take(self.weights, chosen))
+        return Batch(*([_take(values, chosen) for values in part] for part in (self.x, self.y, self.weights)))
+
+    def rows(self, index: int, output: Any = None) -> Rows:
+        """Return what belongs to output number `index`, with the input whose sequences it follows."""
+        listed = [x for x in self.x if isinstance(x, list)]
+        x = self.x[0]
+        if listed and isinstance(output, PackedSequence):
+            x = _followed(listed, output.packing)
+        return Rows(x, self.y[index], self.weights[index])
 
 
 class RowSource:
@@ -42,7 +83,7 @@ class RowSource:
 
     Parameters
     ----------
-    rows : Rows
+    rows : Batch
     batch_size : int
         The last batch of a pass over the rows may be smaller.
     shuffle : bool, default False
@@ -56,7 +97,7 @@ class RowSource:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Batch,
         batch_size: int,
         shuffle: bool = False,
         steps: int | None = None,
@@ -69,9 +110,9 @@ class RowSource:
         self.endless = self._forever() if repeat and steps is not None else None
         self.steps = steps if self.endless is not None else min(whole, steps or whole)
 
-    def epoch(self) -> Iterator[Rows]:
+    def epoch(self) -> Generator[Batch, None, None]:
         """Yield the batches of the next epoch."""
-        return islice(self._once() if self.endless is None else self.endless, self.steps)
+        yield from islice(self._once() if self.endless is None else self.endless, self.steps)
 
     def split(
         self, fraction: float, batch_size: int | None, steps: int | None
@@ -96,13 +137,13 @@ class RowSource:
             RowSource(last, batch_size or self.batch_size, steps=steps),
         )
 
-    def _once(self) -> Iterator[Rows]:
+    def _once(self) -> Iterator[Batch]:
         order = global_generator().permutation(len(self.rows)) if self.shuffle else None
         for start in range(0, len(self.rows), self.batch_size):
             chosen = slice(start, start + self.batch_size)
             yield self.rows.take(chosen if order is None else order[chosen])
 
-    def _forever(self) -> Iterator[Rows]:
+    def _forever(self) -> Iterator[Batch]:
         while True:
             yield from self._once()
 
@@ -112,30 +153,67 @@ class StreamSource:
 
     Parameters
     ----------
-    stream : iterable
-    ids : bool
-        As in `as_rows`.
+    stream : iterable, or object with a method ``batches(shuffle)`` that returns an iterator
+    layout : Layout
+        As in `as_batch`.
     steps : int, optional
         Batches per epoch. By default an epoch is one iteration over `stream`.
+    shuffle : bool, default False
+        For ``batches``.
     """
 
-    def __init__(self, stream: Iterable[Any], ids: bool, steps: int | None = None) -> None:
-        self.stream = stream
-        self.ids = ids
-        self.iterator = None if steps is None else iter(stream)
+    def __init__(self, stream: Any, layout: Layout, steps: int | None = None, shuffle: bool = False) -> None:
+        self.stream, self.layout, self.shuffle = stream, layout, shuffle
+        self.iterator = None if steps is None else self._once()
         self.steps = len(stream) if steps is None and isinstance(stream, Sized) else steps
 
-    def epoch(self) -> Iterator[Rows]:
+    def epoch(self) -> Generator[Batch, None, None]:
         """Yield the batches of the next epoch."""
-        items = iter(self.stream) if self.iterator is None else islice(self.iterator, self.steps)
         count = 0
-        for item in items:
-            count += 1
-            yield as_rows(*(item if isinstance(item, tuple) else (item,)), ids=self.ids)
+        with closing(self._items()) as items:
+            for item in items:
+                count += 1
+                parts = item if isinstance(item, tuple) else (item,)
+                if len(parts) not in (1, 2, 3):
+                    raise ValueError(f"x must yield (x, y) or (x, y, sample_weight), got {len(parts)} entries")
+                x, y, weights = (*parts, None, None)[:3]
+                yield as_batch(x, y, weights, self.layout)
         if not count:
             raise ValueError("x must yield batches in every epoch, but it has run out of them")
-        if self.iterator is not None and count < (self.steps or 0):
+        begins_anew = self.iterator is None or hasattr(self.stream, "batches")
+        if not begins_anew and count < (self.steps or 0):
             warnings.warn(f"x has run out of batches after {count} of {self.steps} steps", stacklevel=2)
+
+    def _items(self) -> Generator[Any, None, None]:
+        """Yield what the next epoch is made of; a dataset that has run out begins anew."""
+        if self.iterator is None:
+            items = self._once()
+            try:
+                yield from items
+            finally:
+                self._stop(items)
+            return
+        taken = 0
+        for taken, item in enumerate(islice(self.iterator, self.steps), 1):  # noqa: B007
+            yield item
+        if taken < (self.steps or 0) and hasattr(self.stream, "batches"):
+            self.iterator = self._once()
+            if not taken:
+                yield from islice(self.iterator, self.steps)
+
+    def _once(self) -> Iterator[Any]:
+        batches = getattr(self.stream, "batches", None)
+        return iter(self.stream) if batches is None else iter(batches(self.shuffle))
+
+    def close(self) -> None:
+        """Stop an iterator that spans epochs."""
+        if self.iterator is not None:
+            self._stop(self.iterator)
+
+    def _stop(self, iterator: Any) -> None:
+        """Close an iterator unless it is the user's own."""
+        if iterator is not self.stream and hasattr(iterator, "close"):
+            iterator.close()
 
 
 def source(
@@ -143,7 +221,7 @@ def source(
     y: Any = None,
     sample_weight: Any = None,
     *,
-    ids: bool,
+    layout: Layout,
     batch_size: int | None = None,
     shuffle: bool = False,
     steps: int | None = None,
@@ -153,8 +231,8 @@ def source(
 
     Parameters
     ----------
-    x, y, sample_weight, ids
-        As in `as_rows`; or `x` is an iterable of batches and the others are None.
+    x, y, sample_weight, layout
+        As in `as_batch`; or `x` is an iterable of batches and the others are None.
     batch_size : int, optional
         32 by default; not for iterables, which make their own batches.
     shuffle, steps, repeat
@@ -167,29 +245,30 @@ def source(
         for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
             if value is not None:
                 raise ValueError(f"{name} must be None when x is an iterable of batches")
-        return StreamSource(x, ids, steps)
-    rows = as_rows(x, y, sample_weight, ids=ids)
-    return RowSource(rows, batch_size or 32, shuffle, steps, repeat)
+        return StreamSource(x, layout, steps, shuffle)
+    return RowSource(as_batch(x, y, sample_weight, layout), batch_size or 32, shuffle, steps, repeat)
 
 
 def is_stream(x: Any) -> bool:
     """Return whether `x` is an iterable of batches rather than rows."""
-    return (
-        hasattr(x, "__iter__") and not isinstance(x, (list, tuple)) and not hasattr(x, "__array__")
-    )
+    if hasattr(x, "batches"):
+        return True
+    return hasattr(x, "__iter__") and not isinstance(x, (list, tuple, Mapping)) and not hasattr(x, "__array__")
 
 
-def as_rows(x: Any, y: Any = None, sample_weight: Any = None, *, ids: bool) -> Rows:
+def as_batch(x: Any, y: Any, sample_weight: Any, layout: Layout) -> Batch:
     """Return checked data.
 
     Parameters
     ----------
     x : array_like (B, ...), or sequence of B sequences of different lengths
-        Those have shape (t_i,) if `ids`, else (t_i, F). An array of objects is a sequence too.
+        Those have shape (t_i,) for ids, else (t_i, F). An array of objects is a sequence too.
+        A list or dict of these for several inputs.
     y : array_like (B, ...), or sequence of B arrays, optional
+        A list or dict of these for several outputs.
     sample_weight : array_like (B,) or (B, T), or sequence of B arrays (t_i,), optional
-    ids : bool
-        Whether the model takes ids.
+        Also a list or dict of these for several outputs; otherwise it is for all of them.
+    layout : Layout
 
     Raises
     ------
@@ -198,18 +277,71 @@ def as_rows(x: Any, y: Any = None, sample_weight: Any = None, *, ids: bool) -> R
     TypeError
         If `y` or `sample_weight` does not hold real numbers.
     """
-    inputs = _sequences(x, ids) if _is_rows(x) else np.asarray(x)
-    if not isinstance(inputs, list) and inputs.ndim == 0:
-        raise ValueError(f"x must have an axis of rows, got {x!r}")
-    if not len(inputs):
-        raise ValueError("x must have at least one row")
-    rows = Rows(inputs, _per_row("y", y), _per_row("sample_weight", sample_weight))
-    for name, values in (("y", rows.y), ("sample_weight", rows.weights)):
-        if values is not None and len(values) != len(rows):
+    names = [spec.name for spec in layout.inputs]
+    alone = layout.listed and isinstance(x, (list, tuple)) and len(x) == 1
+    alone = alone and np.ndim(x[0]) == layout.inputs[0].rank
+    x = list(x) if alone else split("x", x, names, required=True)
+    inputs = [_input(entry, spec) for entry, spec in zip(x, layout.inputs, strict=True)]
+    if isinstance(y, (list, tuple)) and len(y) == 1 == len(layout.outputs) and len(inputs[0]) != 1:
+        y = y[0]
+    given = {"y": split("y", y, layout.outputs), "sample_weight": _shared(sample_weight, layout.outputs)}
+    checked = {name: [_per_row(name, value) for value in values] for name, values in given.items()}
+    batch = Batch(inputs, checked["y"], checked["sample_weight"])
+    rows = len(batch)
+    for name, parts in (("x", batch.x), *checked.items()):
+        for part in parts:
+            if part is not None and len(part) != rows:
+                raise ValueError(f"x and {name} must have the same number of rows, got {rows} and {len(part)}")
+    return batch
+
+
+def split(argument: str, values: Any, names: Sequence[str], required: bool = False) -> list[Any]:
+    """Return an entry for each name from a dict, a list, or what is given for a single one."""
+    if isinstance(values, Mapping):
+        missing = [name for name in names if name not in values] if required else []
+        unknown = [] if required else [name for name in values if name not in names]
+        if missing or unknown:
             raise ValueError(
-                f"x and {name} must have the same number of rows, got {len(rows)} and {len(values)}"
+                f"{argument} must have the keys {', '.join(names)}, got {', '.join(map(str, values)) or 'none'}"
             )
-    return rows
+        return [values.get(name) for name in names]
+    if len(names) == 1:
+        return [values]
+    if values is None and not required:
+        return [None] * len(names)
+    if not isinstance(values, (list, tuple)) or len(values) != len(names):
+        found = f"{len(values)} entries" if isinstance(values, (list, tuple)) else type(values).__name__
+        raise ValueError(
+            f"{argument} must be a list or dict with one entry for each of {', '.join(names)}, got {found}"
+        )
+    return list(values)
+
+
+def _shared(weights: Any, outputs: Sequence[str]) -> list[Any]:
+    """Return the sample weights of each output; those that are not given by output hold for all."""
+    count = len(outputs)
+    listed = isinstance(weights, (list, tuple)) and len(weights) == count
+    by_output = isinstance(weights, Mapping) or (listed and any(w is None or np.ndim(w) for w in weights))
+    return split("sample_weight", weights, outputs) if by_output and count > 1 else [weights] * count
+
+
+def _input(x: Any, spec: InputSpec) -> Values:
+    values = _sequences(x, spec.ids) if _is_rows(x) else np.asarray(x)
+    if not isinstance(values, list) and values.ndim == 0:
+        raise ValueError(f"x must have an axis of rows, got {x!r}")
+    if not len(values):
+        raise ValueError("x must have at least one row")
+    return values
+
+
+def _followed(inputs: list[list[Array]], plan: Packing) -> list[Array]:
+    """Return the input whose sequences have the lengths of a plan; failing that, one that could have."""
+    lengths = [np.array([len(row) for row in rows]) for rows in inputs]
+    for rows, own in zip(inputs, lengths, strict=True):
+        if np.array_equal(own, plan.lengths):
+            return rows
+    fits = (own.max() == plan.total_length and np.all(own >= plan.lengths) for own in lengths)
+    return next((rows for rows, fit in zip(inputs, fits, strict=True) if fit), inputs[0])
 
 
 def _take(values: Any, chosen: slice | Array) -> Any:

@@ -1,128 +1,112 @@
 """Steps and epochs: what happens between a batch of rows and new weights, scores or outputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from numpy.typing import NDArray
 
-from fastmask import losses, ops
+from fastmask import ops
 from fastmask.callbacks import CallbackList
-from fastmask.data import Rows, RowSource, StreamSource
-from fastmask.metrics import Mean, Metric, get
+from fastmask.data import Batch, RowSource, StreamSource
+from fastmask.layers.flow import add
+from fastmask.layers.variable import Variable
 from fastmask.packing import PackedSequence
+from fastmask.scores import Head, Scores
 from fastmask.tokens import Tokens, align, split_rows
 
 Array = NDArray[Any]
 Source = RowSource | StreamSource
 ClassWeight = Mapping[int, float] | None
-
-
-class Scores:
-    """The loss and the metrics of an epoch so far.
-
-    The loss is a mean over batches weighted by their number of rows, as in Keras.
-
-    Parameters
-    ----------
-    metrics, weighted_metrics : list of str, Metric or callable, or one of them, optional
-        Only the second kind sees sample weights; it gets "weighted_" before a name that one of
-        the first kind has.
-    """
-
-    def __init__(self, metrics: Any = None, weighted_metrics: Any = None) -> None:
-        self.loss = Mean("loss")
-        self.plain = _metrics(metrics)
-        self.weighted = _metrics(weighted_metrics)
-        taken = {metric.name for metric in self.plain}
-        for metric in self.weighted:
-            if metric.name in taken:
-                metric.name = f"weighted_{metric.name}"
-        names = [metric.name for metric in self.all]
-        if len({*names}) < len(names):
-            raise ValueError(f"metrics must have different names, got {', '.join(names)}")
-
-    @property
-    def all(self) -> list[Metric]:
-        """The loss, the metrics and the weighted metrics."""
-        return [self.loss, *self.plain, *self.weighted]
-
-    def reset(self) -> None:
-        """Start a new epoch."""
-        for metric in self.all:
-            metric.reset_state()
-
-    def update(self, loss: float, rows: int, tokens: Tokens) -> None:
-        """Add a batch."""
-        self.loss.add(loss, rows)
-        for metrics, weights in ((self.plain, None), (self.weighted, tokens.weights)):
-            for metric in metrics:
-                metric.update_tokens(tokens.target, tokens.prediction, weights, tokens.steps)
-
-    def logs(self, prefix: str = "") -> dict[str, float]:
-        """Return the results by name, sorted."""
-        return {prefix + m.name: m.result() for m in sorted(self.all, key=lambda m: m.name)}
+Part = tuple[float, Tokens | None]
 
 
 class Loop:
-    """The steps of training, on top of a `run` that a model defines."""
+    """The steps of training, on top of a `run` that a model defines.
+
+    Attributes
+    ----------
+    tokens_seen : int
+        Tokens of the inputs of an epoch so far; rows where no input has a time axis.
+    """
 
     optimizer: Any = None
-    loss: losses.Loss | None = None
-    loss_weight = 1.0
     stop_training = False
-
-    def __init__(self) -> None:
-        self.scores = Scores()
-
-    def run(
-        self, x: Any, mask: Any = None, *, training: bool = False, keep: bool = False
-    ) -> tuple[Any, Callable[[Any], list[Any]]]:
-        """Return the output, packed if it has a time axis, and its pullback.
-
-        The pullback works if `keep`; it takes the gradient by the output's values and returns
-        those by `trainable_weights`.
-        """
-        raise NotImplementedError
+    tokens_seen = 0
+    scores: Scores
 
     @property
-    def trainable_weights(self) -> list[Any]:
+    def trainable_weights(self) -> list[Variable]:
         """The variables that training changes."""
         raise NotImplementedError
 
-    def train_step(self, rows: Rows, class_weight: ClassWeight = None) -> None:
+    def run(
+        self, x: Sequence[Any], mask: Any = None, *, training: bool = False, keep: bool = False
+    ) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+        """Return the outputs, packed where they have a time axis, and their pullback.
+
+        The pullback works if `keep`; it takes the gradients by the outputs' values and returns
+        those by `trainable_weights`, None where there is none.
+        """
+        raise NotImplementedError
+
+    def pack_outputs(self, outputs: Sequence[Any]) -> Any:
+        """Return one entry per output in the form of the model's outputs."""
+        raise NotImplementedError
+
+    def train_step(self, batch: Batch, class_weight: ClassWeight = None) -> None:
         """Update the weights and the scores with one batch."""
-        loss, grads, tokens = self.step_gradients(rows, class_weight, training=True)
-        self.optimizer.apply(grads, self.trainable_weights)
-        self.scores.update(loss, len(rows), tokens)
+        total, grads, parts = self.step_gradients(batch, class_weight, training=True)
+        pairs = [(g, v) for g, v in zip(grads, self.trainable_weights, strict=True) if g is not None]
+        self.optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
+        for _, variable in pairs:
+            if variable.constraint is not None:
+                variable.value[...] = variable.constraint(variable.value)
+        self.scores.update(total, len(batch), parts)
 
     def step_gradients(
-        self, rows: Rows, class_weight: ClassWeight, training: bool
-    ) -> tuple[float, list[Any], Tokens]:
-        """Return the loss of a batch, its gradients by `trainable_weights` and the tokens."""
-        output, pullback = self.run(rows.x, training=training, keep=True)
-        packed = isinstance(output, PackedSequence)
-        prediction, collapse = ops.expand_vjp(output) if packed else (output, lambda d: d)
-        tokens = align(output, prediction, rows, class_weight)
-        loss, slope = self.require_loss("fit").value_and_gradient(
-            tokens.target, tokens.prediction, tokens.weights
-        )
-        slope *= slope.dtype.type(self.loss_weight)
-        return loss * self.loss_weight, pullback(collapse(slope)), tokens
+        self, batch: Batch, class_weight: ClassWeight, training: bool
+    ) -> tuple[float, list[Any], list[Part]]:
+        """Return the loss of a batch, its gradients by `trainable_weights`, and loss and tokens of each output."""
+        self.require_loss("fit")
+        outputs, pullback = self.run(batch.x, training=training, keep=True)
+        total, slopes, parts = 0.0, [], []
+        for i, (head, output) in enumerate(zip(self.scores.heads, outputs, strict=True)):
+            packed = isinstance(output, PackedSequence)
+            prediction, collapse = ops.expand_vjp(output) if packed else (output, lambda d: d)
+            tokens = _tokens(head, batch, i, output, prediction, class_weight)
+            loss, slope = 0.0, None
+            if head.loss is not None and tokens is not None:
+                loss, slope = head.loss.value_and_gradient(tokens.target, tokens.prediction, tokens.weights)
+                slope *= slope.dtype.type(head.weight)
+                total += head.weight * loss
+            slopes.append(None if slope is None else collapse(slope))
+            parts.append((loss, tokens))
+        grads, penalty = regularized(pullback(slopes), self.trainable_weights)
+        return total + penalty, grads, parts
 
-    def test_step(self, rows: Rows) -> None:
+    def test_step(self, batch: Batch) -> None:
         """Update the scores with one batch."""
-        output = self.run(rows.x)[0]
-        prediction = output.data if isinstance(output, PackedSequence) else output
-        tokens = align(output, prediction, rows)
-        loss = self.require_loss("evaluate")(tokens.target, tokens.prediction, tokens.weights)
-        self.scores.update(loss * self.loss_weight, len(rows), tokens)
+        outputs = self.run(batch.x)[0]
+        total, parts = sum(regularized([None] * len(self.trainable_weights), self.trainable_weights)[1:]), []
+        for i, (head, output) in enumerate(zip(self.scores.heads, outputs, strict=True)):
+            prediction = output.data if isinstance(output, PackedSequence) else output
+            tokens = _tokens(head, batch, i, output, prediction, None)
+            loss = 0.0
+            if head.loss is not None and tokens is not None:
+                loss = head.loss(tokens.target, tokens.prediction, tokens.weights)
+                total += head.weight * loss
+            parts.append((loss, tokens))
+        self.scores.update(total, len(batch), parts)
 
-    def predict_step(self, rows: Rows, mask: Any = None, training: bool = False) -> Any:
-        """Return the output of one batch as the user sees it."""
-        output = self.run(rows.x, mask, training=training)[0]
-        if not isinstance(output, PackedSequence):
-            return output
-        return output.pad() if rows.lengths is None else split_rows(output, rows.lengths)
+    def predict_step(self, batch: Batch, mask: Any = None, training: bool = False) -> Any:
+        """Return the outputs of one batch as the user sees them."""
+        return self.pack_outputs(self.predict_outputs(batch, mask, training))
+
+    def predict_outputs(self, batch: Batch, mask: Any = None, training: bool = False) -> list[Any]:
+        """Return the outputs of one batch: arrays, or lists of arrays that follow lists of sequences."""
+        outputs = self.run(batch.x, mask, training=training)[0]
+        return [_shown(output, batch) for output in outputs]
 
     def epoch(
         self,
@@ -145,35 +129,60 @@ class Loop:
     ) -> dict[str, float]:
         """Train on the batches of an epoch; return its logs."""
         self.scores.reset()
-        for i, rows in enumerate(batches.epoch()):
-            listeners.call("on_train_batch_begin", i, {})
-            self.train_step(rows, class_weight)
-            listeners.call("on_train_batch_end", i, self.scores.logs())
-            if self.stop_training:
-                break
+        self.tokens_seen = 0
+        with closing(batches.epoch()) as epoch:
+            for i, batch in enumerate(epoch):
+                listeners.call("on_train_batch_begin", i, {})
+                self.train_step(batch, class_weight)
+                listeners.call("on_train_batch_end", i, self.scores.logs())
+                if self.stop_training:
+                    break
         return self.scores.logs()
 
     def test_epoch(self, batches: Source, listeners: CallbackList) -> None:
         """Fill the scores with all batches."""
         listeners.call("on_test_begin", {})
         self.scores.reset()
-        for i, rows in enumerate(batches.epoch()):
-            listeners.call("on_test_batch_begin", i, {})
-            self.test_step(rows)
-            listeners.call("on_test_batch_end", i, self.scores.logs())
+        self.tokens_seen = 0
+        with closing(batches.epoch()) as epoch:
+            for i, batch in enumerate(epoch):
+                listeners.call("on_test_batch_begin", i, {})
+                self.test_step(batch)
+                listeners.call("on_test_batch_end", i, self.scores.logs())
         listeners.call("on_test_end", self.scores.logs())
 
-    def require_loss(self, method: str) -> losses.Loss:
-        """Return the loss; ValueError if the model cannot do `method` for want of one."""
+    def require_loss(self, method: str) -> None:
+        """Raise ValueError if the model cannot do `method` for want of a loss."""
         if self.optimizer is None:
             raise ValueError(f"the model must be compiled: call compile() before {method}()")
-        if self.loss is None:
+        if all(head.loss is None for head in self.scores.heads):
             raise ValueError(f"loss must be given to compile() before {method}(), got None")
-        return self.loss
 
 
-def _metrics(identifiers: Any) -> list[Metric]:
-    if identifiers is None:
-        return []
-    several = isinstance(identifiers, (list, tuple))
-    return [get(identifier) for identifier in (identifiers if several else [identifiers])]
+def regularized(grads: Sequence[Any], weights: Sequence[Variable]) -> tuple[list[Any], float]:
+    """Add the gradients of regularizers to those by `weights`; return them and the sum of the penalties."""
+    found, penalty = list(grads), 0.0
+    for i, weight in enumerate(weights):
+        if weight.regularizer is not None:
+            penalty += float(weight.regularizer(weight.value))
+            own = weight.regularizer.gradient(weight.value)
+            found[i] = own if found[i] is None else add(found[i], own)
+    return found, penalty
+
+
+def _tokens(
+    head: Head, batch: Batch, index: int, output: Any, prediction: Array, class_weight: ClassWeight
+) -> Tokens | None:
+    """Return what the loss and the metrics of an output look at; None if it has neither."""
+    if head.loss is None and not head.plain and not head.weighted:
+        return None
+    if head.loss is not None and isinstance(output, PackedSequence):
+        head.loss.require_packed_axis()
+    return align(output, prediction, batch.rows(index, output), class_weight)
+
+
+def _shown(output: Any, batch: Batch) -> Any:
+    if not isinstance(output, PackedSequence):
+        return output
+    lengths = batch.rows(0, output).lengths
+    return output.pad() if lengths is None else split_rows(output, lengths)

@@ -234,6 +234,9 @@ class PackedSequence:
         What Keras shows at masked places of the padded array; zeros by default.
     repeat : bool, default False
         Masked places show the valid token before them, and ``fill`` before the first one.
+    shown : int64 array (B * T - N,), optional
+        Masked place m, counted row by row, shows ``values[shown[m]]``; comes with an index and
+        stands above ``fill`` and ``repeat``.
     """
 
     values: Array
@@ -241,6 +244,7 @@ class PackedSequence:
     index: Indices | None = None
     fill: Array | None = None
     repeat: bool = False
+    shown: Indices | None = None
 
     def __post_init__(self) -> None:
         tokens, stored = self.packing.tokens, self.values.shape[0]
@@ -293,18 +297,25 @@ class PackedSequence:
 
     def with_values(self, values: Array, fill: Array | None = None) -> PackedSequence:
         """The same plan and index with other values (U, ...)."""
-        return PackedSequence(values, self.packing, self.index, fill, self.repeat)
+        return PackedSequence(values, self.packing, self.index, fill, self.repeat, self.shown)
 
     def expand(self) -> PackedSequence:
         """The same batch with one stored value for each token."""
         return PackedSequence(self.data, self.packing, None, self.fill, self.repeat)
 
+    def cells(self) -> Indices:
+        """The stored value that each cell of the padded grid shows, int64 (B * T,); -1 stands for ``fill``."""
+        grid = self.packing.grid(self.repeat and self.shown is None)
+        if self.index is None or grid.size == 0:
+            return grid
+        cells = np.where(grid < 0, grid, self.index[grid]) if self.index.size else grid
+        if self.shown is not None:
+            cells[grid < 0] = self.shown
+        return cells
+
     def pad(self) -> Array:
         """The padded array (B, T, ...), with what Keras shows at masked places."""
-        grid = self.packing.grid(self.repeat)
-        if self.index is not None:
-            grid = np.where(grid < 0, grid, self.index[grid]) if self.index.size else grid
-        return take_rows(self.values, grid, self.fill).reshape(self.shape)
+        return take_rows(self.values, self.cells(), self.fill).reshape(self.shape)
 
     @classmethod
     def from_padded(cls, x: ArrayLike, mask: ArrayLike | None = None) -> PackedSequence:

@@ -1,4 +1,4 @@
-"""The table that `Sequential.summary` prints."""
+"""The table that `summary` prints."""
 
 from collections.abc import Sequence
 from math import prod
@@ -7,20 +7,61 @@ from typing import Any
 _UNITS = ("B", "KB", "MB", "GB")
 
 
-def table(model: Any) -> str:
+def table(model: Any, expand_nested: bool = False) -> str:
     """Return the layers of a model as Keras lists them, with a column for the mask.
 
     The mask of a layer's output is "made" by it, "passed" on from its input, or "used" up by it.
+    What the layers are connected to is told unless they follow one another.
     """
-    rows = [("Layer (type)", "Output Shape", "Param #", "Mask")]
-    incoming = None
-    for layer, source in zip(model.layers, model.mask_sources, strict=True):
-        mask = "made" if source is layer else "passed" if source else "used" if incoming else "-"
-        params = f"{layer.count_params():,}" if layer.built else "0 (unbuilt)"
-        shape = "?" if layer.output_shape is None else str(layer.output_shape)
-        rows.append((f"{layer.name} ({type(layer).__name__})", shape, params, mask))
-        incoming = source
+    chain = _is_chain(model)
+    connected = () if chain else ("Connected to",)
+    rows = [("Layer (type)", "Output Shape", "Param #", *connected, "Mask"), *_rows(model, chain, expand_nested)]
     return "\n".join([f'Model: "{model.name}"', *_box(rows), *_totals(model)])
+
+
+def _rows(model: Any, chain: bool, expand_nested: bool, level: int = 0) -> list[tuple[str, ...]]:
+    rows = []
+    for layer in model.layers:
+        nodes = [node for node in layer.nodes if model.built and node in model.graph.nodes]
+        kind = "Functional" if layer.is_graph and type(layer).__name__ == "Model" else type(layer).__name__
+        params = f"{layer.count_params():,}" if layer.built else "0 (unbuilt)"
+        connected = () if chain else (_connections(nodes),)
+        name = "   " * level + ("└ " if level else "") + layer.name
+        rows.append((f"{name} ({kind})", _shape(layer, nodes), params, *connected, _mask(model, layer, nodes)))
+        if expand_nested and layer.is_graph:
+            rows += _rows(layer, chain, True, level + 1)
+    return rows
+
+
+def _is_chain(model: Any) -> bool:
+    if not model.built:
+        return True
+    nodes = model.graph.nodes
+    used = [tensor for node in nodes for tensor in (*node.inputs, *node.states)]
+    once = len({node.layer for node in nodes}) == len(nodes) == len(model.graph.layers)
+    return once and len({*used}) == len(used) and all(len(n.inputs) + len(n.states) < 2 for n in nodes)
+
+
+def _connections(nodes: Sequence[Any]) -> str:
+    places = [tensor.history for node in nodes for tensor in (*node.inputs, *node.states)]
+    return ", ".join(f"{layer.name}[{node}][{tensor}]" for layer, node, tensor in places) or "-"
+
+
+def _shape(layer: Any, nodes: Sequence[Any]) -> str:
+    shapes = [str(tensor.shape) for tensor in nodes[-1].outputs] if nodes else []
+    if not shapes:
+        return "?" if not layer.built or layer.output_shape is None else str(layer.output_shape)
+    return shapes[0] if len(shapes) == 1 else f"[{', '.join(shapes)}]"
+
+
+def _mask(model: Any, layer: Any, nodes: Sequence[Any]) -> str:
+    if not nodes:
+        source = model.mask_sources[model.layers.index(layer)] if not model.built else None
+        return "-" if source is None else "made" if source is layer else "passed"
+    sources = [tensor.mask_source for node in nodes for tensor in node.outputs]
+    if any(source is not None for source in sources):
+        return "made" if layer in sources else "passed"
+    return "used" if any(tensor.mask_source for node in nodes for tensor in node.inputs) else "-"
 
 
 def _box(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmask.data import Rows
-from fastmask.packing import PackedSequence, Packing
+from fastmask.packing import PackedSequence, Packing, take_rows
 
 Array = NDArray[Any]
 
@@ -82,12 +82,9 @@ def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
         flat = np.empty_like(data)
         flat[_places(packing, starts)] = data
     else:
-        grid = packing.grid(output.repeat).reshape(packing.batch_size, packing.total_length)
+        grid = output.cells().reshape(packing.batch_size, packing.total_length)
         cells = np.concatenate([row[:n] for row, n in zip(grid, lengths, strict=True)])
-        flat = np.zeros((len(cells), *data.shape[1:]), data.dtype)
-        if output.fill is not None:
-            flat[:] = output.fill
-        flat[cells >= 0] = data[cells[cells >= 0]]
+        flat = take_rows(output.values, cells, output.fill)
     return np.split(flat, starts[1:-1])
 
 
@@ -153,7 +150,7 @@ def _class_weights(
     labels = target
     if target.ndim > len(shape):
         labels = target[..., 0] if target.shape[-1] == 1 else np.argmax(target, axis=-1)
-    classes, index = np.unique(labels.astype(np.int64), return_inverse=True)
+    classes, index = np.unique(np.rint(labels).astype(np.int64), return_inverse=True)
     weights = np.array([class_weight.get(int(c), 1.0) for c in classes], dtype=np.float64)
     return np.asarray(weights[index].reshape(shape))
 

@@ -1,34 +1,40 @@
 """The training half of a model: compile, fit, evaluate, predict."""
 
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastmask import data, losses, optimizers
+from fastmask import data, optimizers, options
 from fastmask.callbacks import Callback, CallbackList, History, ProgressBar
-from fastmask.loop import Loop, Scores, Source
+from fastmask.loop import Loop, Source
+from fastmask.metrics import Metric
+from fastmask.saving.storable import Storable
+from fastmask.scores import Scores
 
 Outcome = float | list[float] | dict[str, float]
 
 
-class Trainer(Loop):
+class Trainer(Loop, Storable):
     """Base of models: all that is done with batches of data."""
 
     history: History | None = None
+    loss: Any = None
+    compile_arguments: Mapping[str, Any] = {}
+    output_names: Sequence[str] = ("y",)
+    keyed_outputs = False
 
     @property
-    def takes_ids(self) -> bool:
-        """Whether the input holds integer ids."""
+    def layout(self) -> data.Layout:
+        """What data for this model must look like."""
         raise NotImplementedError
 
     def compile(
         self,
         optimizer: str | optimizers.Optimizer = "rmsprop",
-        loss: str | losses.Loss | None = None,
-        loss_weights: float | Sequence[float] | None = None,
+        loss: Any = None,
+        loss_weights: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
         run_eagerly: bool = False,
@@ -41,12 +47,14 @@ class Trainer(Loop):
         Parameters
         ----------
         optimizer : str or Optimizer, default "rmsprop"
-        loss : str or Loss, optional
-            Needed by `fit` and `evaluate`.
-        loss_weights : float, optional
-            Factor of the loss.
+        loss : str, Loss or callable, optional
+            Needed by `fit` and `evaluate`. For several outputs one for all, or a list or dict. A
+            function takes `y_true` and `y_pred` and returns the values and their gradient.
+        loss_weights : float, or list or dict of float, optional
+            Factors of the losses in their sum.
         metrics : list of str, Metric or callable, optional
-            Shown beside the loss; they see no sample weights.
+            Shown beside the loss; they see no sample weights. For several outputs a list or dict
+            of lists.
         weighted_metrics : list of str, Metric or callable, optional
             The same with sample weights and class weights.
         run_eagerly, steps_per_execution, jit_compile, auto_scale_loss
@@ -57,12 +65,13 @@ class Trainer(Loop):
         ValueError, TypeError
             If a name is unknown (the message lists the legal ones) or an argument of another type.
         """
-        self.optimizer = optimizers.get(optimizer)
-        self.loss = None if loss is None else losses.get(loss)
-        if self.loss is not None and self.loss.reduction == "none":
-            raise ValueError("loss must reduce to one number to train, got reduction 'none'")
-        self.loss_weight = 1.0 if loss_weights is None else float(np.squeeze(loss_weights))
-        self.scores = Scores(metrics, weighted_metrics)
+        chosen = optimizers.get(optimizer)
+        self.scores = Scores(self.output_names, loss, loss_weights, metrics, weighted_metrics, self.keyed_outputs)
+        self.optimizer, found = chosen, [head.loss for head in self.scores.heads]
+        self.loss = found[0] if len(found) == 1 else loss
+        self.compile_arguments = {
+            "loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics,
+        }  # fmt: skip
 
     def fit(
         self,
@@ -89,15 +98,17 @@ class Trainer(Loop):
         ----------
         x : array_like (B, ...), sequence of B sequences, or iterable of batches
             Sequences of different lengths, (t_i,) of ids or (t_i, F), are taken as they are: no
-            padding is made. An iterable yields tuples (x, y) or (x, y, sample_weight).
+            padding is made. A list or dict of these for several inputs. An iterable yields tuples
+            (x, y) or (x, y, sample_weight).
         y : array_like (B, ...), or sequence of B arrays (t_i, ...)
-            Targets. If the model's output has a time axis there is one per step.
+            Targets. If the model's output has a time axis there is one per step. A list or dict of
+            these for several outputs.
         batch_size : int, default 32
         epochs : int, default 1
             The epoch to stop after, counted from `initial_epoch`.
         verbose : {"auto", 0, 1, 2}, default "auto"
             0 is silent, 1 draws progress bars, 2 prints a line per epoch; "auto" is 1 on a
-            terminal or in a notebook, else 2.
+            terminal or in a notebook, else 0.
         callbacks : Callback or iterable of Callback, optional
         validation_split : float, default 0.0
             The last fraction of the rows is held out, before shuffling.
@@ -109,7 +120,7 @@ class Trainer(Loop):
         class_weight : mapping of class number to weight, optional
             Weight of every token (row, if the output has no time axis) by the class in `y`.
         sample_weight : array_like (B,) or (B, T), or sequence of B arrays (t_i,), optional
-            Weights of rows or tokens.
+            Weights of rows or tokens; for several outputs also a list or dict.
         initial_epoch : int, default 0
         steps_per_epoch, validation_steps : int, optional
             Batches per epoch and per validation; by default all.
@@ -129,21 +140,20 @@ class Trainer(Loop):
             If the model is not compiled, or an argument does not fit; it is named.
         """
         self.require_loss("fit")
-        _check_epochs(epochs, initial_epoch, validation_freq)
-        _check_weights(class_weight, sample_weight)
-        options = {"batch_size": batch_size, "shuffle": shuffle, "repeat": True}
-        train = self._source(x, y, sample_weight, steps=steps_per_epoch, **options)
+        options.check_epochs(epochs, initial_epoch, validation_freq)
+        options.check_weights(class_weight, sample_weight, self.output_names)
+        batches = {"batch_size": batch_size, "shuffle": shuffle, "repeat": True}
+        train = self._source(x, y, sample_weight, steps=steps_per_epoch, **batches)
         size = validation_batch_size or batch_size
         if validation_data is None:
             train, held_out = _hold_out(train, validation_split, size, validation_steps)
         else:
             held_out = self._validation_source(validation_data, size, validation_steps)
-        self.history = History()
-        self.stop_training = False
+        self.history, self.stop_training = History(), False
         with _Listening(self, callbacks, verbose, train, epochs, self.history) as listeners:
             listeners.call("on_train_begin", {})
             for epoch in range(initial_epoch, epochs):
-                due = held_out is not None and _due(epoch, validation_freq)
+                due = held_out is not None and options.due(epoch, validation_freq)
                 self.epoch(epoch, train, held_out if due else None, listeners, class_weight)
                 if self.stop_training:
                     break
@@ -168,7 +178,7 @@ class Trainer(Loop):
         x, y, batch_size, sample_weight, callbacks
             As in `fit`.
         verbose : {"auto", 0, 1, 2}, default "auto"
-            As in `fit`, but "auto" is silent where there is no terminal.
+            As in `fit`.
         steps : int, optional
             Number of batches; by default all.
         return_dict : bool, default False
@@ -206,20 +216,27 @@ class Trainer(Loop):
         -------
         ndarray (B, ...), or list of B ndarrays (t_i, ...)
             A list if `x` is one of sequences and the output has a time axis. Padded outputs hold
-            at masked places what Keras shows there.
+            at masked places what Keras shows there. Several outputs come as the model has them.
         """
         batches = self._source(x, batch_size=batch_size, steps=steps)
-        outputs: list[Any] = []
+        found: list[list[Any]] = []
+        self.tokens_seen = 0
         with _Listening(self, callbacks, verbose, batches) as listeners:
             listeners.call("on_predict_begin", {})
-            for i, rows in enumerate(batches.epoch()):
+            for i, batch in enumerate(batches.epoch()):
                 listeners.call("on_predict_batch_begin", i, {})
-                outputs.append(self.predict_step(rows))
+                found.append(self.predict_outputs(batch))
                 listeners.call("on_predict_batch_end", i, {})
             listeners.call("on_predict_end", {})
-        if isinstance(outputs[0], list):
-            return [row for output in outputs for row in output]
-        return np.concatenate(outputs)
+        return self.pack_outputs([_joined(parts) for parts in zip(*found, strict=True)])
+
+    def predict_batches(self, x: Any, batch_size: int | None = None, steps: int | None = None) -> Iterator[Any]:
+        """Yield the outputs batch by batch, in order, for inputs or outputs that do not fit in memory.
+
+        Parameters are those of `predict`.
+        """
+        for batch in self._source(x, batch_size=batch_size, steps=steps).epoch():
+            yield self.predict_step(batch)
 
     def train_on_batch(
         self,
@@ -231,9 +248,9 @@ class Trainer(Loop):
     ) -> Outcome:
         """Make one training step on a batch; return loss and metrics as `evaluate` does."""
         self.require_loss("train_on_batch")
-        _check_weights(class_weight, sample_weight)
+        options.check_weights(class_weight, sample_weight, self.output_names)
         self.scores.reset()
-        self.train_step(data.as_rows(x, y, sample_weight, ids=self.takes_ids), class_weight)
+        self.train_step(data.as_batch(x, y, sample_weight, self.layout), class_weight)
         return self._outcome(return_dict)
 
     def test_on_batch(
@@ -242,12 +259,12 @@ class Trainer(Loop):
         """Return loss and metrics on a batch as `evaluate` does."""
         self.require_loss("test_on_batch")
         self.scores.reset()
-        self.test_step(data.as_rows(x, y, sample_weight, ids=self.takes_ids))
+        self.test_step(data.as_batch(x, y, sample_weight, self.layout))
         return self._outcome(return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Return the outputs for a batch as `predict` does."""
-        return self.predict_step(data.as_rows(x, ids=self.takes_ids))
+        return self.predict_step(data.as_batch(x, None, None, self.layout))
 
     def loss_and_gradients(
         self, x: Any, y: Any, sample_weight: Any = None, training: bool = False
@@ -268,16 +285,23 @@ class Trainer(Loop):
             In the order of `trainable_weights`; those of embeddings are `SparseRows`.
         """
         self.require_loss("loss_and_gradients")
-        rows = data.as_rows(x, y, sample_weight, ids=self.takes_ids)
-        return self.step_gradients(rows, None, training)[:2]
+        batch = data.as_batch(x, y, sample_weight, self.layout)
+        loss, grads, _ = self.step_gradients(batch, None, training)
+        pairs = zip(grads, self.trainable_weights, strict=True)
+        return loss, [np.zeros_like(v.value) if g is None else g for g, v in pairs]
 
     @property
     def metrics_names(self) -> list[str]:
         """The names of what `evaluate` returns, in its order."""
-        return [metric.name for metric in self.scores.all]
+        return [name for name, _ in self.scores.named]
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The loss, as a mean, and the metrics."""
+        return self.scores.all
 
     def _source(self, x: Any, y: Any = None, sample_weight: Any = None, **options: Any) -> Source:
-        return data.source(x, y, sample_weight, ids=self.takes_ids, **options)
+        return data.source(x, y, sample_weight, layout=self.layout, **options)
 
     def _validation_source(self, given: Any, size: int | None, steps: int | None) -> Source:
         if data.is_stream(given):
@@ -308,8 +332,8 @@ class _Listening:
         epochs: int = 1,
         history: History | None = None,
     ) -> None:
-        fitting = history is not None
-        self.progress = _progress(verbose, otherwise=2 if fitting else 0)
+        self.batches = batches
+        self.progress = _progress(verbose)
         callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
         own = [*self.progress, *([history] if history is not None else [])]
         params = {"verbose": verbose, "epochs": epochs, "steps": batches.steps}
@@ -321,14 +345,16 @@ class _Listening:
     def __exit__(self, *error: object) -> None:
         for bar in self.progress:
             bar.close()
+        if isinstance(self.batches, data.StreamSource):
+            self.batches.close()
 
 
-def _progress(verbose: str | int, otherwise: int) -> list[ProgressBar]:
+def _progress(verbose: str | int) -> list[ProgressBar]:
     if verbose not in ("auto", 0, 1, 2):
         raise ValueError(f"verbose must be 'auto', 0, 1 or 2, got {verbose!r}")
     if verbose == "auto":
         shown = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
-        verbose = 1 if shown else otherwise
+        verbose = 1 if shown else 0
     return [ProgressBar(int(verbose))] if verbose else []
 
 
@@ -345,27 +371,8 @@ def _hold_out(
     return train.split(fraction, size, steps)
 
 
-def _due(epoch: int, frequency: int | Collection[int]) -> bool:
-    """Return whether to validate after an epoch, counted from 0."""
-    if isinstance(frequency, Collection):
-        return epoch + 1 in frequency
-    return (epoch + 1) % frequency == 0
-
-
-def _check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any) -> None:
-    for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
-        if not isinstance(value, (int, np.integer)) or value < 0:
-            raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
-    for value in validation_freq if isinstance(validation_freq, Collection) else [validation_freq]:
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"validation_freq must be a positive integer or several, got {validation_freq!r}")
-
-
-def _check_weights(class_weight: Any, sample_weight: Any) -> None:
-    if class_weight is not None and not (
-        isinstance(class_weight, Mapping)
-        and all(isinstance(k, (int, np.integer)) and isinstance(w, Real) for k, w in class_weight.items())
-    ):
-        raise TypeError(f"class_weight must map class numbers to weights, got {class_weight!r}")
-    if class_weight is not None and sample_weight is not None:
-        raise ValueError("class_weight and sample_weight cannot be given together")
+def _joined(parts: Sequence[Any]) -> Any:
+    """Return the batches of one output as one."""
+    if isinstance(parts[0], list):
+        return [row for part in parts for row in part]
+    return np.concatenate(parts)

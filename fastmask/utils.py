@@ -1,20 +1,22 @@
 """Helpers for preparing data, with the signatures of ``keras.utils``."""
 
-from collections.abc import Sequence
+import collections.abc
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastmask.dataset import PyDataset
 from fastmask.random import set_random_seed
 
-__all__ = ["pad_sequences", "set_random_seed", "to_categorical"]
+__all__ = ["PyDataset", "Sequence", "pad_sequences", "set_random_seed", "to_categorical"]
 
+Sequence = PyDataset  # its name in Keras 2
 _SIDES = ("pre", "post")
 
 
 def pad_sequences(
-    sequences: Sequence[ArrayLike],
+    sequences: collections.abc.Sequence[ArrayLike],
     maxlen: int | None = None,
     dtype: DTypeLike = "int32",
     padding: str = "pre",

@@ -81,7 +81,7 @@ class TestDense:
             ({"units": "3"}, ValueError, "units"),
             ({"activation": "swishh"}, ValueError, "activation must be None or one of .*'softmax'"),
             ({"activation": abs}, ValueError, "activation"),
-            ({"bias_constraint": "nonneg"}, NotImplementedError, "bias_constraint"),
+            ({"bias_constraint": "positive"}, ValueError, "constraint"),
             ({"lora_rank": 4}, NotImplementedError, "lora_rank"),
             ({"dtype": "float16"}, ValueError, "dtype must be 'float32' or 'float64', got 'float16'"),
             ({"dtype": "real"}, ValueError, "dtype"),
@@ -287,7 +287,7 @@ class TestEmbedding:
             ({"input_dim": 0}, ValueError, "input_dim"),
             ({"output_dim": 2.0}, ValueError, "output_dim"),
             ({"input_length": -1}, ValueError, "input_length"),
-            ({"embeddings_regularizer": "l1"}, NotImplementedError, "embeddings_regularizer"),
+            ({"embeddings_regularizer": "l3"}, ValueError, "regularizer must be one of"),
         ],
     )
     def test_bad_arguments(self, options, error, words):

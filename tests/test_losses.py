@@ -23,6 +23,12 @@ def targets_and_predictions(name, rng, shape=(B, T)):
         return softmax(rng.normal(size=(*shape, C))), softmax(logits) * 1.7
     if name == "binary":
         return rng.uniform(size=(*shape, C)), 1 / (1 + np.exp(-logits))
+    if name == "rates":
+        return rng.poisson(2.0, size=(*shape, C)).astype(float), np.exp(logits)
+    if name == "signs":
+        return rng.choice([-1.0, 1.0], size=(*shape, C)), logits
+    if name == "one_hot":
+        return np.eye(C)[rng.integers(0, C, size=shape)], logits
     return rng.normal(size=(*shape, C)), logits
 
 
@@ -33,6 +39,16 @@ CASES = {
         "regression",
         losses.MeanSquaredError(reduction="mean_with_sample_weight"),
     ),
+    "mape": ("regression", losses.MeanAbsolutePercentageError()),
+    "msle": ("rates", losses.MeanSquaredLogarithmicError()),
+    "huber": ("regression", losses.Huber(0.7)),
+    "log_cosh": ("regression", losses.LogCosh()),
+    "cosine_similarity": ("regression", losses.CosineSimilarity()),
+    "hinge": ("signs", losses.Hinge()),
+    "squared_hinge": ("signs", losses.SquaredHinge()),
+    "categorical_hinge": ("one_hot", losses.CategoricalHinge()),
+    "kl_divergence": ("categorical", losses.KLDivergence()),
+    "poisson": ("rates", losses.Poisson()),
     "sum": ("regression", losses.MeanSquaredError(reduction="sum")),
     "binary": ("binary", losses.BinaryCrossentropy()),
     "binary_smoothed": ("binary", losses.BinaryCrossentropy(label_smoothing=0.2)),
@@ -199,7 +215,7 @@ def test_get():
     assert isinstance(losses.get(losses.mean_absolute_error), losses.MeanAbsoluteError)
     assert isinstance(losses.get(losses.BinaryCrossentropy), losses.BinaryCrossentropy)
     with pytest.raises(TypeError, match=r"loss must be a name.*subclass"):
-        losses.get(lambda y_true, y_pred: 0)
+        losses.get(3)
 
 
 def test_config_makes_an_equal_loss():
@@ -218,3 +234,76 @@ def test_a_loss_of_your_own():
     value, gradient = Power().value_and_gradient(y_true, y_pred)
     assert value == pytest.approx((1 + 1.5**4) / 2)
     assert_gradient(gradient, lambda: Power()(y_true, y_pred), y_pred)
+
+
+def test_a_function_as_loss():
+    def power(y_true, y_pred):
+        difference = y_pred[..., 0] - y_true
+        return difference**4, 4 * difference[..., None] ** 3
+
+    loss = losses.get(power)
+    assert loss.name == "power"
+    y_true, y_pred = np.array([1.0, 2.0, np.nan]), np.array([[2.0], [0.5], [np.nan]])
+    mask = [True, True, False]
+    value, gradient = loss.value_and_gradient(y_true, y_pred, None, mask)
+    assert value == pytest.approx((1 + 1.5**4) / 2)
+    np.testing.assert_allclose(gradient, [[2.0], [-6.75], [0.0]])
+
+
+def test_a_function_without_gradient_is_an_error():
+    def forgetful(y_true, y_pred):
+        return np.abs(y_true - y_pred[..., 0])
+
+    with pytest.raises(TypeError, match=r"'forgetful' must return .values, gradient."):
+        losses.get(forgetful)([1.0], [[2.0]])
+    with pytest.raises(ValueError, match=r"values of shape \(1,\) and a gradient of shape \(1, 1\)"):
+        losses.get(lambda y_true, y_pred: (y_pred, y_pred))([1.0], [[2.0]])
+
+
+def test_axis():
+    rng = np.random.default_rng(5)
+    y_true, y_pred = targets_and_predictions("categorical", rng)
+    weights, mask = rng.uniform(size=(B, T)), rng.uniform(size=(B, T)) < 0.5
+    last, first = losses.CategoricalCrossentropy(), losses.CategoricalCrossentropy(axis=1)
+    expected, slope = last.value_and_gradient(y_true, y_pred, weights, mask)
+    moved = [np.moveaxis(values, -1, 1) for values in (y_true, y_pred)]
+    found, gradient = first.value_and_gradient(*moved, weights, mask)
+    assert found == expected
+    np.testing.assert_array_equal(np.moveaxis(gradient, 1, -1), slope)
+    with pytest.raises(ValueError, match="axis must be an axis of y_pred, which has 3, got 3"):
+        losses.CosineSimilarity(axis=3)(y_true, y_pred)
+    last.require_packed_axis()
+    with pytest.raises(ValueError, match="axis must be -1 for a loss of sequences"):
+        first.require_packed_axis()
+
+
+def test_dtype_of_the_computation():
+    y_true, y_pred = np.zeros((2, 1)), np.full((2, 1), 0.1)
+    value, gradient = losses.MeanSquaredError(dtype="float32").value_and_gradient(y_true, y_pred)
+    assert value == np.float32(0.1) * np.float32(0.1)
+    assert gradient.dtype == np.float64
+    with pytest.raises(ValueError, match="dtype must be 'float32' or 'float64'"):
+        losses.MeanSquaredError(dtype="int32")
+
+
+def test_crossentropy_chooses_by_shape():
+    p = np.array([[0.25, 0.75]])
+    for y_true, y_pred in (([[1]], p[:, 1:]), ([1], p), ([[1]], p), ([[0, 1]], p)):
+        assert losses.get("ce")(y_true, y_pred) == pytest.approx(-np.log(0.75))
+
+
+def test_serialized():
+    loss = losses.Huber(2.0, "sum", "own")
+    written = losses.serialize(loss)
+    assert written["module"] == "keras.losses"
+    again = losses.get(written)
+    assert isinstance(again, losses.Huber)
+    assert again.get_config() == loss.get_config()
+
+    def mine(y_true, y_pred):
+        return y_true, y_pred
+
+    function = {"module": "builtins", "class_name": "function", "config": "mine"}
+    assert losses.deserialize(function, {"mine": mine}).function is mine
+    with pytest.raises(ValueError, match=r"loss must be one of .*Huber.*, got 'CTC'"):
+        losses.deserialize({"class_name": "CTC", "config": {}})

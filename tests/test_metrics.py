@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import fastmask as fm
 from fastmask import metrics
 
 P = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
@@ -65,6 +66,54 @@ def test_losses_as_metrics():
     assert metrics.get("binary_crossentropy")([[1.0]], [[0.5]]) == pytest.approx(np.log(2))
 
 
+def test_perplexity_weighs_tokens_alike():
+    rng = np.random.default_rng(1)
+    metric, own = metrics.Perplexity(mask_token_id=0), []
+    for shape in ((3, 4), (2, 1)):
+        y_true, y_pred = rng.integers(0, 3, shape), rng.dirichlet(np.ones(3), shape)
+        mask, weights = rng.uniform(size=shape) < 0.7, rng.uniform(0.5, 2, shape)
+        metric.update_state(y_true, y_pred, weights, mask)
+        entry = -np.log(np.take_along_axis(y_pred, y_true[..., None], -1)[..., 0])
+        own.append(np.stack([entry * weights, weights])[:, mask & (y_true != 0)])
+    total, count = np.concatenate(own, axis=1).sum(axis=1)
+    assert metric.result() == pytest.approx(np.exp(total / count))
+    metric.reset_state()
+    assert metric.result() == 0
+    assert metrics.Perplexity()([0], [[1e-7, 1.0]]) == pytest.approx(1e7)
+
+
+def test_ignored_classes_do_not_count():
+    y_true, y_pred = [[1, 2, 0]], np.array([[[0.2, 0.5, 0.3]] * 3])
+    metric = metrics.SparseCategoricalCrossentropy(ignore_class=2)
+    assert metric(y_true, y_pred) == pytest.approx(-(np.log(0.5) + np.log(0.2)) / 2)
+
+
+def test_masked_places_are_not_read():
+    y_true, y_pred = np.array([[1.0, np.nan]]), np.array([[[0.9], [np.nan]]])
+    for name in ("auc", "precision", "binary_accuracy", "root_mean_squared_error", "mae"):
+        assert np.isfinite(metrics.get(name)(y_true, y_pred, mask=[[True, False]]))
+
+
+def test_directions():
+    for name, direction in (("acc", "up"), ("auc", "up"), ("mse", "down"), ("false_positives", "down")):
+        assert metrics.get(name).direction == direction
+    assert metrics.get(lambda y_true, y_pred: y_pred[..., 0]).direction is None
+
+
+def test_names_of_counts_are_numbered():
+    first, second = metrics.AUC().name, metrics.AUC().name
+    assert first != second
+    assert metrics.AUC(name="area").name == "area"
+    assert metrics.get("AUC").name == "AUC"
+
+
+def test_losses_are_metrics():
+    metric = metrics.get(fm.losses.Huber(2.0))
+    assert metric.name == "huber_loss"
+    assert metric([[0.0]], [[1.0]]) == 0.5
+    assert metrics.get(lambda t, p: (p[..., 0] - t, p))([1.0], [[3.0]]) == 2.0
+
+
 def test_names():
     assert [metrics.get(n).name for n in ("acc", "accuracy", "mse")] == ["acc", "accuracy", "mse"]
     assert metrics.MeanSquaredError().name == "mean_squared_error"
@@ -85,8 +134,36 @@ def test_empty_mean_is_zero():
     assert metric.result() == 0
 
 
+def test_mean_of_numbers():
+    metric = metrics.Mean()
+    metric.update_state([1.0, 3.0])
+    metric.update_state([[2.0, 4.0]], sample_weight=[2.0])
+    assert metric.result() == pytest.approx((1 + 3 + 6) / 4)
+    metric.reset_state()
+    metric.add(2.0, 5.0)
+    assert metric.result() == 2
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r"metrics must be among .*accuracy.*, got 'acuracy'"):
         metrics.get("acuracy")
     with pytest.raises(TypeError, match="metrics must hold names"):
         metrics.get(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.AUC(num_thresholds=1), "num_thresholds must be greater than 1"),
+        (lambda: metrics.AUC(curve="DET"), "curve must be one of ROC, PR, got 'DET'"),
+        (lambda: metrics.AUC(summation_method="simpson"), "summation_method must be one of"),
+        (lambda: metrics.AUC(num_labels=3), "num_labels must be None unless"),
+        (lambda: metrics.Precision(thresholds=1.5), "thresholds must lie between 0 and 1"),
+        (lambda: metrics.CosineSimilarity(axis=1), "axis must be -1"),
+        (lambda: metrics.get(lambda t, p: p)([[1.0]], [[1.0]]), "must return one value per token"),
+        (lambda: metrics.get({"class_name": "F1Score"}), "metric must be one of .*AUC.*, got 'F1Score'"),
+    ],
+)
+def test_wrong_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -76,7 +76,7 @@ def test_input_at_the_head():
     assert model.output_shape == (None, 2)
     with pytest.raises(ValueError, match="an Input must be the first entry"):
         model.add(fm.Input((3,)))
-    assert fm.Input([None, 6]) == fm.Input((None, 6))
+    assert fm.Input([None, 6]).shape == fm.Input((None, 6)).shape
     with pytest.raises(TypeError, match="shape must be a tuple of int or None, got 6"):
         fm.Input(6)
 
@@ -122,7 +122,7 @@ def test_axes_must_fit_when_the_layer_is_added():
     with pytest.raises(ValueError, match=message):
         model.add(layers.GRU(2, name="top"))
     unbuilt = fm.Sequential([layers.LSTM(4), layers.GRU(2, name="top")])
-    with pytest.raises(ValueError, match=r"x must have 3 axes for layer 'top' \(GRU\), got shape \(2, 4\)"):
+    with pytest.raises(ValueError, match=message):
         unbuilt.predict(np.ones((2, 3, 4)))
 
 

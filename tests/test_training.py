@@ -216,6 +216,13 @@ def test_class_weights_are_sample_weights(name):
     assert found == pytest.approx(again.train_on_batch(x, y, sample_weight=weights))
 
 
+def test_class_weights_of_targets_that_are_nearly_classes():
+    x, y = make_arrays("classifier")
+    exact, nearly = make("classifier"), make("classifier")
+    expected = exact.train_on_batch(x, y, class_weight={1: 3.0})
+    assert nearly.train_on_batch(x, y * (1 - 1e-9), class_weight={1: 3.0}) == pytest.approx(expected)
+
+
 def test_loss_and_metrics_of_an_epoch():
     """Loss: batches weighted by rows. Metrics: sum(v m) / T and sum(m) / T of each batch."""
     model = make("tagger", metrics=["accuracy"], weighted_metrics=["acc"])
@@ -285,3 +292,24 @@ def test_a_classifier_learns(optimizer):
     model.optimizer.learning_rate = rate
     history = model.fit(x, y, batch_size=16, epochs=15, verbose=0).history
     assert history["accuracy"][-1] > 0.9
+
+
+def test_losses_of_sequences_need_their_outputs_on_the_last_axis():
+    model = make("tagger")
+    model.compile("sgd", fm.losses.SparseCategoricalCrossentropy(axis=1))
+    with pytest.raises(ValueError, match="axis must be -1 for a loss of sequences"):
+        model.train_on_batch(*make_rows("tagger"))
+
+
+def test_a_function_as_loss_and_as_metric():
+    def squares(y_true, y_pred):
+        difference = y_pred - y_true
+        return np.mean(difference**2, axis=-1), 2 / y_pred.shape[-1] * difference
+
+    x, y = make_rows("regression")
+    plain, own = make("regression"), make("regression")
+    own.compile("sgd", squares, metrics=[squares])
+    expected = plain.train_on_batch(x, y)
+    assert own.train_on_batch(x, y) == pytest.approx([expected, expected])
+    for a, b in zip(own.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)

@@ -215,6 +215,8 @@ def test_early_stopping_passes_over_epochs_without_validation():
     assert (model.history.epoch, stop.best_epoch) == ([0, 1, 2, 3], 1)
     with pytest.raises(ValueError, match="monitor must be one of loss, got 'val_mae'"):
         model.fit(x, y, callbacks=[callbacks.EarlyStopping("val_mae")], verbose=0)
+    with pytest.warns(UserWarning, match="EarlyStopping passes over epoch 1, which has no 'val_loss', only loss"):
+        model.fit(x, y, callbacks=[callbacks.EarlyStopping()], verbose=0)
 
 
 def test_lines_and_bars(capsys):
@@ -353,7 +355,6 @@ def tagger():
         (lambda: make(loss="mes"), "loss must be one of .*mse.*got 'mes'"),
         (lambda: make(optimizer="adm"), "optimizer must be one of .*adam.*got 'adm'"),
         (lambda: make(metrics=["acuracy"]), "metrics must be among .*accuracy"),
-        (lambda: make(metrics=["mse", "mse"]), "metrics must have different names"),
         (lambda: make(loss=fm.losses.MeanSquaredError(reduction="none")), "loss must reduce"),
         (lambda: make().fit(X, Y[:3]), "x and y must have the same number of rows, got 4 and 3"),
         (lambda: make().fit(X, Y, sample_weight=[1.0]), "x and sample_weight must have"),
@@ -392,3 +393,9 @@ def test_wrong_types():
         make().fit(X, list("0123"))
     with pytest.raises(TypeError, match="callbacks must hold Callback objects"):
         make().fit(X, Y, callbacks=[print])
+
+
+def test_metrics_of_one_name_are_numbered():
+    x, y = make_data()
+    logs = make(metrics=["mae", "mae"]).evaluate(x, y, verbose=0, return_dict=True)
+    assert list(logs) == ["loss", "mae", "mae_1"]

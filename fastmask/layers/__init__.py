@@ -1,32 +1,84 @@
 """Layers with Keras's names, arguments and results; their arithmetic is in `fastmask.ops`."""
 
 from fastmask.layers.arguments import reset_names
+from fastmask.layers.attention import Attention
 from fastmask.layers.base import Gradients, Layer, require_mask_support
-from fastmask.layers.core import Activation, Dense, Dropout, Flatten
+from fastmask.layers.core import Activation, Dense, Dropout, Flatten, Identity, SpatialDropout1D
 from fastmask.layers.embedding import Embedding
+from fastmask.layers.input import Input, InputLayer
+from fastmask.layers.joining import Concatenate, Dot, concatenate, dot
 from fastmask.layers.masking import Masking
+from fastmask.layers.merging import (
+    Add,
+    Average,
+    Maximum,
+    Minimum,
+    Multiply,
+    Subtract,
+    add,
+    average,
+    maximum,
+    minimum,
+    multiply,
+    subtract,
+)
+from fastmask.layers.normalization import BatchNormalization, LayerNormalization
+from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
+from fastmask.layers.reshaping import DropMask, RepeatVector, Reshape
 from fastmask.layers.serialization import deserialize, serialize
 from fastmask.layers.variable import Variable
 from fastmask.layers.wrappers import Bidirectional, TimeDistributed
+
+GlobalAvgPool1D, GlobalMaxPool1D = GlobalAveragePooling1D, GlobalMaxPooling1D
 
 __all__ = [
     "GRU",
     "LSTM",
     "Activation",
+    "Add",
+    "Attention",
+    "Average",
+    "BatchNormalization",
     "Bidirectional",
+    "Concatenate",
     "Dense",
+    "Dot",
+    "DropMask",
     "Dropout",
     "Embedding",
     "Flatten",
+    "GlobalAveragePooling1D",
+    "GlobalAvgPool1D",
+    "GlobalMaxPool1D",
+    "GlobalMaxPooling1D",
     "Gradients",
+    "Identity",
+    "Input",
+    "InputLayer",
     "Layer",
+    "LayerNormalization",
     "Masking",
+    "Maximum",
+    "Minimum",
+    "Multiply",
+    "RepeatVector",
+    "Reshape",
     "SimpleRNN",
+    "SpatialDropout1D",
+    "Subtract",
     "TimeDistributed",
     "Variable",
+    "add",
+    "average",
+    "concatenate",
     "deserialize",
+    "dot",
+    "maximum",
+    "minimum",
+    "multiply",
     "require_mask_support",
     "reset_names",
     "serialize",
+    "subtract",
 ]

@@ -1,18 +1,18 @@
 """What all layers share: names, weights, shapes, checks, and the two ways of calling them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
-from math import prod
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, Self, cast
 
-import numpy as np
-import numpy.typing as npt
-
-from fastmask import initializers
-from fastmask.layers import arguments, checks, flow
-from fastmask.layers.checks import Array, Shape
-from fastmask.layers.variable import Variable, assign_all
+from fastmask import constraints, initializers, regularizers
+from fastmask.layers import arguments, checks, custom, flow, symbolic
+from fastmask.layers.calls import Call as Call
+from fastmask.layers.calls import Gradients as Gradients
+from fastmask.layers.calls import Pullback as Pullback
+from fastmask.layers.checks import Shape
+from fastmask.layers.holder import WeightHolder
+from fastmask.layers.holder import describe as describe
 from fastmask.packing import PackedSequence
 from fastmask.random import SeedGenerator
 
@@ -23,41 +23,14 @@ _NOT_IN_CONFIG = {
 }  # fmt: skip
 
 
-class Gradients(NamedTuple):
-    """What a pullback returns.
+class Layer(WeightHolder):
+    """Base of all layers, those of users included.
 
-    Attributes
-    ----------
-    inputs : ndarray or None
-        Like the input array, or like ``x.values`` of a packed input; None if the input holds ids.
-    weights : list
-        In the order of ``get_weights()``; that of an `Embedding` is sparse (``SparseRows``).
-    initial_state : tuple of ndarray, or None if no initial state was passed
-    """
-
-    inputs: Array | None
-    weights: list[Any]
-    initial_state: tuple[Array, ...] | None = None
-
-
-Pullback = Callable[[Any], Gradients]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """The arguments of one call, checked. `keep` asks for a pullback."""
-
-    mask: "npt.NDArray[np.bool_] | None" = None
-    initial_state: Any = None
-    training: bool = False
-    keep: bool = False
-
-
-class Layer:
-    """Base of all layers.
-
-    A subclass defines ``forward(x, call) -> (y, pullback)`` and, if it has weights,
-    ``create_weights`` calling `add_weight`.
+    A layer of your own defines ``call(self, x)`` on arrays, ``vjp(self, x) -> (y, pullback)`` for
+    training, and where they are not the defaults ``build(self, input_shape)`` with calls of
+    `add_weight`, ``compute_output_shape``, ``compute_mask`` and ``get_config``. `call` and `vjp`
+    may also take ``mask`` and ``training``. The pullback takes dy and returns the gradient by x,
+    or that and a list of the gradients by the weights.
 
     Parameters
     ----------
@@ -75,20 +48,34 @@ class Layer:
     input_shape, output_shape : tuple or None
         Known once built; None stands for an axis of any length.
     supports_masking : bool
-        Whether the layer can be given a mask.
+        Whether the layer can be given a mask, which its output then carries; False unless a layer
+        says otherwise.
     makes_mask : bool
         Whether it derives a mask from its input.
+    takes_list : bool
+        Whether its input is a list of several.
+    call_options : tuple of str
+        Names of further arguments of a call.
+    nodes : list of Node
+        The calls on symbolic tensors.
     takes_ids : bool
         Whether its input holds integer ids.
     input_rank : int or None
         Number of axes that its input must have.
     """
 
-    supports_masking: bool = True
+    supports_masking: bool = False
     makes_mask: bool = False
     takes_ids: bool = False
     takes_state: ClassVar[bool] = False
     input_rank: ClassVar[int | None] = None
+    takes_list: bool = False
+    is_graph: ClassVar[bool] = False
+    call_options: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        custom.adopt(cls, Layer)
 
     def __init__(
         self,
@@ -104,17 +91,20 @@ class Layer:
         self.declared_shape = arguments.declared_shape(type(self).__name__, kwargs)
         self.name = arguments.auto_name(type(self).__name__) if name is None else str(name)
         self.dtype = arguments.layer_dtype(dtype)
+        super().__init__(trainable)
         self.built = False
         self.input_shape: Shape | None = None
         self.output_shape: Any = None
         self.features: int | None = None
-        self.parent_path = ""
-        self._variables: list[Variable] = []
-        self._trainable = bool(trainable)
+        self.nodes: list[symbolic.Node] = []
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         """Return the output and, if ``call.keep``, the pullback; `x` has been checked."""
-        raise NotImplementedError(f"{type(self).__name__} does not define forward(x, call)")
+        return custom.forward(self, x, call)
+
+    def call(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the output for padded arrays; a layer of your own defines it."""
+        raise NotImplementedError(f"{describe(self)} must define call(self, x)")
 
     def create_weights(self, input_shape: Shape) -> None:
         """Add the weights for inputs of `input_shape`; none here."""
@@ -126,7 +116,7 @@ class Layer:
     def check_input(self, x: Any) -> Any:
         """Return `x` in the layer's dtype; ValueError or TypeError if it cannot be."""
         x = checks.float_input(x, self.dtype)
-        self._check_rank("x", x.shape)
+        self.check_rank("x", x.shape)
         return x
 
     @property
@@ -137,44 +127,87 @@ class Layer:
     @property
     def stochastic(self) -> bool:
         """Whether training calls draw random numbers."""
-        return any(layer.stochastic for layer in self.sublayers.values())
+        return any(cast(Layer, layer).stochastic for layer in self.sublayers.values())
 
     @property
-    def sublayers(self) -> dict[str, "Layer"]:
-        """The wrapped layers by attribute name."""
-        return {}
+    def pack_key(self) -> Hashable:
+        """Layers with the same key pack a padded input by the same plan."""
+        return None
 
-    def __call__(self, x: Any, mask: Any = None, initial_state: Any = None, training: bool = False) -> Any:
+    @property
+    def may_mask(self) -> bool:
+        """Whether a mask may begin at this layer."""
+        return self.makes_mask or custom.computes_mask(self)
+
+    def input_takes_ids(self, index: int) -> bool:
+        """Return whether input number `index` holds integer ids."""
+        return self.takes_ids
+
+    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
+        """Return for each output whether it carries a mask, given which inputs do."""
+        if custom.computes_mask(self):
+            return custom.mask_flow(self, masked, outputs)
+        flows = self.makes_mask or (self.passes_mask and any(masked))
+        return [flows, *[False] * (outputs - 1)]
+
+    def __call__(
+        self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
+    ) -> Any:
         """Return the output, padded for a padded input and packed for a packed one.
 
         Parameters
         ----------
-        x : array_like (B, T, ...) or PackedSequence
+        x : array_like (B, T, ...) or PackedSequence, or KerasTensor
+            A list of them for layers that take several; a `KerasTensor` comes out of a `KerasTensor`.
         mask : array_like of bool (B, T), optional
             True where a step counts. A packed input carries its own.
         initial_state : tuple of array_like (B, units), optional
             For recurrent layers.
         training : bool, default False
             Whether dropout acts.
+        **options
+            What else the layer's call takes.
 
         Raises
         ------
         ValueError, TypeError, IndexError
             If an argument does not fit, naming it.
         """
-        return self._apply(x, mask, initial_state, training, keep=False)[0]
+        self._check_options(options)
+        if symbolic.is_symbolic(x):
+            if mask is not None:
+                raise NotImplementedError("mask must be None for symbolic tensors: their masks come with them")
+            return self._connect(x, initial_state, training, options)
+        return self.apply(x, mask, initial_state, training, False, options)[0]
 
-    def vjp(self, x: Any, mask: Any = None, initial_state: Any = None, training: bool = False) -> tuple[Any, Pullback]:
+    def vjp(
+        self, x: Any, mask: Any = None, initial_state: Any = None, training: bool = False, **options: Any
+    ) -> tuple[Any, Pullback]:
         """Return the output and its pullback; arguments and errors as for a call.
 
         The pullback takes the gradient of a scalar by the output (for a packed output an array like
         its ``values``, for several outputs a tuple in which None stands for zeros) and returns
         `Gradients`.
         """
-        y, pullback = self._apply(x, mask, initial_state, training, keep=True)
+        self._check_options(options)
+        y, pullback = self.apply(x, mask, initial_state, training, True, options)
         return y, cast(Pullback, pullback)
 
-    def _apply(self, x: Any, mask: Any, initial_state: Any, training: bool, keep: bool) -> tuple[Any, Pullback | None]:
+    def apply(
+        self,
+        x: Any,
+        mask: Any = None,
+        initial_state: Any = None,
+        training: bool | None = False,
+        keep: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[Any, Pullback | None]:
+        """Return the output and, if `keep`, the pullback, whatever `call` and `vjp` a subclass defines."""
+        if initial_state is not None and not self.takes_state:
+            raise TypeError(f"initial_state must be None: {describe(self)} has no state")
+        call = Call(None, initial_state, bool(training), keep, options or {})
+        if self.takes_list:
+            return flow.apply_several(self, x, mask, call)
         x = self.check_input(x)
         if isinstance(x, PackedSequence):
             if mask is not None:
@@ -183,15 +216,49 @@ class Layer:
         else:
             mask = checks.mask_for(mask, x.shape)
             masked = mask is not None
-        if masked and not self.supports_masking:
-            require_mask_support(self)
-        if initial_state is not None and not self.takes_state:
-            raise TypeError(f"initial_state must be None: {describe(self)} has no state")
+        if masked:
+            self.require_masking()
         shape = flow.open_shape(x)
         if not self.built:
             self.build(shape)
         self._check_features(shape)
-        return self.forward(x, Call(mask, initial_state, bool(training), keep))
+        return self.forward(x, replace(call, mask=mask))
+
+    def _connect(self, x: Any, initial_state: Any, training: bool | None, options: dict[str, Any]) -> Any:
+        states = symbolic.symbolic_list("initial_state", initial_state)
+        if states and not self.takes_state:
+            raise TypeError(f"initial_state must be None: {describe(self)} has no state")
+        inputs = symbolic.symbolic_list("x", x)
+        if len(inputs) != 1 and not self.takes_list:
+            raise ValueError(f"x must be one tensor for {describe(self)}, got {len(inputs)}")
+        outputs = symbolic.connect(symbolic.Node(self, inputs, states, training, options))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def require_masking(self, source: "Layer | None" = None) -> None:
+        """Raise TypeError if the layer cannot be given a mask; the mask comes from `source`."""
+        require_mask_support(self, source)
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        unknown = [name for name in options if name not in self.call_options]
+        if unknown:
+            raise TypeError(f"{describe(self)} got unknown arguments of a call: {', '.join(unknown)}")
+
+    @property
+    def input(self) -> Any:
+        """The symbolic input of the first call; AttributeError if there was none."""
+        inputs = self._first_node().inputs
+        return inputs if self.takes_list else inputs[0]
+
+    @property
+    def output(self) -> Any:
+        """The symbolic output of the first call; AttributeError if there was none."""
+        outputs = self._first_node().outputs
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _first_node(self) -> symbolic.Node:
+        if not self.nodes:
+            raise AttributeError(f"{describe(self)} has not been called on a symbolic tensor")
+        return self.nodes[0]
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Create the weights for inputs of a shape; later calls only check that it fits.
@@ -206,8 +273,9 @@ class Layer:
         ValueError
             If the layer cannot take inputs of this shape.
         """
-        shape = tuple(None if n is None else int(n) for n in input_shape)
-        self._check_rank("input_shape", shape)
+        shape = checks.plain_shape(input_shape)
+        for entry in shape if symbolic.several(shape) else [shape]:
+            self.check_rank("input_shape", entry)
         if not self.built:
             self.create_weights(shape)
             self.built = True
@@ -215,12 +283,13 @@ class Layer:
         self.input_shape = shape
         self.output_shape = self.compute_output_shape(shape)
 
-    def _check_rank(self, name: str, shape: Shape) -> None:
+    def check_rank(self, name: str, shape: Shape) -> None:
+        """Raise ValueError unless `shape` has `input_rank` axes; the layer's name stands in the message."""
         if self.input_rank not in (None, len(shape)):
             raise ValueError(f"{name} must have {self.input_rank} axes for {describe(self)}, got shape {shape}")
 
     def _check_features(self, shape: Shape) -> None:
-        if self.features is None:
+        if self.features is None or symbolic.several(shape):
             return
         if len(shape) < 2 or shape[-1] not in (None, self.features):
             raise ValueError(
@@ -236,95 +305,6 @@ class Layer:
             )
         self.features = input_shape[-1]
         return self.features
-
-    def add_weight(
-        self,
-        shape: tuple[int, ...],
-        initializer: Any = None,
-        name: str = "weight",
-        trainable: bool = True,
-    ) -> Variable:
-        """Create a weight.
-
-        Parameters
-        ----------
-        shape : tuple of int
-        initializer : str or callable, default "glorot_uniform"
-        name : str
-        trainable : bool, default True
-
-        Returns
-        -------
-        Variable
-        """
-        checks.require_memory(f"{name} of {describe(self)}", shape, self.dtype)
-        initialize = initializers.get(initializer) or initializers.GlorotUniform()
-        value = checks.real_array(f"{name}_initializer", initialize(shape, self.dtype), self.dtype)
-        if value.shape != shape:
-            raise ValueError(f"{name}_initializer must give shape {shape}, got {value.shape}")
-        variable = Variable(value, name, trainable, f"{self.weight_path}/{name}")
-        self._variables.append(variable)
-        return variable
-
-    @property
-    def path(self) -> str:
-        """Name with those of the enclosing wrappers and model in front."""
-        return f"{self.parent_path}/{self.name}" if self.parent_path else self.name
-
-    @property
-    def weight_path(self) -> str:
-        """What stands before the names of this layer's weights."""
-        return self.path
-
-    @property
-    def weights(self) -> list[Variable]:
-        """All weights, own ones first."""
-        return self._variables + [w for layer in self.sublayers.values() for w in layer.weights]
-
-    @property
-    def trainable_weights(self) -> list[Variable]:
-        """The weights that training changes: none if the layer is not trainable."""
-        if not self.trainable:
-            return []
-        inner = [w for layer in self.sublayers.values() for w in layer.trainable_weights]
-        return [w for w in self._variables if w.trainable] + inner
-
-    @property
-    def non_trainable_weights(self) -> list[Variable]:
-        """The weights that training leaves alone."""
-        trained = {id(w) for w in self.trainable_weights}
-        return [w for w in self.weights if id(w) not in trained]
-
-    @property
-    def trainable(self) -> bool:
-        """Whether training changes the weights; setting it reaches wrapped layers too."""
-        return self._trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        self._trainable = bool(value)
-        for layer in self.sublayers.values():
-            layer.trainable = value
-
-    def get_weights(self) -> list[Array]:
-        """Return copies of all weights."""
-        return [w.numpy() for w in self.weights]
-
-    def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
-        """Overwrite all weights, or none if one does not fit.
-
-        Raises
-        ------
-        ValueError
-            If their number or a shape differs.
-        TypeError
-            If one does not hold real numbers.
-        """
-        assign_all(self.weights, weights, describe(self), self.built)
-
-    def count_params(self) -> int:
-        """Return the number of entries of all weights."""
-        return sum(prod(w.shape) for w in self.weights)
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the mask of the output: that of the input if it is passed on, else None."""
@@ -342,6 +322,9 @@ class Layer:
         """Return the constructor's arguments in a form that JSON can hold."""
         names = [n for n in signature(type(self).__init__).parameters if n not in _NOT_IN_CONFIG]
         base = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype.name}
+        for n in names:
+            if not hasattr(self, n):
+                raise NotImplementedError(f"{describe(self)} must override get_config: it has no attribute {n!r}")
         return base | {n: _plain(getattr(self, n)) for n in names if n not in base}
 
     @classmethod
@@ -353,11 +336,6 @@ class Layer:
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"
 
 
-def describe(layer: Layer) -> str:
-    """Return a layer's name and class for messages: ``layer 'lstm' (LSTM)``."""
-    return f"layer {layer.name!r} ({type(layer).__name__})"
-
-
 def require_mask_support(layer: Layer, source: Layer | None = None) -> None:
     """Raise TypeError if `layer` cannot be given a mask; the mask comes from `source`."""
     if layer.supports_masking:
@@ -365,12 +343,17 @@ def require_mask_support(layer: Layer, source: Layer | None = None) -> None:
     origin = "its input" if source is None else f"the output of {describe(source)}"
     remedy = "give none (a list of sequences has one)" if source is None else "make none (mask_zero=False, no Masking)"
     raise TypeError(
-        f"{describe(layer)} does not support masking, but {origin} carries a mask. Use it up before "
-        f"with a recurrent layer with return_sequences=False, or {remedy}."
+        f"{describe(layer)} does not support masking, but {origin} carries a mask. Use it up before with a recurrent "
+        "layer with return_sequences=False or a masked pooling layer, drop it with DropMask, set "
+        f"supports_masking = True on a layer of your own, or {remedy}."
     )
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, initializers.Initializer):
         return initializers.serialize(value)
+    if isinstance(value, regularizers.Regularizer):
+        return regularizers.serialize(value)
+    if isinstance(value, constraints.Constraint):
+        return constraints.serialize(value)
     return value.initial_seed if isinstance(value, SeedGenerator) else value

@@ -28,6 +28,13 @@ def positive_int(name: str, value: Any) -> int:
     return number
 
 
+def plain_shape(shape: Any) -> Any:
+    """Return a shape as a tuple of int and None; the shapes of several inputs as a list of these."""
+    if len(shape) and isinstance(shape[0], (tuple, list)):
+        return [plain_shape(entry) for entry in shape]
+    return tuple(None if n is None else int(n) for n in shape)
+
+
 def fraction(name: str, value: Any) -> float:
     """Return `value` as a float; ValueError unless it is a number from 0 to 1."""
     if isinstance(value, (bool, str)) or not np.isscalar(value) or not 0 <= value <= 1:  # type: ignore[operator]

@@ -1,15 +1,16 @@
-"""Layers that act on one step at a time (Dense, Activation, Dropout), and Flatten."""
+"""Layers that act on one step at a time (Dense, Activation, the dropouts, Identity), and Flatten."""
 
 from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from fastmask import initializers, ops
+from fastmask import ops
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import cotangents, enter, leave, run, same
+from fastmask.layers.flow import Shown, cotangents, enter, leave, run, same, summed
+from fastmask.layers.weights import add_kept, keep_options
 from fastmask.packing import PackedSequence
 from fastmask.random import SeedGenerator, as_generator
 
@@ -22,16 +23,31 @@ class RowLayer(Layer):
     mask only the valid rows are read, and the masked ones taken for zeros.
     """
 
+    supports_masking = True
+
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         """Return the outputs for values (n, ...) and, if ``call.keep``, the pullback."""
         raise NotImplementedError(f"{type(self).__name__} does not define map_rows(values, call)")
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        if isinstance(x, PackedSequence):
-            y, pullback = self.map_rows(x.values, call)
-            fill = self._map_fill(x, False)[0] if x.packing.masked else None
-            return x.with_values(y, fill=fill), pullback
-        return self.map_rows(x, call) if call.mask is None else self._masked_grid(x, call)
+        if not isinstance(x, PackedSequence):
+            return self.map_rows(x, call) if call.mask is None else self._masked_grid(x, call)
+        y, pullback = self.map_rows(x.values, call)
+        if not x.packing.masked or x.shown is not None:
+            return x.with_values(y), pullback
+        fill, fill_pullback = self._map_fill(x, call.keep)
+
+        def through(dy: Any) -> Gradients:
+            valid = cast(Pullback, pullback)(dy)
+            if not isinstance(dy, Shown):
+                return valid
+            shown = cast(Pullback, fill_pullback)(dy.fill[None])
+            inputs = None
+            if valid.inputs is not None and shown.inputs is not None:
+                inputs = Shown(valid.inputs, shown.inputs[0])
+            return Gradients(inputs, summed(valid.weights, shown.weights))
+
+        return x.with_values(y, fill=fill), through
 
     def _map_fill(self, x: PackedSequence, keep: bool) -> tuple[Array, Pullback | None]:
         fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill)
@@ -48,8 +64,7 @@ class RowLayer(Layer):
             d = cast(Array, cotangents(dy, y, self.dtype)[0])
             valid = cast(Pullback, pullback)(leave_back(d))
             shown = cast(Pullback, fill_pullback)(d[~source.packing.mask].sum(axis=0)[None])
-            weights = [a + b for a, b in zip(valid.weights, shown.weights, strict=True)]
-            return Gradients(enter_back(valid.inputs), weights)
+            return Gradients(enter_back(valid.inputs), summed(valid.weights, shown.weights))
 
         return y, through
 
@@ -65,8 +80,11 @@ class Dense(RowLayer):
     use_bias : bool, default True
     kernel_initializer : str or callable, default "glorot_uniform"
     bias_initializer : str or callable, default "zeros"
-    kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, \
-bias_constraint, lora_rank, lora_alpha, quantization_config
+    kernel_regularizer, bias_regularizer : str or Regularizer, optional
+        See `fastmask.regularizers`.
+    kernel_constraint, bias_constraint : str or callable, optional
+        See `fastmask.constraints`.
+    activity_regularizer, lora_rank, lora_alpha, quantization_config
         Only None yet.
     **kwargs
         See `Layer`.
@@ -94,27 +112,18 @@ bias_constraint, lora_rank, lora_alpha, quantization_config
         **kwargs: Any,
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        checks.not_supported(
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            quantization_config=quantization_config,
-        )
-        self.kernel_regularizer = self.bias_regularizer = None
-        self.kernel_constraint = self.bias_constraint = None
+        checks.not_supported(lora_rank=lora_rank, lora_alpha=lora_alpha, quantization_config=quantization_config)
+        keep_options(self, kernel_initializer=kernel_initializer, bias_initializer=bias_initializer)
+        keep_options(self, kernel_regularizer=kernel_regularizer, bias_regularizer=bias_regularizer)
+        keep_options(self, kernel_constraint=kernel_constraint, bias_constraint=bias_constraint)
         self.units = checks.positive_int("units", units)
         self.activation = checks.activation_name("activation", activation, ops.ACTIVATIONS)
         self.use_bias = bool(use_bias)
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
 
     def create_weights(self, input_shape: Shape) -> None:
         features = self.known_features(input_shape)
-        self.kernel = self.add_weight((features, self.units), self.kernel_initializer, "kernel")
-        self.bias = self.add_weight((self.units,), self.bias_initializer, "bias") if self.use_bias else None
+        self.kernel = add_kept(self, "kernel", (features, self.units))
+        self.bias = add_kept(self, "bias", (self.units,)) if self.use_bias else None
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
@@ -172,6 +181,8 @@ class Dropout(Layer):
         See `Layer`.
     """
 
+    supports_masking = True
+
     def __init__(
         self,
         rate: float,
@@ -192,14 +203,15 @@ class Dropout(Layer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if not (call.training and self.stochastic):
-            return x, lambda dy: Gradients(cotangents(dy, x, self.dtype)[0], [])
+            return x, lambda dy: Gradients(dy if isinstance(dy, Shown) else cotangents(dy, x, self.dtype)[0], [])
         packed = isinstance(x, PackedSequence)
         data, collapse = run("expand", call.keep, x) if packed else (x, same)
         dropped, back = run("multiply", call.keep, data, self._factor(x, data.shape))
         y = PackedSequence(dropped, x.packing, None, x.fill, x.repeat) if packed else dropped
 
         def pullback(dy: Any) -> Gradients:
-            return Gradients(collapse(back(cotangents(dy, y, self.dtype)[0])), [])
+            d = collapse(back(cotangents(dy, y, self.dtype)[0]))
+            return Gradients(Shown(d, dy.fill) if isinstance(dy, Shown) else d, [])
 
         return y, pullback
 
@@ -220,6 +232,55 @@ class Dropout(Layer):
         row, step = x.packing.rows, x.packing.positions % max(1, x.packing.total_length)
         chosen = noise[row if wanted[0] > 1 else row * 0, step if wanted[1] > 1 else step * 0]
         return np.broadcast_to(chosen, shape)
+
+
+class SpatialDropout1D(Dropout):
+    """Dropout of whole features: what a row loses it loses at every step.
+
+    Parameters
+    ----------
+    rate : float
+        From 0 to 1; the fraction dropped.
+    seed : int or SeedGenerator, optional
+    name, dtype : str, optional
+    **kwargs
+        See `Layer`.
+    """
+
+    input_rank = 3
+
+    def __init__(
+        self,
+        rate: float,
+        seed: int | SeedGenerator | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(rate, (None, 1, None), seed, name=name, dtype=dtype, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        # Keras's constructor takes no other arguments.
+        config = super().get_config()
+        return {name: config[name] for name in ("rate", "seed", "name", "dtype")}
+
+
+class Identity(Layer):
+    """Return the input, with its mask.
+
+    Parameters
+    ----------
+    **kwargs
+        See `Layer`.
+    """
+
+    supports_masking = True
+
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        def pullback(dy: Any) -> Gradients:
+            return Gradients(dy if isinstance(dy, Shown) else cotangents(dy, x, self.dtype)[0], [])
+
+        return x, pullback
 
 
 class Flatten(Layer):

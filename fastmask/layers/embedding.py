@@ -1,5 +1,6 @@
 """Embedding: ids to vectors, each distinct id of a packed batch once."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ from fastmask import initializers
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import cotangents, run, unread_ids
+from fastmask.layers.flow import Shown, add, cotangents, run, unread_ids
+from fastmask.layers.weights import add_kept, keep_options
+from fastmask.ops import SparseRows
 from fastmask.packing import PackedSequence
 
 
@@ -22,7 +25,11 @@ class Embedding(Layer):
     output_dim : int
         Length of a vector.
     embeddings_initializer : str or callable, default "uniform"
-    embeddings_regularizer, embeddings_constraint, lora_rank, lora_alpha, quantization_config
+    embeddings_regularizer : str or Regularizer, optional
+        See `fastmask.regularizers`; it makes the gradient dense.
+    embeddings_constraint : str or callable, optional
+        See `fastmask.constraints`.
+    lora_rank, lora_alpha, quantization_config
         Only None yet.
     mask_zero : bool, default False
         Whether id 0 stands for padding, which later layers then skip.
@@ -43,6 +50,7 @@ class Embedding(Layer):
     where it masks: what stands there is not read.
     """
 
+    supports_masking = True
     takes_ids = True
 
     def __init__(
@@ -61,28 +69,25 @@ class Embedding(Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        checks.not_supported(
-            embeddings_regularizer=embeddings_regularizer,
-            embeddings_constraint=embeddings_constraint,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            quantization_config=quantization_config,
-        )
-        self.embeddings_regularizer = self.embeddings_constraint = None
+        checks.not_supported(lora_rank=lora_rank, lora_alpha=lora_alpha, quantization_config=quantization_config)
+        keep_options(self, embeddings_initializer=embeddings_initializer)
+        keep_options(self, embeddings_regularizer=embeddings_regularizer, embeddings_constraint=embeddings_constraint)
         self.input_dim = checks.positive_int("input_dim", input_dim)
         self.output_dim = checks.positive_int("output_dim", output_dim)
-        self.embeddings_initializer = initializers.get(embeddings_initializer)
         self.mask_zero = self.makes_mask = bool(mask_zero)
         self.input_length = None if input_length is None else checks.positive_int("input_length", input_length)
         # A table that is given takes the place of zeros, which cost less than random numbers.
-        self._start = self.embeddings_initializer if weights is None else initializers.Zeros()
+        self._start = None if weights is None else initializers.Zeros()
         if weights is not None:
             self.build((None, self.input_length))
             self.set_weights(weights if isinstance(weights, (list, tuple)) else [weights])
 
     def create_weights(self, input_shape: Shape) -> None:
-        shape = (self.input_dim, self.output_dim)
-        self.embeddings = self.add_weight(shape, self._start, "embeddings")
+        self.embeddings = add_kept(self, "embeddings", (self.input_dim, self.output_dim), initializer=self._start)
+
+    @property
+    def pack_key(self) -> Hashable:
+        return "nonzero" if self.mask_zero else None
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) == 2 and input_shape[1] is None:
@@ -118,7 +123,11 @@ class Embedding(Layer):
             y = PackedSequence(y.values, y.packing, y.index, self._vector(x.fill), x.repeat)
 
         def pullback(dy: Any) -> Gradients:
-            return Gradients(None, [back(cotangents(dy, y, self.dtype)[0])])
+            gradient = back(cotangents(dy, y, self.dtype)[0])
+            if isinstance(dy, Shown):
+                shown = np.array([0 if x.fill is None else x.fill], np.int64)
+                gradient = add(gradient, SparseRows(shown, dy.fill[None], gradient.shape))
+            return Gradients(None, [gradient])
 
         return y, pullback
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastmask import ops
 from fastmask.layers import checks
+from fastmask.layers.calls import Call, Gradients
 from fastmask.layers.checks import Array, Shape
 from fastmask.packing import PackedSequence
 
@@ -45,10 +46,118 @@ def unread_ids(ids: Array, mask: Array) -> Array:
     return np.where(mask.reshape(*mask.shape, *[1] * (ids.ndim - 2)), ids, ids.dtype.type(0))
 
 
+def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any]:
+    """Call a layer that takes a list: padded arrays that have a mask are packed before and padded after."""
+    if not isinstance(xs, (list, tuple)) or not xs:
+        raise TypeError(f"x must be a list of inputs for layer {layer.name!r}, got {type(xs).__name__}")
+    xs = [layer.check_input(x) for x in xs]
+    masks = [None] * len(xs) if masks is None else list(masks)
+    if len(masks) != len(xs):
+        raise ValueError(f"mask must hold one mask or None for each of {len(xs)} inputs, got {len(masks)}")
+    padded = not any(isinstance(x, PackedSequence) for x in xs)
+    pairs = zip(xs, masks, strict=True)
+    entered = [(x, same) if m is None else enter(x, checks.mask_for(m, x.shape), call.keep) for x, m in pairs]
+    values = [x for x, _ in entered]
+    if any(isinstance(x, PackedSequence) and x.packing.masked for x in values):
+        layer.require_masking()
+    if not layer.built:
+        layer.build([open_shape(x) for x in values])
+    y, pullback = layer.forward(values, call)
+    y, leave_back = leave_all(y, padded, call.keep)
+
+    def through(dy: Any) -> Gradients:
+        if padded:
+            given = cotangents(dy, y, layer.dtype)
+            dy = leave_back(tuple(given) if isinstance(y, tuple) else given[0])
+        gradients: Gradients = pullback(dy)
+        found = zip(entered, gradients.inputs, strict=True)
+        inputs = [d if d is None or back is same else back(_values_of(d)) for (_, back), d in found]
+        return gradients._replace(inputs=inputs)
+
+    return y, through
+
+
+def leave_all(y: Any, padded: bool, keep: bool) -> tuple[Any, Back]:
+    """Pad one output or each of a tuple where it is packed, if that is what came in."""
+    if not padded:
+        return y, same
+    if not isinstance(y, tuple):
+        return leave(y, True, keep) if isinstance(y, PackedSequence) else (y, same)
+    left = [leave_all(entry, True, keep) for entry in y]
+
+    def back(dy: Any) -> Any:
+        return tuple(None if d is None else b(d) for (_, b), d in zip(left, dy, strict=True))
+
+    return tuple(entry for entry, _ in left), back
+
+
+def summed(first: list[Any], second: list[Any]) -> list[Any]:
+    """Add up two lists of gradients by the same weights; None stands for zeros."""
+    pairs = zip(first, second, strict=True)
+    return [b if a is None else a if b is None else add(a, b) for a, b in pairs]
+
+
+def add(a: Any, b: Any) -> Any:
+    """Return the sum of two gradients, sparse if both are."""
+    if not (isinstance(a, ops.SparseRows) and isinstance(b, ops.SparseRows)):
+        a, b = (d.dense() if isinstance(d, ops.SparseRows) else d for d in (a, b))
+        return a + b
+    ids, index = np.unique(np.concatenate([a.ids, b.ids]), return_inverse=True)
+    rows = np.zeros((ids.size, a.shape[1]), a.rows.dtype)
+    rows[index[: a.ids.size]] = a.rows
+    rows[index[a.ids.size :]] += b.rows
+    return ops.SparseRows(ids, rows, a.shape)
+
+
 def open_shape(x: "Array | PackedSequence") -> Shape:
     """Return the shape of `x` with None for the axes that differ from batch to batch."""
     fixed = 2 if isinstance(x, PackedSequence) else 1
     return (None,) * min(fixed, len(x.shape)) + tuple(x.shape[fixed:])
+
+
+class Shown:
+    """The gradient by a packed batch and by what its masked places show.
+
+    A layer that brings masked places to light (`DropMask`, a merge of different masks) hands it back in
+    place of an array; one whose masked places depend on its weights puts it to use, and the others
+    see `values` alone.
+
+    Parameters
+    ----------
+    values : ndarray
+        Like the batch's ``values``.
+    fill : ndarray
+        Like its ``fill``.
+    """
+
+    __array_ufunc__ = None
+
+    def __init__(self, values: Array, fill: Array) -> None:
+        self.values, self.fill = values, fill
+
+    def __add__(self, other: "Shown | Array") -> "Shown":
+        if isinstance(other, Shown):
+            return Shown(self.values + other.values, self.fill + other.fill)
+        return Shown(self.values + other, self.fill)
+
+    __radd__ = __add__
+
+    def map(self, function: Callable[[Array], Array]) -> "Shown":
+        """Return the gradient with `function` applied to its values."""
+        return Shown(function(self.values), self.fill)
+
+
+def unpack_shown(x: PackedSequence, keep: bool) -> tuple[Array, Back]:
+    """Pad a batch; the pullback returns a `Shown` where masked places show what `fill` says."""
+    grid, back = run("unpack", keep, x)
+    if not (keep and x.packing.masked) or x.shown is not None:
+        return grid, back
+    blank = (x.packing.grid(x.repeat) < 0).reshape(grid.shape[:2])
+
+    def pullback(d: Array) -> Any:
+        return Shown(back(d), d[blank].sum(axis=0))
+
+    return grid, pullback
 
 
 def cotangents(dy: Any, outputs: Any, dtype: np.dtype[Any]) -> list[Array | None]:
@@ -67,7 +176,7 @@ def cotangents(dy: Any, outputs: Any, dtype: np.dtype[Any]) -> list[Array | None
         raise ValueError("dy must be an array, got None")
     names = ["dy"] if single else [f"dy[{i}]" for i in range(len(outputs))]
     return [
-        None if d is None else checks.cotangent(name, d, _array(y).shape, dtype)
+        None if d is None else checks.cotangent(name, _values_of(d), _array(y).shape, dtype)
         for name, d, y in zip(names, dy, outputs, strict=True)
     ]
 
@@ -75,3 +184,7 @@ def cotangents(dy: Any, outputs: Any, dtype: np.dtype[Any]) -> list[Array | None
 def _array(y: Any) -> Array:
     found: Array = y.values if isinstance(y, PackedSequence) else y
     return found
+
+
+def _values_of(d: Any) -> Any:
+    return d.values if isinstance(d, Shown) else d

@@ -1,5 +1,6 @@
 """Masking: skip the steps whose features all have one value."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,17 @@ class Masking(Layer):
     equals nothing.
     """
 
+    supports_masking = True
     makes_mask = True
     input_rank = 3
 
     def __init__(self, mask_value: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mask_value = float(mask_value)
+
+    @property
+    def pack_key(self) -> Hashable:
+        return ("masking", self.mask_value)
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the mask (B, T) of a padded `x`: True where a feature is not `mask_value`."""
@@ -59,7 +65,7 @@ class Masking(Layer):
     def _packed(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Back]:
         """Return `x` with zeros at masked places; packed anew if the mask changes."""
         fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill)
-        stays_masked = not x.packing.masked or not (x.repeat or self._differs(fill))
+        stays_masked = not x.packing.masked or not (x.repeat or x.shown is not None or self._differs(fill))
         if stays_masked and self._differs(x.values).all():
             return x.with_values(x.values), same
         grid, unpack_back = run("unpack", keep, x)

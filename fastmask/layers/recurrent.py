@@ -93,8 +93,11 @@ class LSTM(Gated):
     bias_initializer : str or callable, default "zeros"
     unit_forget_bias : bool, default True
         Whether the bias of the forget gate starts at one, not at what `bias_initializer` gives.
-    kernel_regularizer, recurrent_regularizer, bias_regularizer, activity_regularizer, \
-kernel_constraint, recurrent_constraint, bias_constraint
+    kernel_regularizer, recurrent_regularizer, bias_regularizer : str or Regularizer, optional
+        See `fastmask.regularizers`.
+    kernel_constraint, recurrent_constraint, bias_constraint : str or callable, optional
+        See `fastmask.constraints`.
+    activity_regularizer
         Only None yet.
     dropout, recurrent_dropout : float, default 0.0
         Fraction of the inputs and states dropped while training, the same at every step of a row.

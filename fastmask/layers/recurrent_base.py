@@ -10,6 +10,7 @@ from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import keep_factor
 from fastmask.layers.flow import Back, cotangents, enter, leave, run, same
+from fastmask.layers.weights import add_kept, keep_options
 from fastmask.packing import PackedSequence, Packing
 from fastmask.random import as_generator
 
@@ -34,6 +35,7 @@ class Recurrent(Layer):
         Kept from call to call by a stateful layer.
     """
 
+    supports_masking = True
     takes_state = True
     input_rank = 3
     kernel_initializer: Any
@@ -79,11 +81,8 @@ class Recurrent(Layer):
     def _take_initializers(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Keep what concerns the weights; return the arguments of `Layer`."""
         for part in ("kernel", "recurrent", "bias"):
-            initializer = initializers.get(arguments.pop(f"{part}_initializer"))
-            setattr(self, f"{part}_initializer", initializer)
-            for kind in ("regularizer", "constraint"):
-                checks.not_supported(**{f"{part}_{kind}": arguments.pop(f"{part}_{kind}")})
-                setattr(self, f"{part}_{kind}", None)
+            names = [f"{part}_{kind}" for kind in ("initializer", "regularizer", "constraint")]
+            keep_options(self, **{name: arguments.pop(name) for name in names})
         checks.choice("time_major", arguments.pop("time_major", False), (False,))
         arguments.pop("implementation", None)
         if "input_dim" in arguments:
@@ -118,11 +117,12 @@ class Recurrent(Layer):
     def create_weights(self, input_shape: Shape) -> None:
         width = self.gates * self.units
         features = self.known_features(input_shape)
-        self.kernel = self.add_weight((features, width), self.kernel_initializer, "kernel")
-        self.recurrent_kernel = self.add_weight(
-            (self.units, width), self.recurrent_initializer or "orthogonal", "recurrent_kernel"
-        )
-        self.bias = self.add_weight(self.bias_shape(), self.initial_bias, "bias") if self.use_bias else None
+        self.kernel = add_kept(self, "kernel", (features, width))
+        start = self.recurrent_initializer or "orthogonal"
+        self.recurrent_kernel = add_kept(self, "recurrent_kernel", (self.units, width), "recurrent", start)
+        self.bias = None
+        if self.use_bias:
+            self.bias = add_kept(self, "bias", self.bias_shape(), initializer=self.initial_bias)
 
     def compute_output_shape(self, input_shape: Shape) -> Any:
         state = (input_shape[0], self.units)

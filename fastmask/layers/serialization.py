@@ -5,19 +5,20 @@ from typing import Any
 
 from fastmask.layers.base import Layer
 
+_MODELS = {"Functional": "Model", "Model": "Model", "Sequential": "Sequential"}
+
 
 def serialize(layer: Layer) -> dict[str, Any]:
-    """Return the class name and config of a layer, without its weights."""
-    return {
-        "module": "keras.layers",
-        "class_name": type(layer).__name__,
-        "config": layer.get_config(),
-        "registered_name": None,
-    }
+    """Return the class name and config of a layer or model, without its weights."""
+    module, name, registered = "keras.layers", type(layer).__name__, None
+    if layer.is_graph:
+        module = "keras" if name == "Sequential" else "keras.src.models.functional"
+        name, registered = (name, None) if name == "Sequential" else ("Functional", "Functional")
+    return {"module": module, "class_name": name, "config": layer.get_config(), "registered_name": registered}
 
 
-def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type] | None = None) -> Layer:
-    """Return a new layer from what `serialize` returned.
+def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Layer:
+    """Return a new layer or model from what `serialize` returned.
 
     Parameters
     ----------
@@ -31,10 +32,13 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type] | 
     ValueError
         If there is no layer class of that name.
     """
-    from fastmask import layers
+    from fastmask import layers, models
 
     name = config["class_name"]
-    found = (custom_objects or {}).get(name, getattr(layers, name, None))
+    known = models if name in _MODELS else layers
+    found = (custom_objects or {}).get(name, getattr(known, _MODELS.get(name, name), None))
     if not (isinstance(found, type) and issubclass(found, Layer)):
         raise ValueError(f"class_name must be that of a layer, got {name!r}")
+    if found.is_graph:
+        return found.from_config(config["config"], custom_objects)  # type: ignore[call-arg]
     return found.from_config(config["config"])

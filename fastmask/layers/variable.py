@@ -28,7 +28,12 @@ class Variable:
     ----------
     value : ndarray
         C-contiguous; optimizers write into it.
+    regularizer, constraint : callable or None
+        As in `Layer.add_weight`.
     """
+
+    regularizer: Any = None
+    constraint: Any = None
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Layers around layers: TimeDistributed and Bidirectional."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, cast
 
@@ -90,9 +90,7 @@ class TimeDistributed(RowLayer):
         return y, through
 
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
-        if call.keep:
-            return self.layer.vjp(values, training=call.training)
-        return self.layer(values, training=call.training), None
+        return self.layer.apply(values, training=call.training, keep=call.keep)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"layer": serialize(self.layer)}
@@ -125,6 +123,7 @@ class Bidirectional(Layer):
     forward direction, then those of the backward one.
     """
 
+    supports_masking = True
     takes_state = True
     input_rank = 3
 
@@ -173,6 +172,11 @@ class Bidirectional(Layer):
     @property
     def passes_mask(self) -> bool:
         return self.return_sequences
+
+    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
+        flows = self.passes_mask and any(masked)
+        merged = 1 if self.merge_mode is not None else 2
+        return [flows] * merged + [False] * (outputs - merged)
 
     def create_weights(self, input_shape: Shape) -> None:
         self.known_features(input_shape)
@@ -299,5 +303,5 @@ def _joined(first: Gradients, second: Gradients, enter_back: Back) -> Gradients:
     states = None
     if first.initial_state is not None and second.initial_state is not None:
         states = first.initial_state + second.initial_state
-    inputs = enter_back(first.inputs + second.inputs)  # type: ignore[operator]
+    inputs = enter_back(first.inputs + second.inputs)
     return Gradients(inputs, first.weights + second.weights, states)

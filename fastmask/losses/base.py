@@ -1,5 +1,6 @@
 """The base of all losses: weights, mask, reduction."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,22 +23,37 @@ class Loss:
         and m the mask: "sum_over_batch_size" and "mean" are ``sum(l w m) / sum(m)``, "sum" is
         ``sum(l w m)``, "mean_with_sample_weight" is ``sum(l w m) / sum(w m)``, and "none" keeps
         the array ``l w m``.
+        None is "none".
     name : str, optional
         Defaults to the name that `get` knows the loss by.
+    dtype : {"float32", "float64"}, optional
+        Of the computation; by default that of the predictions.
+
+    Attributes
+    ----------
+    axis : int
+        Axis of the predictions that holds the outputs of one token, -1 unless a subclass takes it
+        as an argument. Losses of sequences in a model need -1, because time is packed away there.
 
     Raises
     ------
     ValueError
-        If `reduction` is none of these.
+        If `reduction` is none of these, or `dtype` no such type.
     """
 
     identifier = "loss"
 
-    def __init__(self, *, reduction: str = "sum_over_batch_size", name: str | None = None) -> None:
-        if reduction not in REDUCTIONS:
+    def __init__(
+        self, reduction: str | None = "sum_over_batch_size", name: str | None = None, dtype: Any = None
+    ) -> None:
+        if reduction not in (*REDUCTIONS, None):
             raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
-        self.reduction = reduction
+        if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+        self.reduction = "none" if reduction is None else reduction
         self.name = name or self.identifier
+        self.dtype = None if dtype is None else np.dtype(dtype)
+        self.axis = -1
 
     def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
         """Return the loss of every token and its gradient.
@@ -103,11 +119,24 @@ class Loss:
         """
         values, gradient, factor, divisor = self._parts(y_true, y_pred, sample_weight, mask)
         scale = np.asarray(factor / divisor if divisor else 0.0 * factor, dtype=gradient.dtype)
-        return _ratio(values * factor, divisor), gradient * scale[..., None]
+        gradient = np.moveaxis(gradient * scale[..., None], -1, self._axis(gradient.ndim))
+        return _ratio(values * factor, divisor), gradient.astype(floats(y_pred).dtype, copy=False)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"name": self.name, "reduction": self.reduction}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Loss":
+        """Return a loss with the arguments that `get_config` returned."""
+        return cls(**config)
+
+    def require_packed_axis(self) -> None:
+        """Raise ValueError if the loss cannot work on packed sequences because of its `axis`."""
+        if self.axis != -1:
+            raise ValueError(
+                f"axis must be -1 for a loss of sequences (their time axis is packed away), got {self.axis}"
+            )
 
     def _parts(
         self,
@@ -117,7 +146,7 @@ class Loss:
         mask: ArrayLike | None,
     ) -> tuple[Array, Array, Array, float]:
         """Return values and gradient per token, the factor of each token and the divisor."""
-        prediction, target = floats(y_pred), np.asarray(y_true)
+        prediction, target = self._last(y_true, y_pred)
         shape = prediction.shape[:-1]
         factor = np.ones(shape, prediction.dtype)
         if sample_weight is not None:
@@ -131,12 +160,75 @@ class Loss:
         factor = np.where(keep, factor, 0)
         return values, gradient, factor, self._divisor(factor, int(np.count_nonzero(keep)))
 
+    def _last(self, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array]:
+        """Return predictions and targets with the axis of the outputs at the end."""
+        prediction, target = floats(y_pred), np.asarray(y_true)
+        if self.dtype is not None:
+            prediction = prediction.astype(self.dtype, copy=False)
+        axis = self._axis(prediction.ndim)
+        if axis == prediction.ndim - 1:
+            return prediction, target
+        if target.ndim == prediction.ndim:
+            target = np.moveaxis(target, axis, -1)
+        return np.moveaxis(prediction, axis, -1), target
+
+    def _axis(self, rank: int) -> int:
+        if not -rank <= self.axis < rank:
+            raise ValueError(f"axis must be an axis of y_pred, which has {rank}, got {self.axis}")
+        return self.axis % rank
+
     def _divisor(self, factor: Array, valid: int) -> float:
         if self.reduction in ("sum", "none"):
             return 1.0
         if self.reduction == "mean_with_sample_weight":
             return float(factor.sum(dtype=np.float64))
         return float(valid)
+
+
+class FunctionLoss(Loss):
+    """A loss that a function computes.
+
+    Parameters
+    ----------
+    function : callable
+        Takes `y_true` and `y_pred` of the valid tokens; returns what `Loss.per_token` returns.
+    reduction, name, dtype
+        As in `Loss`; the name defaults to that of the function.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Array, Array], tuple[Any, Any]],
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(reduction, name or getattr(function, "__name__", "loss"), dtype)
+        self.function = function
+
+    def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        """Return what the function returns, checked.
+
+        Raises
+        ------
+        TypeError
+            If it is not a pair.
+        ValueError
+            If values or gradient have a wrong shape.
+        """
+        found = self.function(y_true, y_pred)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(
+                f"loss {self.name!r} must return (values, gradient): one value per token and its derivative "
+                f"by y_pred, which fastmask does not derive by itself; got {type(found).__name__}"
+            )
+        values, gradient = (np.asarray(part, dtype=y_pred.dtype) for part in found)
+        if values.shape != y_pred.shape[:-1] or gradient.shape != y_pred.shape:
+            raise ValueError(
+                f"loss {self.name!r} must return values of shape {y_pred.shape[:-1]} and a gradient of shape "
+                f"{y_pred.shape}, got {values.shape} and {gradient.shape}"
+            )
+        return values, gradient
 
 
 def _keep(mask: ArrayLike | None, ignored: Array | None, shape: tuple[int, ...]) -> Array | None:
@@ -149,3 +241,8 @@ def _keep(mask: ArrayLike | None, ignored: Array | None, shape: tuple[int, ...])
 
 def _ratio(weighted: Array, divisor: float) -> float:
     return float(weighted.sum(dtype=np.float64)) / divisor if divisor else 0.0
+
+
+def share(y_pred: Array, factor: float) -> Array:
+    """Return `factor` over the number of outputs, in the dtype of the predictions."""
+    return np.asarray(factor / max(y_pred.shape[-1], 1), dtype=y_pred.dtype)

@@ -1,4 +1,4 @@
-"""The losses themselves: value and gradient of each token; eps is ``fastmask.config.epsilon()``."""
+"""Losses of probabilities: cross-entropies, divergence, Poisson; eps is ``fastmask.config.epsilon()``."""
 
 from typing import Any
 
@@ -6,33 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask.config import epsilon
-from fastmask.losses.base import Loss
+from fastmask.losses.base import Loss, share
 from fastmask.tokens import class_labels, class_numbers, same_shape
 
 Array = NDArray[Any]
-
-
-class MeanSquaredError(Loss):
-    """Mean of the squared differences over the last axis."""
-
-    identifier = "mean_squared_error"
-
-    def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
-        """Return ``mean((y_pred - y_true) ** 2)`` of every token and its gradient."""
-        difference = y_pred - same_shape(y_true, y_pred)
-        values = np.mean(difference * difference, axis=-1)
-        return values, difference * _share(y_pred, 2.0)
-
-
-class MeanAbsoluteError(Loss):
-    """Mean of the absolute differences over the last axis."""
-
-    identifier = "mean_absolute_error"
-
-    def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
-        """Return ``mean(abs(y_pred - y_true))`` of every token and its gradient."""
-        difference = y_pred - same_shape(y_true, y_pred)
-        return np.mean(np.abs(difference), axis=-1), np.sign(difference) * _share(y_pred, 1.0)
 
 
 class _Smoothed(Loss):
@@ -42,20 +19,22 @@ class _Smoothed(Loss):
         self,
         from_logits: bool = False,
         label_smoothing: float = 0.0,
-        *,
-        reduction: str = "sum_over_batch_size",
+        axis: int = -1,
+        reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
+        dtype: Any = None,
     ) -> None:
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
-        super().__init__(reduction=reduction, name=name)
+        super().__init__(reduction, name, dtype)
         self.from_logits = from_logits
         self.label_smoothing = label_smoothing
+        self.axis = axis
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        own = {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing}
-        return super().get_config() | own
+        own = ("from_logits", "label_smoothing", "axis")
+        return super().get_config() | {name: getattr(self, name) for name in own}
 
 
 class BinaryCrossentropy(_Smoothed):
@@ -68,7 +47,7 @@ class BinaryCrossentropy(_Smoothed):
         are clipped to [eps, 1 - eps], with zero gradient outside.
     label_smoothing : float, default 0.0
         s in [0, 1]: targets become ``y (1 - s) + s / 2``.
-    reduction, name
+    axis, reduction, name, dtype
         As in `Loss`.
     """
 
@@ -88,7 +67,7 @@ class BinaryCrossentropy(_Smoothed):
             p = _clip(y_pred)
             values = -(target * np.log(p) + (1 - target) * np.log1p(-p))
             gradient = np.where(p == y_pred, (p - target) / (p * (1 - p)), 0)
-        return np.mean(values, axis=-1), gradient * _share(y_pred, 1.0)
+        return np.mean(values, axis=-1), gradient * share(y_pred, 1.0)
 
 
 class CategoricalCrossentropy(_Smoothed):
@@ -101,7 +80,7 @@ class CategoricalCrossentropy(_Smoothed):
         sum and clipped to [eps, 1 - eps], with zero gradient outside.
     label_smoothing : float, default 0.0
         s in [0, 1]: targets become ``y (1 - s) + s / C``.
-    reduction, name
+    axis, reduction, name, dtype
         As in `Loss`.
     """
 
@@ -133,7 +112,7 @@ class SparseCategoricalCrossentropy(Loss):
         As in `CategoricalCrossentropy`.
     ignore_class : int, optional
         Tokens with this class number count neither in the sum nor in the divisor.
-    reduction, name
+    axis, reduction, name, dtype
         As in `Loss`.
     """
 
@@ -143,13 +122,15 @@ class SparseCategoricalCrossentropy(Loss):
         self,
         from_logits: bool = False,
         ignore_class: int | None = None,
-        *,
-        reduction: str = "sum_over_batch_size",
+        reduction: str | None = "sum_over_batch_size",
+        axis: int = -1,
         name: str | None = None,
+        dtype: Any = None,
     ) -> None:
-        super().__init__(reduction=reduction, name=name)
+        super().__init__(reduction, name, dtype)
         self.from_logits = from_logits
         self.ignore_class = ignore_class
+        self.axis = axis
 
     def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
         """Return the cross-entropy of every token and its gradient."""
@@ -180,8 +161,60 @@ class SparseCategoricalCrossentropy(Loss):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        own = {"from_logits": self.from_logits, "ignore_class": self.ignore_class}
-        return super().get_config() | own
+        own = ("from_logits", "ignore_class", "axis")
+        return super().get_config() | {name: getattr(self, name) for name in own}
+
+
+class KLDivergence(Loss):
+    """Kullback-Leibler divergence ``sum(y log(y / p))`` of probabilities, both clipped to [eps, 1]."""
+
+    identifier = "kl_divergence"
+
+    def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        """Return the divergence of every token and its gradient, which is 0 where p was clipped."""
+        target = np.clip(same_shape(y_true, y_pred), epsilon(), 1)
+        p = np.clip(y_pred, epsilon(), 1)
+        gradient = np.where(p == y_pred, -target / p, 0)
+        return np.sum(target * np.log(target / p), axis=-1), gradient
+
+
+class Poisson(Loss):
+    """Mean of ``p - y log(p + eps)`` over the last axis: counts y, predicted rates p."""
+
+    identifier = "poisson"
+
+    def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        """Return the mean loss of every token and its gradient."""
+        target = same_shape(y_true, y_pred)
+        rate = y_pred + y_pred.dtype.type(epsilon())
+        values = np.mean(y_pred - target * np.log(rate), axis=-1)
+        return values, (1 - target / rate) * share(y_pred, 1.0)
+
+
+class Crossentropy(Loss):
+    """The cross-entropy that fits the shapes, as the name "crossentropy" has it in Keras.
+
+    One output per token: `BinaryCrossentropy`. Targets with one class number per token:
+    `SparseCategoricalCrossentropy`. Otherwise `CategoricalCrossentropy`.
+    """
+
+    identifier = "crossentropy"
+
+    def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        """Return the cross-entropy of every token and its gradient."""
+        kinds: dict[str, type[Loss]] = {
+            "binary": BinaryCrossentropy,
+            "classes": SparseCategoricalCrossentropy,
+            "one_hot": CategoricalCrossentropy,
+        }
+        return kinds[kind_of_targets(y_true, y_pred)]().per_token(y_true, y_pred)
+
+
+def kind_of_targets(y_true: Array, y_pred: Array) -> str:
+    """Return "binary", "classes" or "one_hot", judged by the shapes of targets and predictions."""
+    if y_pred.shape[-1] == 1:
+        return "binary"
+    return "classes" if y_true.ndim < y_pred.ndim or y_true.shape[-1] == 1 else "one_hot"
 
 
 def _clip(probability: Array) -> Array:
@@ -191,8 +224,3 @@ def _clip(probability: Array) -> Array:
 def _log_softmax(x: Array) -> Array:
     shifted = x - np.max(x, axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True)))
-
-
-def _share(y_pred: Array, factor: float) -> Array:
-    """Return `factor` over the number of outputs, in the dtype of the predictions."""
-    return np.asarray(factor / max(y_pred.shape[-1], 1), dtype=y_pred.dtype)

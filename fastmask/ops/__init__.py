@@ -6,15 +6,30 @@ twins are in :mod:`fastmask.reference`.
 """
 
 from fastmask.ops._activations import ACTIVATIONS, RECURRENT_ACTIVATIONS, activation, activation_vjp
+from fastmask.ops._attention import AttentionGradients, attention, attention_vjp
 from fastmask.ops._dense import DenseGradients, dense, dense_vjp, matmul
 from fastmask.ops._embedding import SparseRows, embedding, embedding_vjp
 from fastmask.ops._gru import gru, gru_vjp
 from fastmask.ops._lstm import lstm, lstm_vjp
+from fastmask.ops._merging import MERGES, batch_dot, batch_dot_vjp, merge, merge_vjp
+from fastmask.ops._normalization import (
+    NormalizationGradients,
+    batch_moments,
+    batch_normalization,
+    batch_normalization_vjp,
+    batch_training,
+    batch_training_vjp,
+    layer_normalization,
+    layer_normalization_vjp,
+)
 from fastmask.ops._optimizers import adam_step, rmsprop_step, sgd_step
+from fastmask.ops._pooling import average_pool, average_pool_vjp, max_pool, max_pool_vjp
 from fastmask.ops._recurrent import RecurrentGradients
 from fastmask.ops._sequences import (
     MERGE_MODES,
     expand_vjp,
+    gather,
+    gather_vjp,
     merge_directions_vjp,
     multiply_vjp,
     pack,
@@ -28,25 +43,47 @@ from fastmask.ops._simple_rnn import simple_rnn, simple_rnn_vjp
 
 __all__ = [
     "ACTIVATIONS",
+    "MERGES",
     "MERGE_MODES",
     "RECURRENT_ACTIVATIONS",
+    "AttentionGradients",
     "DenseGradients",
+    "NormalizationGradients",
     "RecurrentGradients",
     "SparseRows",
     "activation",
     "activation_vjp",
     "adam_step",
+    "attention",
+    "attention_vjp",
+    "average_pool",
+    "average_pool_vjp",
+    "batch_dot",
+    "batch_dot_vjp",
+    "batch_moments",
+    "batch_normalization",
+    "batch_normalization_vjp",
+    "batch_training",
+    "batch_training_vjp",
     "dense",
     "dense_vjp",
     "embedding",
     "embedding_vjp",
     "expand_vjp",
+    "gather",
+    "gather_vjp",
     "gru",
     "gru_vjp",
+    "layer_normalization",
+    "layer_normalization_vjp",
     "lstm",
     "lstm_vjp",
     "matmul",
+    "max_pool",
+    "max_pool_vjp",
+    "merge",
     "merge_directions_vjp",
+    "merge_vjp",
     "multiply_vjp",
     "pack",
     "pack_vjp",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels
-from fastmask.ops._arrays import Array, check_float, check_shape
+from fastmask.ops._arrays import Array, Indices, check_float, check_shape
 from fastmask.ops._products import segment_sum
 from fastmask.packing import PackedSequence, put_rows, take_rows
 
@@ -75,15 +75,41 @@ def unpack_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Arr
         gradient = check_float("d", d, None, packed.dtype)
         check_shape("d", gradient, packed.shape)
         flat = gradient.reshape(packed.shape[0] * packed.shape[1], *packed.values.shape[1:])
-        if not packed.repeat:
+        if not packed.repeat and packed.shown is None:
             tokens = take_rows(flat, packed.packing.positions)
             return tokens if packed.index is None else _sum_tokens(tokens, packed.index, packed.values)
-        grid = packed.packing.grid(repeat=True)
-        if packed.index is not None and packed.index.size:
-            grid = np.where(grid < 0, grid, packed.index[grid])
-        return _sum_tokens(flat, grid, packed.values)
+        return _sum_tokens(flat, packed.cells(), packed.values)
 
     return packed.pad(), pullback
+
+
+def gather(packed: PackedSequence, cells: Indices) -> Array:
+    """What the padded array shows in some of its cells, without making it.
+
+    Parameters
+    ----------
+    packed : PackedSequence
+    cells : int64 array (n,)
+        Places ``row * T + step``.
+
+    Returns
+    -------
+    array (n, ...)
+    """
+    return take_rows(packed.values, packed.cells()[cells], packed.fill)
+
+
+def gather_vjp(packed: PackedSequence, cells: Indices) -> tuple[Array, Callable[[ArrayLike], tuple[Array, Array]]]:
+    """:func:`gather` and its pullback: gradients of the cells to those of ``packed.values`` and of ``packed.fill``."""
+    source = packed.cells()[cells]
+    out = take_rows(packed.values, source, packed.fill)
+
+    def pullback(d: ArrayLike) -> tuple[Array, Array]:
+        gradient = check_float("d", d, None, packed.dtype)
+        check_shape("d", gradient, out.shape)
+        return _sum_tokens(gradient, source, packed.values), gradient[source < 0].sum(axis=0)
+
+    return out, pullback
 
 
 def time_order(backward: PackedSequence) -> PackedSequence:

@@ -6,6 +6,16 @@ compute, and are the baseline that these are timed against.
 """
 
 from .activations import ACTIVATIONS, activation, activation_vjp
+from .combining import (
+    attention,
+    average_pool,
+    batch_dot,
+    batch_moments,
+    batch_normalization,
+    layer_normalization,
+    max_pool,
+    merge,
+)
 from .feedforward import (
     MERGE_MODES,
     dense,
@@ -44,17 +54,25 @@ __all__ = [
     "activation_vjp",
     "adam_alpha",
     "adam_step",
+    "attention",
+    "average_pool",
+    "batch_dot",
+    "batch_moments",
+    "batch_normalization",
     "dense",
     "dense_vjp",
     "embedding",
     "embedding_vjp",
     "gru",
     "gru_vjp",
+    "layer_normalization",
     "lstm",
     "lstm_vjp",
     "masked_mean",
     "masked_mean_vjp",
     "matmul",
+    "max_pool",
+    "merge",
     "merge_directions",
     "merge_directions_vjp",
     "pack",

@@ -6,6 +6,7 @@ apart from fastmask's::
     python3.11 -m venv /tmp/keras-env
     /tmp/keras-env/bin/pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu
     /tmp/keras-env/bin/pip install keras==3.15.1 tensorflow-cpu==2.21.0 numpy
+    /tmp/keras-env/bin/pip install --no-deps tf_keras==2.21.0
     /tmp/keras-env/bin/python tests/keras_parity/record.py [name ...]
 
 Names are those of RECORDINGS; without one, all are made. Each runs in a process of its own, because Keras chooses its
@@ -28,14 +29,23 @@ RECORDINGS = {  # file name: (module in recording/, function, Keras backend)
     "stateful": ("recurrent", "record_stateful", "tensorflow"),
     "wrappers": ("wrappers", "record_wrappers", "tensorflow"),
     "layers": ("layers", "record_layers", "tensorflow"),
+    "combining": ("combining", "record_combining", "tensorflow"),
+    "constrained": ("constrained", "record_constrained", "tensorflow"),
     "stacks": ("stacks", "record_stacks", "tensorflow"),
     "losses": ("losses", "record_losses", "tensorflow"),
+    "optimizers": ("optimizers", "record_optimizers", "tensorflow"),
+    "metrics": ("metrics", "record_metrics", "tensorflow"),
     "objectives": ("objectives", "record_objectives", "tensorflow"),
     "training": ("training", "record_training", "tensorflow"),
     "training_float32": ("training", "record_training_float32", "torch"),
+    "callbacks": ("callbacks", "record_callbacks", "tensorflow"),
+    "names": ("names", "record_names", "tensorflow"),
     "pytorch": ("pytorch", "record_pytorch", "torch"),
+    "graphs": ("graphs", "record_graphs", "tensorflow"),
     "interfaces": ("interfaces", "record_interfaces", "tensorflow"),
     "utilities": ("utilities", "record_utilities", "tensorflow"),
+    "files": ("files", "record_files", "torch"),
+    "files_keras2": ("files", "record_files_keras2", "tensorflow"),
 }
 PACKAGES = ("keras", "tensorflow-cpu", "torch", "numpy")
 

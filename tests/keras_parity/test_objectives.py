@@ -19,14 +19,24 @@ def make(case):
     model = fm.Sequential(make_layers(fm.layers, case["layers"], "float64"))
     model.build((None, None, case["inputs"].shape[-1]))
     model.set_weights(case["weights"])
-    weighted = None if case["sample_weight"] is None else case["metrics"]
+    weighted = None if case["sample_weight"] is None else made(case["metrics"])
     model.compile(
         fm.optimizers.SGD(1.0),
         make_named(fm.losses, case["loss"]),
-        metrics=case["metrics"],
+        metrics=made(case["metrics"]),
         weighted_metrics=weighted,
     )
     return model
+
+
+def made(metrics):
+    """The metrics, those that are more than a name built."""
+    return [make_named(fm.metrics, metric) for metric in metrics]
+
+
+def names(metrics):
+    """The names of the metrics."""
+    return [metric if isinstance(metric, str) else metric[1]["name"] for metric in metrics]
 
 
 def check(case, targets, sample_weight):
@@ -68,7 +78,7 @@ def test_list_of_results(name):
     model = make(case)
     arguments = {"sample_weight": case["sample_weight"], "batch_size": 3, "verbose": 0}
     found = np.atleast_1d(model.evaluate(case["inputs"], case["targets"], **arguments))
-    keys = ["loss", *case["metrics"]]
+    keys = ["loss", *names(case["metrics"])]
     if case["sample_weight"] is not None:
-        keys += [f"weighted_{key}" for key in case["metrics"]]
-    assert list(found) == pytest.approx([case["evaluate"][key] for key in keys], abs=1e-14)
+        keys += [f"weighted_{key}" for key in names(case["metrics"])]
+    assert list(found) == pytest.approx([case["evaluate"][key] for key in keys], rel=1e-12, abs=1e-14)

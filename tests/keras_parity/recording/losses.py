@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -33,6 +34,12 @@ def targets() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "classes": (classes, simplex),
         "class_logits": (classes, 4 * prediction),
         "class_column": (classes[..., None], simplex),
+        "counts": (random.poisson(2.0, shape).astype(float), 3 * rates),
+        "signs": (2 * bits - 1, prediction),
+        "bit_margins": (bits, prediction),
+        "one_hot_margins": (np.eye(CLASSES)[classes], prediction),
+        "divergence": (simplex, saturated),
+        "lonely": (real[..., :1], prediction[..., :1]),
     }
 
 
@@ -41,6 +48,21 @@ SMOOTH = {"label_smoothing": 0.1}
 LOSSES: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("MeanSquaredError", {}, "real"),
     ("MeanAbsoluteError", {}, "real"),
+    ("MeanAbsolutePercentageError", {}, "real"),
+    ("MeanSquaredLogarithmicError", {}, "counts"),
+    ("MeanSquaredLogarithmicError", {}, "real"),
+    ("Huber", {}, "real"),
+    ("Huber", {"delta": 0.5}, "real"),
+    ("LogCosh", {}, "real"),
+    ("CosineSimilarity", {}, "real"),
+    ("CosineSimilarity", {"axis": 1}, "real"),
+    ("Hinge", {}, "signs"),
+    ("Hinge", {}, "bit_margins"),
+    ("SquaredHinge", {}, "signs"),
+    ("CategoricalHinge", {}, "one_hot_margins"),
+    ("KLDivergence", {}, "divergence"),
+    ("Poisson", {}, "counts"),
+    ("MeanSquaredError", {}, "lonely"),
     ("BinaryCrossentropy", {}, "bits"),
     ("BinaryCrossentropy", SMOOTH, "bits"),
     ("BinaryCrossentropy", LOGITS, "bit_logits"),
@@ -54,12 +76,44 @@ LOSSES: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("SparseCategoricalCrossentropy", {}, "class_column"),
     ("SparseCategoricalCrossentropy", LOGITS, "class_logits"),
     ("SparseCategoricalCrossentropy", LOGITS | {"ignore_class": 1}, "class_logits"),
+    ("SparseCategoricalCrossentropy", {"ignore_class": 0}, "classes"),
 )
-REDUCTIONS = ("sum_over_batch_size", "sum", "mean_with_sample_weight")
+REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none", None)
+MASK = np.array([[1, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]], bool)
+
+
+def reduced(make: Any, y_true: np.ndarray, y_pred: np.ndarray, weights: Any, mask: Any) -> tuple[Any, Any]:
+    """Return the value of a loss and the gradient of its sum."""
+    import tensorflow as tf
+    from keras.src.backend import set_keras_mask
+
+    prediction = tf.constant(y_pred)
+    with tf.GradientTape() as tape:
+        tape.watch(prediction)
+        masked = tf.identity(prediction)
+        if mask is not None:
+            set_keras_mask(masked, tf.constant(mask))
+        value = make(tf.constant(y_true), masked, None if weights is None else tf.constant(weights))
+    return value.numpy(), tape.gradient(value, prediction).numpy()
+
+
+def reductions(make: Any, y_true: np.ndarray, y_pred: np.ndarray, weights: np.ndarray) -> list[dict[str, Any]]:
+    """Record every reduction with and without weights and mask; gradients for some of them."""
+    cases = []
+    for reduction in REDUCTIONS:
+        for weight in (None, weights):
+            for mask in (None, MASK):
+                value, gradient = reduced(make(reduction=reduction), y_true, y_pred, weight, mask)
+                kept = weight is not None and mask is not None and reduction in REDUCTIONS[2:4]
+                cases.append({
+                    "reduction": reduction, "weighted": weight is not None, "masked": mask is not None,
+                    "value": value, "gradient": gradient if kept or reduction == "sum_over_batch_size" else None,
+                })  # fmt: skip
+    return cases
 
 
 def case(name: str, config: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Record one loss: each entry, the gradient of the mean, and reductions with and without weights."""
+    """Record one loss: each entry, the gradient of the mean, the config, and all reductions."""
     import tensorflow as tf
 
     y_true, y_pred = targets()[kind]
@@ -69,9 +123,7 @@ def case(name: str, config: dict[str, Any], kind: str) -> dict[str, Any]:
         tape.watch(prediction)
         mean = make(**config)(tf.constant(y_true), prediction)
     weights = generator("loss weights").uniform(0.0, 2.0, (BATCH, STEPS))
-    reduced = {
-        reduction: make(**config, reduction=reduction)(y_true, y_pred, weights).numpy() for reduction in REDUCTIONS
-    }
+    plain = config.get("axis", -1) == -1
     return {
         "loss": [name, config],
         "y_true": y_true,
@@ -80,7 +132,9 @@ def case(name: str, config: dict[str, Any], kind: str) -> dict[str, Any]:
         "mean": mean.numpy(),
         "gradient": tape.gradient(mean, prediction).numpy(),
         "sample_weight": weights,
-        "weighted": reduced,
+        "mask": MASK,
+        "reductions": reductions(partial(make, **config), y_true, y_pred, weights) if plain else [],
+        "config": make(**config).get_config(),
     }
 
 

@@ -43,6 +43,18 @@ TIMED = {
         dense(3), ["SparseCategoricalCrossentropy", LOGITS], "classes", (STEPS,), ["sparse_categorical_accuracy"],
     ),
     "sum": (dense(2), ["MeanSquaredError", {"reduction": "sum"}], "real", (STEPS, 2), []),
+    "weight_mean": (dense(2), ["MeanSquaredError", {"reduction": "mean_with_sample_weight"}], "real", (STEPS, 2), []),
+    "huber": (dense(2), ["Huber", {"delta": 0.5}], "real", (STEPS, 2), ["cosine_similarity", "mape"]),
+    "hinge": (dense(2), "hinge", "bits", (STEPS, 2), ["squared_hinge"]),
+    "poisson": (dense(2, "softplus"), "poisson", "bits", (STEPS, 2), ["msle"]),
+    "divergence": (dense(3, "softmax"), "kl_divergence", "one_hot", (STEPS, 3), ["categorical_hinge"]),
+    "cosine": (dense(3), "cosine_similarity", "real", (STEPS, 3), ["mae"]),
+    "ignored": (
+        dense(3, "softmax"), ["SparseCategoricalCrossentropy", {"ignore_class": 1}], "classes", (STEPS,), ["acc"],
+    ),
+    "threshold": (
+        dense(1, "sigmoid"), "bce", "bits", (STEPS, 1), [["BinaryAccuracy", {"threshold": 0.25, "name": "quarter"}]],
+    ),
 }  # fmt: skip
 # Keras squeezes the prediction (B, T, 1) to (B, T) here and averages over time, which fails under a mask.
 FLAT = {
@@ -61,6 +73,11 @@ FINAL = {
 FRONTS = {"masked": [MASKING], "unmasked": [], "last": [MASKING, ["LSTM", LAST]]}
 
 
+def made(metrics: list[Any]) -> list[Any]:
+    """Build the metrics that are more than a name."""
+    return [make_named(keras.metrics, metric) for metric in metrics]
+
+
 def case(front: str, row: tuple[Any, ...], x: np.ndarray, weight: np.ndarray | None) -> dict[str, Any]:
     """Record evaluate (batches of 3), test_on_batch and one SGD step of learning rate 1 (that is, the gradient)."""
     last, loss, kind, shape, metrics = row
@@ -69,8 +86,8 @@ def case(front: str, row: tuple[Any, ...], x: np.ndarray, weight: np.ndarray | N
     model.build((None, *x.shape[1:]))
     weights = set_random_weights(model, "objective")
     model.compile(
-        keras.optimizers.SGD(1.0), make_named(keras.losses, loss), metrics=list(metrics),
-        weighted_metrics=None if weight is None else list(metrics), run_eagerly=True,
+        keras.optimizers.SGD(1.0), make_named(keras.losses, loss), metrics=made(metrics),
+        weighted_metrics=None if weight is None else made(metrics), run_eagerly=True,
     )  # fmt: skip
     y = target(kind, len(x), *shape)
     arguments = {"sample_weight": weight, "return_dict": True}

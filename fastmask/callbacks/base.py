@@ -1,0 +1,130 @@
+"""What `fit`, `evaluate` and `predict` tell, to whom, and how it is collected."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastmask.models import Model
+
+Logs = dict[str, Any]
+
+
+class Callback:
+    """Base of all callbacks: override what you want to hear of.
+
+    Attributes
+    ----------
+    model : Model
+        Set before the first call.
+    params : dict
+        "verbose", "epochs" and "steps" (batches per epoch, None if unknown).
+    """
+
+    model: "Model"
+    params: dict[str, Any]
+
+    def set_model(self, model: "Model") -> None:
+        """Remember the model."""
+        self.model = model
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Remember the parameters of the run."""
+        self.params = params
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Before the first epoch."""
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """After the last epoch."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Before an epoch, counted from 0."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """After an epoch and its validation, with the epoch's logs."""
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a training batch, counted from 0 in each epoch."""
+        type(self).on_batch_begin(self, batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a training batch, with the means of the epoch so far."""
+        type(self).on_batch_end(self, batch, logs)
+
+    def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Another name of `on_train_batch_begin`."""
+
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Another name of `on_train_batch_end`."""
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Before an evaluation or validation."""
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """After an evaluation or validation."""
+
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a batch of an evaluation."""
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a batch of an evaluation, with the means so far."""
+
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Before a prediction."""
+
+    def on_predict_end(self, logs: Logs | None = None) -> None:
+        """After a prediction."""
+
+    def on_predict_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Before a batch of a prediction."""
+
+    def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """After a batch of a prediction."""
+
+
+class CallbackList:
+    """Several callbacks, told everything in order.
+
+    Parameters
+    ----------
+    callbacks : iterable of Callback
+    model : Model
+    params : dict
+        As `Callback.params`.
+    """
+
+    def __init__(self, callbacks: Iterable[Callback], model: "Model", params: dict[str, Any]) -> None:
+        self.callbacks = list(callbacks)
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks must hold Callback objects, got {callback!r}")
+            callback.set_model(model)
+            callback.set_params(params)
+
+    def call(self, hook: str, *args: Any) -> None:
+        """Call the method `hook` of every callback."""
+        for callback in self.callbacks:
+            getattr(callback, hook)(*args)
+
+
+class History(Callback):
+    """Collects the logs of all epochs; `fit` returns one.
+
+    Attributes
+    ----------
+    epoch : list of int
+        Epochs that have ended, counted from 0.
+    history : dict of str to list of float
+        One list per key of the logs: those of the training in alphabetical order, then the
+        same with "val_" before them.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: list[int] = []
+        self.history: dict[str, list[float]] = {}
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Append the logs."""
+        self.epoch.append(epoch)
+        for key, value in (logs or {}).items():
+            self.history.setdefault(key, []).append(value)

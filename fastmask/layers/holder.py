@@ -1,0 +1,148 @@
+"""What layers and models know of weights: making, listing, reading and writing them."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy.typing as npt
+
+from fastmask import initializers
+from fastmask.layers import checks
+from fastmask.layers.checks import Array
+from fastmask.layers.variable import Variable, assign_all
+
+
+class WeightHolder:
+    """Base of layers: own weights and those of the layers held.
+
+    Parameters
+    ----------
+    trainable : bool, default True
+    """
+
+    name: str
+    dtype: Any
+    built: bool
+
+    def __init__(self, trainable: bool = True) -> None:
+        self.parent_path = ""
+        self._variables: list[Variable] = []
+        self._trainable = bool(trainable)
+
+    @property
+    def sublayers(self) -> Mapping[str, "WeightHolder"]:
+        """The layers that this one holds, by attribute name."""
+        found: dict[str, WeightHolder] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, WeightHolder):
+                found[name] = value
+            elif isinstance(value, (list, tuple)):
+                found |= {f"{name}_{i}": entry for i, entry in enumerate(value) if isinstance(entry, WeightHolder)}
+        return found
+
+    def add_weight(
+        self,
+        shape: tuple[int, ...],
+        initializer: Any = None,
+        name: str = "weight",
+        trainable: bool = True,
+        regularizer: Any = None,
+        constraint: Any = None,
+    ) -> Variable:
+        """Create a weight.
+
+        Parameters
+        ----------
+        shape : tuple of int
+        initializer : str or callable, default "glorot_uniform"
+        name : str
+        trainable : bool, default True
+        regularizer : callable, optional
+            Gives a number that is added to the loss, and with its method ``gradient`` the gradient.
+        constraint : callable, optional
+            Gives the array that takes the weight's place after a step of training.
+
+        Returns
+        -------
+        Variable
+        """
+        if initializers.trusted():
+            checks.require_memory(f"{name} of {describe(self)}", shape, self.dtype)
+        initialize = initializers.get(initializer) or initializers.GlorotUniform()
+        value = checks.real_array(f"{name}_initializer", initialize(shape, self.dtype), self.dtype)
+        if value.shape != shape:
+            raise ValueError(f"{name}_initializer must give shape {shape}, got {value.shape}")
+        variable = Variable(value, name, trainable, f"{self.weight_path}/{name}")
+        variable.regularizer, variable.constraint = regularizer, constraint
+        self._variables.append(variable)
+        return variable
+
+    @property
+    def path(self) -> str:
+        """Name with those of the enclosing wrappers and model in front."""
+        return f"{self.parent_path}/{self.name}" if self.parent_path else self.name
+
+    @property
+    def weight_path(self) -> str:
+        """What stands before the names of this layer's weights."""
+        return self.path
+
+    @property
+    def weights(self) -> list[Variable]:
+        """All weights, own ones first."""
+        return self._variables + [w for layer in self.sublayers.values() for w in layer.weights]
+
+    @property
+    def trainable_weights(self) -> list[Variable]:
+        """The weights that training changes: none if the layer is not trainable."""
+        if not self.trainable:
+            return []
+        inner = [w for layer in self.sublayers.values() for w in layer.trainable_weights]
+        return [w for w in self._variables if w.trainable] + inner
+
+    @property
+    def non_trainable_weights(self) -> list[Variable]:
+        """The weights that training leaves alone."""
+        trained = {id(w) for w in self.trainable_weights}
+        return [w for w in self.weights if id(w) not in trained]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the weights; setting it reaches wrapped layers too."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        for layer in self.sublayers.values():
+            layer.trainable = value
+
+    def get_weights(self) -> list[Array]:
+        """Return copies of all weights."""
+        return [w.numpy() for w in self.weights]
+
+    def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
+        """Overwrite all weights, or none if one does not fit.
+
+        Raises
+        ------
+        ValueError
+            If their number or a shape differs.
+        TypeError
+            If `weights` is no list, or one does not hold real numbers.
+        """
+        assign_all(self.weights, weights, describe(self), self.built)
+
+    def count_params(self) -> int:
+        """Return the number of entries of all weights."""
+        return sum(prod(w.shape) for w in self.weights)
+
+    @property
+    def losses(self) -> list[float]:
+        """What the regularizers of the trainable weights add to the loss."""
+        return [float(w.regularizer(w.value)) for w in self.trainable_weights if w.regularizer is not None]
+
+
+def describe(layer: WeightHolder) -> str:
+    """Return a layer's name and class for messages: ``layer 'lstm' (LSTM)``."""
+    return f"layer {layer.name!r} ({type(layer).__name__})"

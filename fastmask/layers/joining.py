@@ -1,0 +1,224 @@
+"""Concatenate and Dot."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from fastmask.layers import aligning
+from fastmask.layers.base import Call, Gradients, Pullback, describe
+from fastmask.layers.checks import Array, Shape
+from fastmask.layers.flow import Back, Shown, cotangents, run
+from fastmask.layers.merging import Merge
+from fastmask.packing import PackedSequence, Packing
+
+
+class Concatenate(Merge):
+    """Put the inputs one behind the other along an axis.
+
+    Parameters
+    ----------
+    axis : int, default -1
+        Not the batch axis; 1 is that of time.
+    **kwargs
+        See `Layer`.
+
+    Notes
+    -----
+    The output has a mask if any input has one; inputs without count as valid everywhere. Along the
+    time axis the masks are put one behind the other too, else a step counts where it counts in any
+    input.
+    """
+
+    def __init__(self, axis: int = -1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = int(axis)
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        """Return the masks joined; None if no input has one."""
+        masks = [None] * len(x) if mask is None else self._checked_masks(x, mask)
+        return self._joined(masks, [np.shape(entry)[:2] for entry in x], self._along(np.ndim(x[0])))
+
+    def _joined(self, masks: Sequence[Any], sizes: Sequence[tuple[int, ...]], axis: int) -> Any:
+        if all(m is None for m in masks):
+            return None
+        found = [np.ones(n, bool) if m is None else m for m, n in zip(masks, sizes, strict=True)]
+        return np.concatenate(found, axis=1) if axis == 1 else np.logical_or.reduce(found)
+
+    def _along(self, rank: int) -> int:
+        axis = self.axis + rank if self.axis < 0 else self.axis
+        if not 0 < axis < rank:
+            raise ValueError(f"axis must be one of {rank} axes but the first for {describe(self)}, got {self.axis}")
+        return axis
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        shapes = self._checked_shapes(input_shape)
+        axis = self._along(len(shapes[0]))
+        others = [shape[:axis] + shape[axis + 1 :] for shape in shapes]
+        sizes = [{n for n in column if n is not None} for column in zip(*others, strict=False)]
+        if len({len(shape) for shape in shapes}) > 1 or any(len(known) > 1 for known in sizes):
+            raise ValueError(f"x must hold inputs that differ on axis {axis} alone for {describe(self)}, got {shapes}")
+        lengths = [shape[axis] for shape in shapes]
+        joined = None if None in lengths else sum(cast(list[int], lengths))
+        rest = [min(known) if len(known) == 1 else None for known in sizes]
+        return (*rest[:axis], joined, *rest[axis:])
+
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        axis = self._along(len(x[0].shape))
+        self.compute_output_shape([entry.shape for entry in x])
+        y: Any
+        if not any(isinstance(entry, PackedSequence) for entry in x):
+            y, array_back = _join(x, axis)
+            return y, lambda dy: Gradients(array_back(cotangents(dy, y, self.dtype)[0]), [])
+        packed, ways = self.packed(x, call.keep)
+        if axis == 1:
+            return self._in_time(packed, ways)
+        if self._fits(packed):
+            y, backs, fill_back = self._stored(packed, axis, call.keep)
+        else:
+            y, backs = self._cells(packed, axis, call.keep)
+            fill_back = None
+
+        def pullback(dy: Any) -> Gradients:
+            d = backs(cotangents(dy, y, self.dtype)[0])
+            if isinstance(dy, Shown) and fill_back is not None:
+                d = [aligning.with_fill(own, part[0]) for own, part in zip(d, fill_back(dy.fill[None]), strict=True)]
+            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
+
+        return y, pullback
+
+    def _fits(self, xs: list[PackedSequence]) -> bool:
+        """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
+        alike = all(x.shown is xs[0].shown and (x.shown is None or x.index is xs[0].index) for x in xs)
+        return aligning.share_plan(xs) and alike and len({x.repeat for x in xs}) == 1
+
+    def _stored(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back, Back]:
+        arrays, index, ways = aligning.stored(xs, keep)
+        values, back = _join(arrays, axis - 1)
+        fill, fill_back = _join(aligning.fills(xs), axis - 1)
+        plan = xs[0].packing
+        y = PackedSequence(values, plan, index, fill[0] if plan.masked else None, xs[0].repeat, xs[0].shown)
+        return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
+
+    def _cells(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back]:
+        mask = self._joined([aligning.mask_of(x) for x in xs], [x.shape[:2] for x in xs], axis)
+        plan = aligning.plan_of(mask, xs)
+        cells, shown = aligning.visible_cells(plan) if plan.masked else (plan.positions, None)
+        pairs = [aligning.gather(x, cells, keep) for x in xs]
+        values, back = _join([rows for rows, _ in pairs], axis - 1)
+        y = aligning.from_cells(values, plan, shown)
+        return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
+
+    def _in_time(self, xs: list[PackedSequence], ways: list[Back]) -> tuple[PackedSequence, Pullback]:
+        """Join in time without a padded grid: the values stay as they are and get a new index."""
+        mask = self._joined([aligning.mask_of(x) for x in xs], [x.shape[:2] for x in xs], 1)
+        plan = Packing.full(len(xs[0].packing.lengths), sum(x.packing.total_length for x in xs))
+        plan = plan if mask is None else Packing.from_mask(mask)
+        stored, offsets = zip(*[_with_fill_row(x) for x in xs], strict=True)
+        ends = np.cumsum([len(values) for values in stored])
+        sources = [_sources(x, end - len(values)) for x, values, end in zip(xs, stored, ends, strict=True)]
+        source = np.concatenate(sources, axis=1).reshape(-1)
+        shown = source[~mask.reshape(-1)] if mask is not None else None
+        y = PackedSequence(np.concatenate(stored), plan, source[plan.positions], None, False, shown)
+
+        def pullback(dy: Any) -> Gradients:
+            parts = np.split(cast(Array, cotangents(dy, y, self.dtype)[0]), ends[:-1])
+            d = [Shown(part[:-1], part[-1]) if own else part for part, own in zip(parts, offsets, strict=True)]
+            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
+
+        return y, pullback
+
+
+class Dot(Merge):
+    """Sums of products over one axis of each of two inputs, row by row.
+
+    Parameters
+    ----------
+    axes : int or pair of int
+        The axis of each input to sum over; not that of the batch.
+    normalize : bool, default False
+        Whether to scale the vectors along these axes to norm 1 first, which gives their cosine.
+    **kwargs
+        See `Layer`.
+
+    Notes
+    -----
+    Inputs (B, T, F) and (B, S, F) with ``axes=2`` give (B, T, S); two vectors per row give (B, 1).
+    The output has no mask; masked steps take part with what Keras shows there.
+    """
+
+    def __init__(self, axes: int | Sequence[int], normalize: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        pair = [axes, axes] if isinstance(axes, int) else axes
+        if not isinstance(pair, (list, tuple)) or not all(isinstance(axis, int) for axis in pair):
+            raise TypeError(f"axes must be an integer or a pair of integers, got {axes!r}")
+        if len(pair) != 2:
+            raise ValueError(f"axes must be an integer or a pair of integers, got {axes!r}")
+        self.axes = axes if isinstance(axes, int) else list(axes)
+        self.normalize = bool(normalize)
+        self._pair = tuple(pair)
+
+    @property
+    def passes_mask(self) -> bool:
+        return False
+
+    def compute_mask(self, x: Any, mask: Any = None) -> None:
+        """Return None."""
+        return
+
+    def _summed(self, shapes: Sequence[Any]) -> tuple[int, int]:
+        if len(shapes) != 2:
+            raise ValueError(f"x must be a list of two inputs for {describe(self)}, got {len(shapes)}")
+        a, b = (axis + len(s) if axis < 0 else axis for axis, s in zip(self._pair, shapes, strict=True))
+        if not (0 < a < len(shapes[0]) and 0 < b < len(shapes[1])):
+            raise ValueError(f"axes must be axes of {list(shapes)} but the first for {describe(self)}, got {self.axes}")
+        lengths = {shapes[0][a], shapes[1][b]} - {None}
+        if len(lengths) > 1:
+            raise ValueError(f"axes must have one length in both inputs for {describe(self)}, got {list(shapes)}")
+        return a, b
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        shapes = self._checked_shapes(input_shape)
+        a, b = self._summed(shapes)
+        first, second = shapes
+        out = (*first[:a], *first[a + 1 :], *second[1:b], *second[b + 1 :])
+        return out if len(out) > 1 else (*out, 1)
+
+    def forward(self, x: Any, call: Call) -> tuple[Array, Pullback | None]:
+        axes = self._summed([entry.shape for entry in x])
+        arrays, _, ways = aligning.grids(x, call.keep)
+        y, back = run("batch_dot", call.keep, *arrays, axes, self.normalize)
+
+        def pullback(dy: Any) -> Gradients:
+            parts = back(cotangents(dy, y, self.dtype)[0])
+            return Gradients([way(part) for way, part in zip(ways, parts, strict=True)], [])
+
+        return y, pullback
+
+
+def concatenate(inputs: Sequence[Any], axis: int = -1, **kwargs: Any) -> Any:
+    """Return ``Concatenate(axis, **kwargs)(inputs)``."""
+    return Concatenate(axis, **kwargs)(inputs)
+
+
+def dot(inputs: Sequence[Any], axes: int | Sequence[int] = -1, **kwargs: Any) -> Any:
+    """Return ``Dot(axes, **kwargs)(inputs)``."""
+    return Dot(axes, **kwargs)(inputs)
+
+
+def _join(arrays: Sequence[Array], axis: int) -> tuple[Array, Back]:
+    edges = np.cumsum([array.shape[axis] for array in arrays])[:-1]
+    return np.concatenate(arrays, axis=axis), lambda d: np.split(d, edges, axis=axis)
+
+
+def _with_fill_row(x: PackedSequence) -> tuple[Array, bool]:
+    """Return the stored values and, if masked places show it, the fill below them; and whether it is there."""
+    if not x.packing.masked or x.shown is not None:
+        return x.values, False
+    return np.concatenate([x.values, aligning.fills([x])[0]]), True
+
+
+def _sources(x: PackedSequence, offset: int) -> Any:
+    """Return for every cell of the grid (B, T) the stored value that it shows, counted from `offset`."""
+    cells = x.cells()
+    return (np.where(cells < 0, len(x.values), cells) + offset).reshape(x.shape[:2])

@@ -1,0 +1,237 @@
+"""Merging layers, entry by entry: Add, Subtract, Multiply, Average, Maximum and Minimum."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+
+from fastmask.layers import aligning, checks
+from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.checks import Array, Shape
+from fastmask.layers.flow import Back, Shown, cotangents, run, same
+from fastmask.packing import PackedSequence
+
+
+class Merge(Layer):
+    """Base of the layers that make one output of a list of inputs."""
+
+    supports_masking = True
+    takes_list = True
+
+    def create_weights(self, input_shape: Any) -> None:
+        self._checked_shapes(input_shape)
+        self.compute_output_shape(input_shape)
+
+    def _checked_shapes(self, shapes: Any) -> list[Shape]:
+        if not isinstance(shapes, (list, tuple)) or not shapes or not all(isinstance(s, (list, tuple)) for s in shapes):
+            raise ValueError(f"x must be a list of at least one input for {describe(self)}, got shape {shapes}")
+        sizes = {shape[0] for shape in shapes if shape} - {None}
+        if len(sizes) > 1:
+            raise ValueError(f"x must hold inputs of one batch size for {describe(self)}, got shapes {shapes}")
+        return [tuple(shape) for shape in shapes]
+
+    def packed(self, xs: list[Any], keep: bool) -> tuple[list[Any], list[Back]]:
+        """Pack padded arrays that go with packed inputs, if they have as many axes."""
+        ranks = {len(x.shape) for x in xs if isinstance(x, PackedSequence)}
+        pairs = [
+            run("pack", keep, x) if not isinstance(x, PackedSequence) and x.ndim in ranks else (x, same) for x in xs
+        ]
+        return [x for x, _ in pairs], [way for _, way in pairs]
+
+    def _checked_masks(self, x: Any, mask: Any) -> list[Any]:
+        for name, value in (("mask", mask), ("x", x)):
+            if not isinstance(value, (list, tuple)):
+                raise ValueError(f"{name} must be a list for {describe(self)}, got {type(value).__name__}")
+        if len(mask) != len(x):
+            raise ValueError(f"mask must hold one mask or None for each of {len(x)} inputs, got {len(mask)}")
+        return [checks.mask_for(m, np.shape(m)) for m in mask]
+
+
+class Elementwise(Merge):
+    """Base of the layers that merge entry by entry.
+
+    Inputs with fewer axes than others get axes of length 1 behind the batch axis, and axes of
+    length 1 are repeated. The output has a mask if every input has: a step counts where it counts
+    in any of them.
+    """
+
+    mode: ClassVar[str]
+
+    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
+        return [all(masked)]
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        """Return where any of the masks is True; None if an input has none."""
+        if mask is None:
+            return None
+        masks = self._checked_masks(x, mask)
+        return None if any(m is None for m in masks) else np.logical_or.reduce(masks)
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        shapes = self._checked_shapes(input_shape)
+        rank = max(map(len, shapes))
+        wide = [(*shape[:1], *(1,) * (rank - len(shape)), *shape[1:]) for shape in shapes]
+        out = [_common(sizes) for sizes in zip(*wide, strict=True)]
+        if "differ" in out:
+            raise ValueError(f"x must hold inputs of shapes that fit together for {describe(self)}, got {shapes}")
+        return tuple(cast(list[int | None], out))
+
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        self.compute_output_shape([entry.shape for entry in x])
+        packed, ways = self.packed(x, call.keep)
+        if not aligning.same_grid(packed):
+            return self._grids(x, call.keep)
+        if self._fits(packed):
+            y, backs, fill_back = self._stored(packed, call.keep)
+        else:
+            y, backs = self._cells(packed, call.keep)
+            fill_back = None
+
+        def pullback(dy: Any) -> Gradients:
+            d = backs(cotangents(dy, y, self.dtype)[0])
+            if isinstance(dy, Shown) and fill_back is not None:
+                parts = fill_back(dy.fill[None])
+                d = [aligning.with_fill(own, part[0]) for own, part in zip(d, parts, strict=True)]
+            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
+
+        return y, pullback
+
+    def _fits(self, xs: list[PackedSequence]) -> bool:
+        """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
+        if not aligning.share_plan(xs):
+            return False
+        first, linear = xs[0], self.mode in ("add", "subtract", "average")
+        if any(x.shown is not None for x in xs):
+            return linear and all(x.shown is first.shown and x.index is first.index for x in xs)
+        if not first.packing.masked or self.mode == "multiply":
+            return True
+        return len({x.repeat for x in xs}) == 1 and (linear or not first.repeat)
+
+    def _stored(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back, Back | None]:
+        arrays, index, ways = aligning.stored(xs, keep)
+        values, back = run("merge", keep, arrays, self.mode)
+        plan = xs[0].packing
+        fill, fill_back = self._fill(xs, keep) if plan.masked else (None, None)
+        repeat = all(x.repeat for x in xs) and self.mode != "multiply"
+        y = PackedSequence(values, plan, index, fill, repeat, xs[0].shown)
+        return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
+
+    def _cells(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back]:
+        """Merge what the inputs show at the tokens of the output, and where it is masked."""
+        masks = [aligning.mask_of(x) for x in xs]
+        masked = all(m is not None for m in masks)
+        plan = aligning.plan_of(np.logical_or.reduce(cast(Any, masks)) if masked else None, xs)
+        cells, shown = aligning.visible_cells(plan) if masked else (plan.positions, None)
+        pairs = [aligning.gather(x, cells, keep) for x in xs]
+        valid = [None if m is None else m.reshape(-1)[cells] for m in masks]
+        values, back = run("merge", keep, [rows for rows, _ in pairs], self.mode, valid)
+        y = aligning.from_cells(values, plan, shown)
+        return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
+
+    def _grids(self, xs: list[Any], keep: bool) -> tuple[Any, Pullback]:
+        """Merge arrays of which some are repeated along the batch's steps."""
+        arrays, masks, ways = aligning.grids(xs, keep)
+        rank = max(array.ndim for array in arrays)
+        wide = [a.reshape(a.shape[:1] + (1,) * (rank - a.ndim) + a.shape[1:]) for a in arrays]
+        masks = [m if a.ndim == rank else None for m, a in zip(masks, arrays, strict=True)]
+        y, back = run("merge", keep, wide, self.mode, masks)
+        leave_back: Back = same
+        if any(isinstance(x, PackedSequence) for x in xs):
+            masked = all(m is not None for m in masks)
+            mask = np.broadcast_to(np.logical_or.reduce(cast(Any, masks)), y.shape[:2]) if masked else None
+            y, leave_back = run("pack", keep, y, mask)
+
+        def pullback(dy: Any) -> Gradients:
+            parts = back(leave_back(cotangents(dy, y, self.dtype)[0]))
+            shaped = zip(ways, parts, arrays, strict=True)
+            return Gradients([way(part.reshape(array.shape)) for way, part, array in shaped], [])
+
+        return y, pullback
+
+    def _fill(self, xs: list[PackedSequence], keep: bool) -> tuple[Array, Back]:
+        """Return what the output shows where every input is masked."""
+        nowhere = [np.zeros(1, bool) for _ in xs]
+        row, back = run("merge", keep, aligning.fills(xs), self.mode, nowhere)
+        return row[0], back
+
+
+class Add(Elementwise):
+    """The sum of the inputs. For shapes and masks see `Elementwise`."""
+
+    mode = "add"
+
+
+class Subtract(Elementwise):
+    """The first of two inputs less the second. For shapes and masks see `Elementwise`."""
+
+    mode = "subtract"
+
+    def _checked_shapes(self, shapes: Any) -> list[Shape]:
+        found = super()._checked_shapes(shapes)
+        if len(found) != 2:
+            raise ValueError(f"x must be a list of two inputs for {describe(self)}, got {len(found)}")
+        return found
+
+
+class Multiply(Elementwise):
+    """The product of the inputs, where masked steps count as 1. See `Elementwise`."""
+
+    mode = "multiply"
+
+
+class Average(Elementwise):
+    """The mean of the inputs. For shapes and masks see `Elementwise`."""
+
+    mode = "average"
+
+
+class Maximum(Elementwise):
+    """The largest of the inputs that are not masked. See `Elementwise`."""
+
+    mode = "maximum"
+
+
+class Minimum(Elementwise):
+    """The smallest of the inputs that are not masked. See `Elementwise`."""
+
+    mode = "minimum"
+
+
+def add(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """Return ``Add(**kwargs)(inputs)``."""
+    return Add(**kwargs)(inputs)
+
+
+def subtract(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """Return ``Subtract(**kwargs)(inputs)``."""
+    return Subtract(**kwargs)(inputs)
+
+
+def multiply(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """Return ``Multiply(**kwargs)(inputs)``."""
+    return Multiply(**kwargs)(inputs)
+
+
+def average(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """Return ``Average(**kwargs)(inputs)``."""
+    return Average(**kwargs)(inputs)
+
+
+def maximum(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """Return ``Maximum(**kwargs)(inputs)``."""
+    return Maximum(**kwargs)(inputs)
+
+
+def minimum(inputs: Sequence[Any], **kwargs: Any) -> Any:
+    """Return ``Minimum(**kwargs)(inputs)``."""
+    return Minimum(**kwargs)(inputs)
+
+
+def _common(sizes: Sequence[int | None]) -> int | str | None:
+    """Return the length that axes of these lengths have when repeated: None if it is not known."""
+    known = {n for n in sizes if n is not None and n != 1}
+    if len(known) > 1:
+        return "differ"
+    if None in sizes:
+        return None
+    return 0 if 0 in known else max([1, *known])

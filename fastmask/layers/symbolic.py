@@ -1,0 +1,122 @@
+"""Symbolic tensors: what layers called before there is data return, and the nodes between them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastmask.layers.checks import Shape
+
+if TYPE_CHECKING:
+    from fastmask.layers.base import Layer
+
+
+class History(NamedTuple):
+    """Where a tensor comes from: output `tensor_index` of call number `node_index` of a layer."""
+
+    layer: "Layer"
+    node_index: int
+    tensor_index: int
+
+
+@dataclass(eq=False, slots=True)
+class KerasTensor:
+    """A tensor without values, returned by `Input` and by layers called on such tensors.
+
+    Attributes
+    ----------
+    shape : tuple of int or None
+        With the batch axis.
+    dtype, name : str
+    mask_source : Layer or None
+        The layer that made the mask which the tensor carries.
+    history : History
+        The call of a layer that the tensor is a result of.
+    """
+
+    shape: Shape
+    dtype: str
+    name: str
+    mask_source: "Layer | None"
+    history: History
+
+    @property
+    def node(self) -> "Node":
+        """The call that the tensor is a result of."""
+        return self.history.layer.nodes[self.history.node_index]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        return f"<KerasTensor shape={self.shape}, dtype={self.dtype}, name={self.name}>"
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One call of a layer on symbolic tensors.
+
+    Attributes
+    ----------
+    layer : Layer
+    inputs, states, outputs : list of KerasTensor
+        `states` are the initial states of a recurrent layer.
+    training : bool or None
+        None leaves it to the run of the model.
+    options : dict
+        Further arguments of the call.
+    """
+
+    layer: "Layer"
+    inputs: list[KerasTensor]
+    states: list[KerasTensor] = field(default_factory=list)
+    training: bool | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    outputs: list[KerasTensor] = field(default_factory=list)
+
+
+def is_symbolic(x: Any) -> bool:
+    """Return whether `x` is a symbolic tensor or holds any."""
+    if isinstance(x, Mapping):
+        return any(is_symbolic(value) for value in x.values())
+    if isinstance(x, (list, tuple)):
+        return any(isinstance(value, KerasTensor) for value in x)
+    return isinstance(x, KerasTensor)
+
+
+def symbolic_list(name: str, value: Any) -> list[KerasTensor]:
+    """Return one or several symbolic tensors as a list; TypeError if there are others among them."""
+    values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+    for entry in values:
+        if not isinstance(entry, KerasTensor):
+            raise TypeError(f"{name} must hold symbolic tensors only, got {type(entry).__name__}")
+    return values
+
+
+def several(shape: Any) -> bool:
+    """Return whether `shape` holds the shapes of several tensors."""
+    return len(shape) > 0 and isinstance(shape[0], (tuple, list))
+
+
+def connect(node: Node) -> list[KerasTensor]:
+    """Call a node's layer: check masks, build it, and give the node its outputs."""
+    layer = node.layer
+    sources = [tensor.mask_source for tensor in node.inputs]
+    source = next((found for found in sources if found is not None), None)
+    if source is not None:
+        layer.require_masking(source)
+    given: Any = [tensor.shape for tensor in node.inputs]
+    given = given if layer.takes_list else given[0]
+    layer.build(given)
+    found = layer.compute_output_shape(given, **node.options)
+    shapes = list(found) if several(found) else [found]
+    flows = layer.mask_flow([entry is not None for entry in sources], len(shapes))
+    origin = layer if layer.makes_mask or source is None else source
+    place, name = len(layer.nodes), f"{layer.name}_output"
+    node.outputs = [
+        KerasTensor(tuple(shape), layer.dtype.name, name, origin if flow else None, History(layer, place, i))
+        for i, (shape, flow) in enumerate(zip(shapes, flows, strict=True))
+    ]
+    layer.nodes.append(node)
+    return node.outputs

@@ -1,0 +1,175 @@
+"""Shares of right predictions."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmask.losses.classes import kind_of_targets
+from fastmask.metrics.base import Metric
+from fastmask.tokens import class_numbers, floats, same_shape
+
+Array = NDArray[Any]
+
+
+class Accuracy(Metric):
+    """The accuracy that fits the shapes, as the name "accuracy" has it in Keras's `compile`.
+
+    One output per token: `BinaryAccuracy`. Targets with one class number per token:
+    `SparseCategoricalAccuracy`. Otherwise `CategoricalAccuracy`.
+    """
+
+    identifier = "accuracy"
+    direction = "up"
+
+    def per_token(self, y_true: Array, y_pred: Array) -> Array:
+        """Return the accuracy of every token."""
+        kind = kind_of_targets(y_true, y_pred)
+        if kind == "binary":
+            return binary_accuracy(y_true, y_pred)
+        if kind == "classes":
+            return sparse_categorical_accuracy(y_true, y_pred)
+        return categorical_accuracy(y_true, y_pred)
+
+
+class BinaryAccuracy(Metric):
+    """Share of yes/no outputs on the right side of the threshold.
+
+    Parameters
+    ----------
+    name : str, default "binary_accuracy"
+    dtype : optional
+        As in `Metric`.
+    threshold : float, default 0.5
+        An output above it is a yes.
+    """
+
+    identifier = "binary_accuracy"
+    direction = "up"
+
+    def __init__(
+        self, name: str | None = None, dtype: Any = None, threshold: float = 0.5
+    ) -> None:
+        super().__init__(name, dtype)
+        self.threshold = threshold
+
+    def per_token(self, y_true: Array, y_pred: Array) -> Array:
+        """Return the share of right outputs of every token."""
+        return binary_accuracy(y_true, y_pred, self.threshold)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return super().get_config() | {"threshold": self.threshold}
+
+
+class CategoricalAccuracy(Metric):
+    """Share of tokens whose largest output is that of the one-hot target."""
+
+    identifier = "categorical_accuracy"
+    direction = "up"
+
+    def per_token(self, y_true: Array, y_pred: Array) -> Array:
+        """Return 1.0 for every token that is right and 0.0 for the others."""
+        return categorical_accuracy(y_true, y_pred)
+
+
+class SparseCategoricalAccuracy(Metric):
+    """Share of tokens whose largest output is that of the target class."""
+
+    identifier = "sparse_categorical_accuracy"
+    direction = "up"
+
+    def per_token(self, y_true: Array, y_pred: Array) -> Array:
+        """Return 1.0 for every token that is right and 0.0 for the others."""
+        return sparse_categorical_accuracy(y_true, y_pred)
+
+
+class TopKCategoricalAccuracy(Metric):
+    """Share of tokens whose one-hot target is among the `k` largest outputs.
+
+    Parameters
+    ----------
+    k : int, default 5
+    name : str, default "top_k_categorical_accuracy"
+    dtype : optional
+        As in `Metric`.
+    """
+
+    identifier = "top_k_categorical_accuracy"
+    direction = "up"
+
+    def __init__(self, k: int = 5, name: str | None = None, dtype: Any = None) -> None:
+        super().__init__(name, dtype)
+        self.k = k
+
+    def per_token(self, y_true: Array, y_pred: Array) -> Array:
+        """Return 1.0 for every token that is right and 0.0 for the others."""
+        return top_k_categorical_accuracy(y_true, y_pred, self.k)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return super().get_config() | {"k": self.k}
+
+
+class SparseTopKCategoricalAccuracy(TopKCategoricalAccuracy):
+    """Share of tokens whose target class is among the `k` largest outputs.
+
+    Parameters
+    ----------
+    k : int, default 5
+    name : str, default "sparse_top_k_categorical_accuracy"
+    dtype : optional
+        As in `Metric`.
+    """
+
+    identifier = "sparse_top_k_categorical_accuracy"
+
+    def per_token(self, y_true: Array, y_pred: Array) -> Array:
+        """Return 1.0 for every token that is right and 0.0 for the others."""
+        return sparse_top_k_categorical_accuracy(y_true, y_pred, self.k)
+
+
+def binary_accuracy(y_true: ArrayLike, y_pred: ArrayLike, threshold: float = 0.5) -> Array:
+    """Return the share of outputs of every token on the right side of the threshold."""
+    prediction = floats(y_pred)
+    hits = same_shape(np.asarray(y_true), prediction) == (prediction > threshold)
+    return np.asarray(np.mean(hits, axis=-1))
+
+
+def categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> Array:
+    """Return 1.0 for every token whose largest output is that of the one-hot target, else 0.0."""
+    prediction = floats(y_pred)
+    target = np.argmax(same_shape(np.asarray(y_true), prediction), axis=-1)
+    return _number(target == np.argmax(prediction, axis=-1))
+
+
+def sparse_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> Array:
+    """Return 1.0 for every token whose largest output is that of the target class, else 0.0."""
+    prediction = floats(y_pred)
+    target = class_numbers(np.asarray(y_true), prediction)
+    return _number(target == np.argmax(prediction, axis=-1))
+
+
+def top_k_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike, k: int = 5) -> Array:
+    """Return 1.0 for every token whose one-hot target is among the `k` largest outputs, else 0.0."""
+    prediction = floats(y_pred)
+    target = np.argmax(same_shape(np.asarray(y_true), prediction), axis=-1)
+    return _among_largest(target, prediction, k)
+
+
+def sparse_top_k_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike, k: int = 5) -> Array:
+    """Return 1.0 for every token whose target class is among the `k` largest outputs, else 0.0."""
+    prediction = floats(y_pred)
+    return _among_largest(class_numbers(np.asarray(y_true), prediction), prediction, k)
+
+
+def _among_largest(label: Array, prediction: Array, k: int) -> Array:
+    """Say which labels have fewer than `k` outputs above theirs; no output of a class, no hit."""
+    exists = (label >= 0) & (label < prediction.shape[-1])
+    own = np.take_along_axis(prediction, np.where(exists, label, 0)[..., None], -1)
+    hits = exists & (np.sum(prediction > own, axis=-1) < k) & np.isfinite(own[..., 0])
+    return _number(hits)
+
+
+def _number(hits: Array) -> Array:
+    return np.asarray(hits, dtype=np.float64)

@@ -1,0 +1,234 @@
+"""Counts of true and false positives and negatives, and what is made of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmask.layers.arguments import auto_name
+from fastmask.metrics.base import Metric
+from fastmask.tokens import same_shape
+
+Array = NDArray[Any]
+_BELOW_ALL = -1e10
+
+
+class Confusion(Metric):
+    """Base of the metrics that count outputs above thresholds.
+
+    Parameters
+    ----------
+    thresholds : sequence of float
+        An output above one is a yes.
+    name : str, optional
+        Made from the class name when left out, unlike other such names.
+    dtype : optional
+        As in `Metric`.
+
+    Attributes
+    ----------
+    true_positives, false_positives, true_negatives, false_negatives : ndarray, shape (thresholds, labels)
+        Sums of weights; one column unless labels are counted apart.
+    """
+
+    direction = "up"
+    per_label = False
+
+    def __init__(self, thresholds: Sequence[float], name: str | None, dtype: Any) -> None:
+        self.thresholds = list(thresholds)
+        super().__init__(name or auto_name(type(self).__name__), dtype)
+
+    def reset_state(self) -> None:
+        """Forget all updates."""
+        self.positives = self.negatives = np.zeros((1, 1))
+        self.true_positives = self.false_positives = np.zeros((len(self.thresholds), 1))
+
+    @property
+    def true_negatives(self) -> Array:
+        """Weights of the outputs that are rightly no, for each threshold."""
+        return np.asarray(self.negatives - self.false_positives)
+
+    @property
+    def false_negatives(self) -> Array:
+        """Weights of the outputs that are wrongly no, for each threshold."""
+        return np.asarray(self.positives - self.true_positives)
+
+    def select(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        """Return the targets and predictions that count."""
+        return y_true, y_pred
+
+    def update_tokens(
+        self, y_true: Array, y_pred: Array, weights: Array | None = None, steps: int = 1
+    ) -> None:
+        """Add a batch as `Metric.update_tokens` does, whatever its `steps`."""
+        target, prediction = self.select(same_shape(y_true, y_pred), y_pred)
+        target, prediction = (a.reshape(-1, y_pred.shape[-1] if self.per_label else 1) for a in (target, prediction))
+        weight = np.ones((1, 1)) if weights is None else np.asarray(weights, np.float64).reshape(-1, 1)
+        if weights is not None and not self.per_label:
+            weight = np.repeat(weight, len(target) // max(len(weight), 1), axis=0)
+        yes, weight = target.astype(bool), np.broadcast_to(weight, target.shape)
+        bucket = bucket_of(prediction, self.thresholds)
+        self.true_positives = self.true_positives + self._above(bucket, weight * yes)
+        self.false_positives = self.false_positives + self._above(bucket, weight * ~yes)
+        self.positives = self.positives + np.sum(weight * yes, axis=0)
+        self.negatives = self.negatives + np.sum(weight * ~yes, axis=0)
+
+    def _above(self, bucket: Array, weight: Array) -> Array:
+        """Return, for each threshold and column, the weight of the outputs above it."""
+        bins, columns = len(self.thresholds) + 1, bucket.shape[1]
+        place = (bucket + 1) * columns + np.arange(columns)
+        sums = np.bincount(place.ravel(), weight.ravel(), bins * columns).reshape(bins, columns)
+        return np.asarray(np.cumsum(sums[::-1], axis=0)[-2::-1])
+
+
+class _Count(Confusion):
+    """Base of the four counts."""
+
+    def __init__(
+        self,
+        thresholds: float | Sequence[float] | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        self.given = thresholds
+        super().__init__(_thresholds(thresholds, 0.5), name, dtype)
+
+    def counted(self) -> Array:
+        """Return the count for each threshold."""
+        raise NotImplementedError
+
+    def result(self) -> Any:
+        """Return the sum of weights: a float, or an array for several thresholds."""
+        return _one_or_all(self.counted()[:, 0])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return super().get_config() | {"thresholds": self.given}
+
+
+class TruePositives(_Count):
+    """Weight of the outputs that are rightly above the threshold (0.5 by default)."""
+
+    def counted(self) -> Array:
+        """Return the count for each threshold."""
+        return self.true_positives
+
+
+class FalsePositives(_Count):
+    """Weight of the outputs that are wrongly above the threshold (0.5 by default)."""
+
+    direction = "down"
+
+    def counted(self) -> Array:
+        """Return the count for each threshold."""
+        return self.false_positives
+
+
+class TrueNegatives(_Count):
+    """Weight of the outputs that are rightly not above the threshold (0.5 by default)."""
+
+    def counted(self) -> Array:
+        """Return the count for each threshold."""
+        return self.true_negatives
+
+
+class FalseNegatives(_Count):
+    """Weight of the outputs that are wrongly not above the threshold (0.5 by default)."""
+
+    direction = "down"
+
+    def counted(self) -> Array:
+        """Return the count for each threshold."""
+        return self.false_negatives
+
+
+class Precision(Confusion):
+    """Share of right ones among the outputs above the threshold.
+
+    Parameters
+    ----------
+    thresholds : float or sequence of float, optional
+        In [0, 1]; 0.5 by default, or none at all with `top_k`.
+    top_k : int, optional
+        Only the `top_k` largest outputs of a token can be a yes.
+    class_id : int, optional
+        The only output to look at.
+    name, dtype
+        As in `Confusion`.
+    """
+
+    def __init__(
+        self,
+        thresholds: float | Sequence[float] | None = None,
+        top_k: int | None = None,
+        class_id: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        self.given = thresholds
+        self.top_k = top_k
+        self.class_id = class_id
+        super().__init__(_thresholds(thresholds, 0.5 if top_k is None else _BELOW_ALL), name, dtype)
+
+    def select(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        """Return the outputs that count, those below the `top_k` largest as a sure no."""
+        if self.top_k is not None:
+            best = np.argsort(-y_pred, axis=-1, kind="stable")[..., : self.top_k]
+            kept = np.zeros(y_pred.shape, bool)
+            np.put_along_axis(kept, best, True, -1)
+            y_pred = np.where(kept, y_pred, y_pred.dtype.type(_BELOW_ALL))
+        if self.class_id is not None:
+            y_true, y_pred = y_true[..., [self.class_id]], y_pred[..., [self.class_id]]
+        return y_true, y_pred
+
+    def result(self) -> Any:
+        """Return the share, 0 of nothing: a float, or an array for several thresholds."""
+        return _one_or_all(ratio(self.true_positives, self.true_positives + self.false_positives)[:, 0])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        own = {"thresholds": self.given, "top_k": self.top_k, "class_id": self.class_id}
+        return super().get_config() | own
+
+
+class Recall(Precision):
+    """Share of the true outputs that are above the threshold; parameters as in `Precision`."""
+
+    def result(self) -> Any:
+        """Return the share, 0 of nothing: a float, or an array for several thresholds."""
+        positives = np.broadcast_to(self.positives, self.true_positives.shape)
+        return _one_or_all(ratio(self.true_positives, positives)[:, 0])
+
+
+def bucket_of(prediction: Array, thresholds: Sequence[float]) -> Array:
+    """Return the number of the last threshold that each prediction is above, -1 if none.
+
+    Evenly spaced thresholds from 0 to 1 are found by rounding up, as Keras does, which decides
+    for predictions that equal one to the last bit.
+    """
+    count = len(thresholds)
+    even = np.arange(count, dtype=np.float32) / max(count - 1, 1)
+    if count >= 3 and np.allclose(thresholds, even, atol=1e-6):
+        bucket = np.ceil(np.clip(prediction, 0, 1) * prediction.dtype.type(count - 1)) - 1
+        return np.asarray(np.maximum(bucket, 0 if thresholds[0] < 0 else -1), np.int64)
+    limits = np.asarray(thresholds, prediction.dtype)
+    return np.asarray(np.searchsorted(limits, prediction, side="left") - 1)
+
+
+def _thresholds(given: ArrayLike | None, default: float) -> list[float]:
+    if given is None:
+        return [default]
+    values = [float(value) for value in np.atleast_1d(np.asarray(given))]
+    if not all(0 <= value <= 1 for value in values) or values != sorted(values):
+        raise ValueError(f"thresholds must lie between 0 and 1, in ascending order, got {given!r}")
+    return values
+
+
+def ratio(part: Array, whole: Array) -> Array:
+    """Return the quotient, 0 where `whole` is 0."""
+    return np.asarray(np.divide(part, whole, out=np.zeros(part.shape), where=whole != 0))
+
+
+def _one_or_all(values: Array) -> Any:
+    return float(values[0]) if len(values) == 1 else values

@@ -1,0 +1,265 @@
+"""Means of losses, similarity, perplexity."""
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmask import losses
+from fastmask.losses.classes import Crossentropy as ShapedCrossentropy
+from fastmask.metrics.base import Metric
+
+Array = NDArray[Any]
+
+
+class MeanLoss(Metric):
+    """Base of the metrics that are the mean of a loss.
+
+    Parameters
+    ----------
+    name : str, optional
+    dtype : optional
+        As in `Metric`.
+    **arguments
+        Those of the loss.
+    """
+
+    direction = "down"
+    loss: ClassVar[type[losses.Loss]]
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, name: str | None = None, dtype: Any = None, **arguments: Any) -> None:
+        super().__init__(name, dtype)
+        unknown = sorted({*arguments} - {*self.options})
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r}")
+        self.function = self.loss(**arguments)
+        if self.function.axis != -1:
+            raise ValueError(f"axis must be -1, the axis of the outputs, got {self.function.axis}")
+
+    def per_token(self, y_true: Array, y_pred: Array) -> Array:
+        """Return the loss of every token."""
+        return self.function.per_token(y_true, y_pred)[0]
+
+    def ignored(self, y_true: Array, y_pred: Array) -> Array | None:
+        """Return where the loss ignores the target."""
+        return self.function.ignored(y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return super().get_config() | {name: getattr(self.function, name) for name in self.options}
+
+
+class MeanSquaredError(MeanLoss):
+    """Mean of the squared differences."""
+
+    identifier = "mean_squared_error"
+    loss = losses.MeanSquaredError
+
+
+class RootMeanSquaredError(MeanSquaredError):
+    """Square root of the mean of the squared differences."""
+
+    identifier = "root_mean_squared_error"
+
+    def result(self) -> float:
+        """Return the root of the mean so far."""
+        return math.sqrt(super().result())
+
+
+class MeanAbsoluteError(MeanLoss):
+    """Mean of the absolute differences."""
+
+    identifier = "mean_absolute_error"
+    loss = losses.MeanAbsoluteError
+
+
+class MeanAbsolutePercentageError(MeanLoss):
+    """Mean of the absolute differences in percent of the targets."""
+
+    identifier = "mean_absolute_percentage_error"
+    loss = losses.MeanAbsolutePercentageError
+
+
+class MeanSquaredLogarithmicError(MeanLoss):
+    """Mean of the squared differences of the logarithms."""
+
+    identifier = "mean_squared_logarithmic_error"
+    loss = losses.MeanSquaredLogarithmicError
+
+
+class LogCoshError(MeanLoss):
+    """Mean logarithm of the hyperbolic cosine of the differences."""
+
+    identifier = "logcosh"
+    loss = losses.LogCosh
+
+
+class CosineSimilarity(MeanLoss):
+    """Mean cosine of the angle between targets and predictions."""
+
+    identifier = "cosine_similarity"
+    direction = "up"
+    loss = losses.CosineSimilarity
+
+    def __init__(self, name: str | None = None, dtype: Any = None, axis: int = -1) -> None:
+        super().__init__(name, dtype)
+        if axis != -1:
+            raise ValueError(f"axis must be -1, the axis of the outputs, got {axis}")
+
+    def per_token(self, y_true: Array, y_pred: Array) -> Array:
+        """Return the cosine of every token."""
+        return -super().per_token(y_true, y_pred)
+
+
+class Hinge(MeanLoss):
+    """Mean hinge loss."""
+
+    identifier = "hinge"
+    loss = losses.Hinge
+
+
+class SquaredHinge(MeanLoss):
+    """Mean squared hinge loss."""
+
+    identifier = "squared_hinge"
+    loss = losses.SquaredHinge
+
+
+class CategoricalHinge(MeanLoss):
+    """Mean hinge loss between the true class and its best rival."""
+
+    identifier = "categorical_hinge"
+    loss = losses.CategoricalHinge
+
+
+class KLDivergence(MeanLoss):
+    """Mean Kullback-Leibler divergence."""
+
+    identifier = "kl_divergence"
+    loss = losses.KLDivergence
+
+
+class Poisson(MeanLoss):
+    """Mean Poisson loss."""
+
+    identifier = "poisson"
+    loss = losses.Poisson
+
+
+class BinaryCrossentropy(MeanLoss):
+    """Mean binary cross-entropy.
+
+    Parameters
+    ----------
+    name, dtype
+        As in `Metric`.
+    from_logits : bool, default False
+    label_smoothing : float, default 0
+    """
+
+    identifier = "binary_crossentropy"
+    loss = losses.BinaryCrossentropy
+    options = ("from_logits", "label_smoothing")
+
+
+class CategoricalCrossentropy(MeanLoss):
+    """Mean cross-entropy, targets one-hot or probabilities.
+
+    Parameters
+    ----------
+    name, dtype
+        As in `Metric`.
+    from_logits : bool, default False
+    label_smoothing : float, default 0
+    axis : int, default -1
+        Nothing else.
+    """
+
+    identifier = "categorical_crossentropy"
+    loss = losses.CategoricalCrossentropy
+    options = ("from_logits", "label_smoothing", "axis")
+
+
+class SparseCategoricalCrossentropy(MeanLoss):
+    """Mean cross-entropy, targets class numbers.
+
+    Parameters
+    ----------
+    name, dtype
+        As in `Metric`.
+    from_logits : bool, default False
+    ignore_class : int, optional
+        Tokens with this target do not count.
+    axis : int, default -1
+        Nothing else.
+    """
+
+    identifier = "sparse_categorical_crossentropy"
+    loss = losses.SparseCategoricalCrossentropy
+    options = ("from_logits", "ignore_class", "axis")
+
+
+class Crossentropy(MeanLoss):
+    """Mean of the cross-entropy that fits the shapes, as the name "crossentropy" has it."""
+
+    identifier = "crossentropy"
+    loss = ShapedCrossentropy
+
+
+class Perplexity(Metric):
+    """Exponential of the mean cross-entropy of all tokens; targets are class numbers.
+
+    Unlike other metrics it gives every token of every batch the same weight.
+
+    Parameters
+    ----------
+    from_logits : bool, default False
+        Whether predictions are scores before the softmax.
+    mask_token_id : int, optional
+        Tokens with this target do not count.
+    dtype : optional
+        As in `Metric`.
+    name : str, default "perplexity"
+    """
+
+    identifier = "perplexity"
+    direction = "down"
+
+    def __init__(
+        self,
+        from_logits: bool = False,
+        mask_token_id: int | None = None,
+        dtype: Any = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name, dtype)
+        self.from_logits = from_logits
+        self.mask_token_id = mask_token_id
+        self.function = losses.SparseCategoricalCrossentropy(from_logits, mask_token_id)
+
+    def per_token(self, y_true: Array, y_pred: Array) -> Array:
+        """Return the cross-entropy of every token."""
+        return self.function.per_token(y_true, y_pred)[0]
+
+    def ignored(self, y_true: Array, y_pred: Array) -> Array | None:
+        """Return where the target is `mask_token_id`."""
+        return self.function.ignored(y_true, y_pred)
+
+    def update_tokens(
+        self, y_true: Array, y_pred: Array, weights: Array | None = None, steps: int = 1
+    ) -> None:
+        """Add a batch as `Metric.update_tokens` does, whatever its `steps`."""
+        super().update_tokens(y_true, y_pred, weights)
+
+    def result(self) -> float:
+        """Return the perplexity so far, 0 before the first token, inf beyond all numbers."""
+        if not self.count:
+            return 0.0
+        return float(np.exp(min(super().result(), 1e4)))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        own = {"from_logits": self.from_logits, "mask_token_id": self.mask_token_id}
+        return super().get_config() | own

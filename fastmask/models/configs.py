@@ -1,0 +1,129 @@
+"""Models to configs and back, in the form of Keras 3."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fastmask.layers import Layer, deserialize, serialize
+from fastmask.layers.symbolic import KerasTensor, Node
+
+Config = dict[str, Any]
+
+
+def functional_config(model: Any, map_structure: Callable[..., Any]) -> Config:
+    """Return the config of a graph: its layers with the calls that belong to it."""
+    kept = set(model.graph.nodes) | {tensor.node for tensor in model.inputs}
+    numbers: dict[Node, int] = {}
+    for layer in model.graph.layers:
+        numbers |= {node: i for i, node in enumerate(node for node in layer.nodes if node in kept)}
+
+    def place(tensor: KerasTensor) -> list[Any]:
+        layer = tensor.history.layer
+        return [layer.name, numbers[tensor.node] + _first_call(layer), tensor.history.tensor_index]
+
+    layers = []
+    for layer in model.graph.layers:
+        nodes = [_node_config(node, numbers) for node in layer.nodes if node in kept and node.inputs]
+        layers.append({**serialize(layer), "name": layer.name, "inbound_nodes": nodes})
+    return {
+        "name": model.name,
+        "trainable": model.trainable,
+        "layers": layers,
+        "input_layers": map_structure(place, model.input_structure),
+        "output_layers": map_structure(place, model.output_structure),
+    }
+
+
+def sequential_config(model: Any) -> Config:
+    """Return the config of a stack of layers, that of its input first if it is known."""
+    start = [model.inputs[0].history.layer] if model.built else []
+    config = {"name": model.name, "trainable": model.trainable, "layers": [*map(serialize, [*start, *model.layers])]}
+    return config | ({"build_input_shape": model.input_shape} if model.built else {})
+
+
+def layers_of(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> tuple[list[Layer], Any]:
+    """Return new layers of a stack, and the shape to build it for if one is known."""
+    layers = [deserialize(entry, custom_objects) for entry in config["layers"]]
+    return layers, config.get("build_input_shape")
+
+
+def rebuilt(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """Return the inputs and outputs of a graph of new layers.
+
+    Raises
+    ------
+    ValueError
+        If a layer's inputs are not results of layers of the config.
+    """
+    entries = config["layers"]
+    layers = {entry["name"]: deserialize(entry, custom_objects) for entry in entries}
+    waiting = [(layers[entry["name"]], i, node) for entry in entries for i, node in enumerate(entry["inbound_nodes"])]
+    while waiting:
+        blocked = [call for call in waiting if not _called(*call, layers)]
+        if len(blocked) == len(waiting):
+            names = ", ".join(sorted({layer.name for layer, _, _ in blocked}))
+            raise ValueError(f"config must be that of a graph without loops; could not connect {names}")
+        waiting = blocked
+    return _mapped(config["input_layers"], layers), _mapped(config["output_layers"], layers)
+
+
+def _called(layer: Layer, number: int, node: Mapping[str, Any], layers: Mapping[str, Layer]) -> bool:
+    """Make call `number` of a layer as a node says; False if that before it or an input is not there yet."""
+    missing: list[Any] = []
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("class_name") == "__keras_tensor__":
+            found = _tensor(value["config"]["keras_history"], layers)
+            missing.extend([value] if found is None else [])
+            return found
+        if isinstance(value, Mapping):
+            return {key: resolve(entry) for key, entry in value.items()}
+        return [resolve(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+    args = [resolve(value) for value in node["args"]]
+    kwargs = {key: resolve(value) for key, value in node["kwargs"].items() if key != "mask" and value is not None}
+    if missing or len(layer.nodes) != number:
+        return False
+    layer(*args, **kwargs)
+    return True
+
+
+def _tensor(place: Sequence[Any], layers: Mapping[str, Layer], offset: int = 0) -> KerasTensor | None:
+    name, node, index = place
+    if name not in layers:
+        raise ValueError(f"config must have all layers that others depend on, but {name!r} is missing")
+    nodes = layers[name].nodes
+    return nodes[node - offset].outputs[index] if node - offset < len(nodes) else None
+
+
+def _mapped(places: Any, layers: Mapping[str, Layer]) -> Any:
+    if isinstance(places, Mapping):
+        return {key: _mapped(entry, layers) for key, entry in places.items()}
+    if not isinstance(places[0], str):
+        return type(places)([_mapped(entry, layers) for entry in places])
+    found = _tensor(places, layers, _first_call(layers.get(places[0])))
+    if found is None:
+        raise ValueError(f"config must have the tensor {tuple(places)}, but it has not")
+    return found
+
+
+def _first_call(layer: Any) -> int:
+    """Return the number of a layer's first call among a graph's outputs: Keras counts the making of a graph there."""
+    return int(getattr(layer, "counts_making", False))
+
+
+def _node_config(node: Node, numbers: Mapping[Node, int]) -> Config:
+    def of(tensor: KerasTensor) -> Config:
+        history = [tensor.history.layer.name, numbers[tensor.node], tensor.history.tensor_index]
+        shape = [*tensor.shape]
+        return {
+            "class_name": "__keras_tensor__",
+            "config": {"shape": shape, "dtype": tensor.dtype, "keras_history": history},
+        }
+
+    inputs = [of(tensor) for tensor in node.inputs]
+    kwargs: Config = {**node.options}
+    if node.states:
+        kwargs["initial_state"] = [of(tensor) for tensor in node.states]
+    if node.training is not None:
+        kwargs["training"] = node.training
+    return {"args": [inputs if node.layer.takes_list else inputs[0]], "kwargs": kwargs}

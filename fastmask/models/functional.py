@@ -1,0 +1,335 @@
+"""Models: graphs of layers with any number of inputs and outputs, themselves layers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmask.data import InputSpec, Layout, as_batch
+from fastmask.layers import Gradients, Layer
+from fastmask.layers.arguments import auto_name
+from fastmask.layers.calls import Pullback
+from fastmask.layers.flow import leave_all
+from fastmask.layers.symbolic import KerasTensor, Node, connect, is_symbolic
+from fastmask.models import configs
+from fastmask.models.graph import Graph, from_intermediate, make_graph
+from fastmask.models.run import Entry, Plans, Run
+from fastmask.models.structure import flatten, map_structure, pack_as
+from fastmask.packing import PackedSequence
+from fastmask.scores import Scores
+from fastmask.summary import table
+from fastmask.training import Trainer
+
+Array = NDArray[Any]
+Shape = tuple[int | None, ...]
+
+
+class Model(Layer, Trainer):
+    """A graph of layers.
+
+    Parameters
+    ----------
+    inputs : KerasTensor, or list or dict of them
+        From `Input`, or results of layers: then the model is the part of the graph above them.
+    outputs : KerasTensor, or list or dict of them
+    name : str, optional
+        Made from the class name when left out.
+    trainable : bool, default True
+
+    Attributes
+    ----------
+    layers : list of Layer
+        Ordered as in Keras; those of the inputs are among them.
+    inputs, outputs : list of KerasTensor
+    input_names, output_names : list of str
+        The keys of data given as dicts.
+    optimizer, loss, history, stop_training
+        See `compile` and `fit`.
+
+    Raises
+    ------
+    TypeError
+        If `inputs` or `outputs` hold something else.
+    ValueError
+        If an output does not depend on the inputs alone, or two layers have one name.
+    """
+
+    is_graph = True
+    supports_masking = True
+    counts_making = True
+    layers: list[Layer]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Leave methods of subclasses as they are."""
+
+    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, trainable: bool = True) -> None:
+        self._begin(name)
+        if isinstance(inputs, Mapping):
+            inputs = {key: inputs[key] for key in inputs}
+        starts, ends = _tensors("inputs", inputs), _tensors("outputs", outputs)
+        starts, ends = from_intermediate(starts, ends)
+        self._set_graph(pack_as(inputs, starts), pack_as(outputs, ends))
+        self.layers = self.graph.layers
+        if not trainable:
+            self.trainable = False
+
+    def _begin(self, name: str | None) -> None:
+        plain = "functional" if type(self) is Model else type(self).__name__
+        super().__init__(name=auto_name(plain) if name is None else name)
+        self.layers = []
+        self.scores = Scores()
+
+    def _set_graph(self, inputs: Any, outputs: Any) -> None:
+        self.input_structure, self.output_structure = inputs, outputs
+        self.graph: Graph = make_graph(flatten(inputs), flatten(outputs))
+        self.inputs, self.outputs = self.graph.inputs, self.graph.outputs
+        self.takes_list = not isinstance(inputs, KerasTensor)
+        self.built = True
+        self.dtype = self.outputs[0].history.layer.dtype
+        self.input_names = [tensor.history.layer.name for tensor in self.inputs]
+        names = sorted(outputs) if isinstance(outputs, Mapping) else [t.history.layer.name for t in self.outputs]
+        self.output_names = names if len(names) == len(self.outputs) else [t.history.layer.name for t in self.outputs]
+        self.keyed_outputs = isinstance(outputs, Mapping)
+        self.input_shape = _only([tensor.shape for tensor in self.inputs])
+        self.output_shape = _only([tensor.shape for tensor in self.outputs])
+
+    @property
+    def sublayers(self) -> Mapping[str, Layer]:
+        return {layer.name: layer for layer in self.layers}
+
+    @property
+    def input(self) -> Any:
+        """The symbolic inputs, as they were given."""
+        return self.input_structure
+
+    @property
+    def output(self) -> Any:
+        """The symbolic outputs, as they were given."""
+        return self.output_structure
+
+    @property
+    def takes_ids(self) -> bool:  # type: ignore[override]
+        """Whether the first input holds ids."""
+        return self.input_takes_ids(0)
+
+    def input_takes_ids(self, index: int) -> bool:
+        """Return whether input number `index` holds integer ids."""
+        return self.graph.takes_ids(index)
+
+    @property
+    def layout(self) -> Layout:
+        """What data for this model must look like."""
+        inputs = [
+            InputSpec(name, self.input_takes_ids(i), tensor.ndim)
+            for i, (name, tensor) in enumerate(zip(self.input_names, self.inputs, strict=True))
+        ]
+        return Layout(tuple(inputs), tuple(self.output_names), self.takes_list and len(inputs) == 1)
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """Return a layer by its name or its place.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or not exactly one argument is given.
+        """
+        if (name is None) == (index is None):
+            raise ValueError("exactly one of name and index must be given")
+        names = [layer.name for layer in self.layers]
+        if name is None and index is not None and -len(names) <= index < len(names):
+            return self.layers[index]
+        if name not in names:
+            raise ValueError(
+                f"{'index' if name is None else 'name'} must be that of one of the layers "
+                f"{', '.join(names)}, got {index if name is None else name!r}"
+            )
+        return self.layers[names.index(name)]
+
+    def summary(self, print_fn: Callable[[str], Any] = print, expand_nested: bool = False) -> None:
+        """Print the layers with their output shapes, numbers of weights, and the mask's way.
+
+        Parameters
+        ----------
+        print_fn : callable, default print
+            Gets the text.
+        expand_nested : bool, default False
+            Whether to list the layers of models within the model.
+        """
+        print_fn(table(self, expand_nested))
+
+    def build(self, input_shape: Any = None) -> None:
+        """Check that the model takes inputs of a shape, or of a list of them; it is built already."""
+        if input_shape is not None:
+            self.compute_output_shape(input_shape)
+
+    def compute_output_shape(self, input_shape: Any, **options: Any) -> Any:
+        """Return the shape of the output, or the shapes of several, for inputs of other lengths."""
+        given = input_shape if self.takes_list else [input_shape]
+        known = dict(zip(self.inputs, map(tuple, given), strict=True))
+        for step in self.graph.steps:
+            node = step.node
+            found: Any = [known[tensor] for tensor in node.inputs]
+            shapes = node.layer.compute_output_shape(found if node.layer.takes_list else found[0], **node.options)
+            known |= dict(zip(node.outputs, shapes if len(node.outputs) > 1 else [shapes], strict=True))
+        return _only([known[tensor] for tensor in self.outputs])
+
+    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
+        known = dict(zip(self.inputs, masked, strict=True))
+        for step in self.graph.steps:
+            node = step.node
+            flows = node.layer.mask_flow([known[tensor] for tensor in node.inputs], len(node.outputs))
+            if any(known[tensor] for tensor in node.inputs):
+                node.layer.require_masking()
+            known |= dict(zip(node.outputs, flows, strict=True))
+        return [known[tensor] for tensor in self.outputs]
+
+    def __call__(
+        self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
+    ) -> Any:
+        """Return the outputs for one batch.
+
+        Parameters
+        ----------
+        x : array_like (B, ...), sequence of B sequences, PackedSequence or KerasTensor
+            Or a list or dict of these for several inputs.
+        mask : array_like of bool (B, T), optional
+            For a padded `x` whose first layer makes no mask of its own.
+        initial_state
+            Only None.
+        training : bool, default False
+            Whether dropout acts.
+
+        Returns
+        -------
+        ndarray, list of ndarray, PackedSequence or KerasTensor
+            As `predict` returns it, but packed for a packed `x` and symbolic for a symbolic one.
+        """
+        self._check_options(options)
+        if is_symbolic(x):
+            outputs = connect(Node(self, self._flat_inputs(x), [], training))
+            return pack_as(self.output_structure, outputs)
+        if any(isinstance(value, PackedSequence) for value in flatten(x)):
+            return pack_as(self.output_structure, self.run(self._flat_inputs(x), training=bool(training))[0])
+        return self.predict_step(as_batch(x, None, None, self.layout), mask, bool(training))
+
+    def apply(
+        self,
+        x: Any,
+        mask: Any = None,
+        initial_state: Any = None,
+        training: bool | None = False,
+        keep: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[Any, Pullback | None]:
+        """Return the output, a tuple of several, and the pullback; padded arrays in give padded arrays."""
+        if initial_state is not None:
+            raise TypeError(f"initial_state must be None for model {self.name!r}")
+        values = self._flat_inputs(x)
+        padded = not any(isinstance(value, (Entry, PackedSequence)) for value in values)
+        plans: Plans = []
+        entries = [v if isinstance(v, (Entry, PackedSequence)) else _entry(v, mask, plans) for v in values]
+        run = Run(self.graph, bool(training), keep)
+        outputs = run.forward(entries)
+        y, leave_back = leave_all(outputs[0] if len(outputs) == 1 else tuple(outputs), padded, keep)
+
+        def pullback(dy: Any) -> Gradients:
+            d = leave_back(dy)
+            inputs, weights = run.backward(d if isinstance(y, tuple) else [d])
+            grads = [weights.get(id(variable)) for variable in self.weights]
+            return Gradients(inputs if self.takes_list else inputs[0], grads)
+
+        return y, pullback
+
+    def run(
+        self, x: Sequence[Any], mask: ArrayLike | None = None, *, training: bool = False, keep: bool = False
+    ) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+        """Return the outputs, packed where they have a time axis, and their pullback.
+
+        Parameters
+        ----------
+        x : sequence of array_like, list of sequences, or PackedSequence
+            One for each input.
+        mask, training
+            As for a call.
+        keep : bool, default False
+            Whether the pullback will be used.
+
+        Returns
+        -------
+        outputs : list of ndarray or PackedSequence
+        pullback : callable
+            Takes the gradients by the outputs' values, None for zeros, and returns those by
+            `trainable_weights`, None where no gradient arrives.
+        """
+        plans: Plans = []
+        run = Run(self.graph, training, keep)
+        outputs = run.forward([Entry(value, mask, plans) for value in x])
+        self.tokens_seen += sum(plan.tokens for plan in plans) if plans else len(x[0])
+
+        def pullback(gradients: Sequence[Any]) -> list[Any]:
+            weights = run.backward(gradients)[1]
+            return [weights.get(id(variable)) for variable in self.trainable_weights]
+
+        return outputs, pullback
+
+    def pack_outputs(self, outputs: Sequence[Any]) -> Any:
+        """Return one entry per output in the form of the model's outputs."""
+        return pack_as(self.output_structure, outputs)
+
+    def _flat_inputs(self, x: Any) -> list[Any]:
+        if isinstance(x, Mapping):
+            missing = [name for name in self.input_names if name not in x]
+            if missing:
+                raise ValueError(f"x must have the inputs {', '.join(self.input_names)}, but {missing[0]!r} is missing")
+            return [x[name] for name in self.input_names]
+        listed = self.takes_list and isinstance(x, (list, tuple))
+        values = flatten(x) if is_symbolic(x) else list(x) if listed else [x]
+        if len(values) != len(self.inputs):
+            raise ValueError(f"x must hold {len(self.inputs)} inputs for model {self.name!r}, got {len(values)}")
+        return values
+
+    def reset_states(self) -> None:
+        """Forget the states that stateful layers keep."""
+        for layer in self.layers:
+            if isinstance(layer, Model) or getattr(layer, "stateful", False):
+                layer.reset_states()  # type: ignore[attr-defined]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the graph as Keras writes it, without weights."""
+        return configs.functional_config(self, map_structure)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
+        """Return a new model, with new weights, made from what `get_config` returned.
+
+        Parameters
+        ----------
+        config : dict
+        custom_objects : dict of str to class, optional
+            Layer classes of your own by name.
+        """
+        inputs, outputs = configs.rebuilt(config, custom_objects)
+        return cls(inputs, outputs, config.get("name"), config.get("trainable") is not False)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
+
+
+def _tensors(name: str, structure: Any) -> list[KerasTensor]:
+    tensors = flatten(structure)
+    for tensor in tensors:
+        if not isinstance(tensor, KerasTensor):
+            raise TypeError(f"{name} must hold results of Input and of layers called on them, got {tensor!r}")
+    if not tensors:
+        raise ValueError(f"{name} must hold at least one tensor, got {structure!r}")
+    return cast(list[KerasTensor], tensors)
+
+
+def _only(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _entry(x: Any, mask: Any, plans: Plans) -> Entry:
+    array = np.asarray(x)
+    return Entry(array, mask, plans, live=array.dtype.kind == "f")

@@ -1,0 +1,163 @@
+"""Graphs of layers: what is called in which order, worked out once from symbolic tensors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from fastmask.layers import Layer
+from fastmask.layers.input import Input, InputLayer
+from fastmask.layers.symbolic import KerasTensor, Node, connect
+from fastmask.saving.masks import in_keras_order
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A call of a layer whose inputs, initial states and outputs are numbered places.
+
+    Attributes
+    ----------
+    released : tuple of int
+        Places that no later step reads.
+    """
+
+    node: Node
+    inputs: tuple[int, ...]
+    states: tuple[int, ...]
+    outputs: tuple[int, ...]
+    released: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Graph:
+    """Calls in an order in which they can run.
+
+    Attributes
+    ----------
+    inputs, outputs : list of KerasTensor
+    steps : list of Step
+    layers : list of Layer
+        In the order of Keras: by the number of calls between a layer and the outputs, most first.
+    nodes : list of Node
+        Those of the inputs too.
+    places : dict of KerasTensor to int
+    """
+
+    inputs: list[KerasTensor]
+    outputs: list[KerasTensor]
+    steps: list[Step] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    places: dict[KerasTensor, int] = field(default_factory=dict)
+
+    def takes_ids(self, index: int) -> bool:
+        """Return whether input number `index` holds ids."""
+        place = self.places[self.inputs[index]]
+        return any(
+            step.node.layer.input_takes_ids(i)
+            for step in self.steps
+            for i, source in enumerate(step.inputs)
+            if source == place
+        )
+
+
+def make_graph(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> Graph:
+    """Return the graph between symbolic tensors.
+
+    Raises
+    ------
+    ValueError
+        If an output does not depend on the inputs alone, or two layers have one name.
+    """
+    nodes, seen = _ordered(inputs, outputs)
+    graph = Graph(inputs, outputs, nodes=nodes)
+    for tensor in [*inputs, *(tensor for node in nodes for tensor in node.outputs)]:
+        graph.places.setdefault(tensor, len(graph.places))
+    missing = next((t for t in outputs if t not in graph.places), None)
+    if missing is not None:
+        raise ValueError(f"outputs must depend on the inputs, but {missing!r} does not")
+    graph.steps = _released([_step(node, graph.places) for node in nodes if node.inputs], graph)
+    graph.layers = _by_depth(nodes, seen, inputs)
+    names = [layer.name for layer in graph.layers]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"layers must have different names, got {twice!r} twice")
+    graph.layers = in_keras_order(graph)
+    return graph
+
+
+def from_intermediate(
+    inputs: list[KerasTensor], outputs: list[KerasTensor]
+) -> tuple[list[KerasTensor], list[KerasTensor]]:
+    """Return inputs that are all results of `Input`, and outputs that depend on these.
+
+    Where `inputs` has results of other layers, the calls between are repeated on new tensors.
+    """
+    if all(isinstance(tensor.history.layer, InputLayer) for tensor in inputs):
+        return inputs, outputs
+    known = {
+        t: t if isinstance(t.history.layer, InputLayer) else Input(batch_shape=t.shape, dtype=t.dtype) for t in inputs
+    }
+    starts = list(known.values())
+    for node in _ordered(inputs, outputs)[0]:
+        if node.inputs:
+            sources, states = [known[t] for t in node.inputs], [known[t] for t in node.states]
+            found = connect(Node(node.layer, sources, states, node.training, node.options))
+            known |= dict(zip(node.outputs, found, strict=True))
+    return starts, [known[tensor] for tensor in outputs]
+
+
+def _ordered(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> tuple[list[Node], dict[Layer, int]]:
+    """Return all calls, each after those it depends on, and the order in which layers are met from the outputs."""
+    given, done = set(inputs), set[Node]()
+    nodes: list[Node] = []
+    seen: dict[Layer, int] = {}
+
+    def visit(tensor: KerasTensor, above: str) -> None:
+        node = tensor.node
+        if node in done or (tensor in given and node.inputs):
+            return
+        if not node.inputs and tensor not in given:
+            raise ValueError(f"inputs must have all inputs of the outputs, but {above} depends on {tensor!r}")
+        done.add(node)
+        seen.setdefault(node.layer, len(seen))
+        for source in (*node.inputs, *node.states):
+            visit(source, f"layer {node.layer.name!r}")
+        nodes.append(node)
+
+    for output in outputs:
+        visit(output, "an output")
+    return nodes, seen
+
+
+def _step(node: Node, places: dict[KerasTensor, int]) -> Step:
+    def of(tensors: Sequence[KerasTensor]) -> tuple[int, ...]:
+        return tuple(places[tensor] for tensor in tensors)
+
+    return Step(node, of(node.inputs), of(node.states), of(node.outputs))
+
+
+def _released(steps: list[Step], graph: Graph) -> list[Step]:
+    """Note at each step which places are read there for the last time."""
+    kept = {graph.places[tensor] for tensor in graph.outputs}
+    result: list[Step] = []
+    for step in reversed(steps):
+        read = {*step.inputs, *step.states, *step.outputs} - kept
+        kept |= read
+        result.append(Step(step.node, step.inputs, step.states, step.outputs, tuple(read)))
+    return result[::-1]
+
+
+def _by_depth(nodes: list[Node], seen: dict[Layer, int], inputs: list[KerasTensor]) -> list[Layer]:
+    depth: dict[Node, int] = {}
+    of_layer: dict[Layer, int] = {}
+    known = set(nodes)
+    for node in reversed(nodes):
+        own = max(depth.setdefault(node, 0), of_layer.get(node.layer, 0))
+        depth[node] = of_layer[node.layer] = own
+        for source in (*node.inputs, *node.states):
+            if source.node in known:
+                depth[source.node] = max(own + 1, depth.get(source.node, 0))
+    for tensor in inputs:
+        if tensor.history.layer not in of_layer:
+            of_layer[tensor.history.layer], seen[tensor.history.layer] = 0, -1
+    order: Callable[[Layer], tuple[int, int]] = lambda layer: (-of_layer[layer], seen[layer])  # noqa: E731
+    return sorted(of_layer, key=order)

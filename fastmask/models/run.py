@@ -1,0 +1,168 @@
+"""Runs of a graph on a batch, forwards and backwards."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmask.layers import Layer, flow
+from fastmask.layers.flow import Back, same
+from fastmask.models.graph import Graph, Step
+from fastmask.packing import PackedSequence, Packing, put_rows
+
+Array = NDArray[Any]
+Plans = list[Packing]
+
+
+class Entry:
+    """A batch on its way into a graph: packed once for every plan that a layer asks for.
+
+    Parameters
+    ----------
+    x : ndarray or PackedSequence, or list of B sequences of different lengths
+    mask : array_like of bool (B, T), optional
+    plans : list of Packing
+        All plans of the run; equal ones become one object, which later layers share.
+    live : bool, default False
+        Whether the gradient by `x` is wanted.
+    """
+
+    def __init__(self, x: Any, mask: Any, plans: Plans, live: bool = False) -> None:
+        self.plans, self.mask, self.live = plans, mask, live
+        packed = PackedSequence.from_list(x) if isinstance(x, list) else x
+        self.x = self._shared(packed) if isinstance(packed, PackedSequence) else packed
+        self.packed: dict[Hashable, PackedSequence] = {}
+
+    def value_for(self, layer: Layer, index: int = 0) -> tuple[Any, Back]:
+        """Return the batch as a layer gets it on input `index`, and the pullback to `x`."""
+        if isinstance(self.x, PackedSequence):
+            return self.x, same
+        if self.x.ndim != (2 if layer.input_takes_ids(index) else 3):
+            if self.mask is not None:
+                raise ValueError(f"mask must be None for x of shape {self.x.shape}, which has no time axis")
+            return self.x, same
+        key = layer.pack_key
+        if key not in self.packed:
+            self.packed[key] = self._shared(layer.pack_input(self.x, self.mask))
+        found = self.packed[key]
+        shape, positions = self.x.shape, found.packing.positions
+        return found, lambda d: put_rows(_values(d), positions, shape[0] * shape[1]).reshape(shape)
+
+    def _shared(self, packed: PackedSequence) -> PackedSequence:
+        for plan in self.plans:
+            if plan is packed.packing or _equal(plan, packed.packing):
+                return PackedSequence(packed.values, plan, packed.index, packed.fill, packed.repeat)
+        self.plans.append(packed.packing)
+        return packed
+
+
+class Run:
+    """One run of a graph.
+
+    Parameters
+    ----------
+    graph : Graph
+    training : bool
+    keep : bool
+        Whether `backward` will be called.
+    """
+
+    def __init__(self, graph: Graph, training: bool, keep: bool) -> None:
+        self.graph, self.training, self.keep = graph, training, keep
+        self.values: list[Any] = [None] * len(graph.places)
+        self.live = [False] * len(graph.places)
+        self.tape: list[tuple[Step, Any, list[Back], bool]] = []
+        self.plans: Plans = []
+
+    def forward(self, inputs: Sequence[Any]) -> list[Any]:
+        """Return the outputs for one `Entry`, PackedSequence or ndarray per input."""
+        graph = self.graph
+        for tensor, value in zip(graph.inputs, inputs, strict=True):
+            place = graph.places[tensor]
+            self.values[place] = value
+            self.live[place] = self.keep and (not isinstance(value, Entry) or value.live)
+            self.plans = value.plans if isinstance(value, Entry) else self.plans
+        for step in graph.steps:
+            self._call(step)
+        return [self._output(graph.places[tensor]) for tensor in graph.outputs]
+
+    def backward(self, gradients: Sequence[Any]) -> tuple[list[Any], dict[int, Any]]:
+        """Return the gradients by the inputs, and those by weights, by the id of the variable.
+
+        Parameters
+        ----------
+        gradients : sequence of ndarray or None
+            By the outputs, or their values if they are packed.
+        """
+        graph = self.graph
+        found: list[Any] = [None] * len(self.values)
+        weights: dict[int, Any] = {}
+        for tensor, gradient in zip(graph.outputs, gradients, strict=True):
+            _add(found, graph.places[tensor], gradient)
+        for step, pullback, backs, several in reversed(self.tape):
+            dy = [found[place] for place in step.outputs]
+            if all(d is None for d in dy):
+                continue
+            layer = step.node.layer
+            pulled = pullback(tuple(dy) if several else dy[0])
+            inputs = pulled.inputs if layer.takes_list else [pulled.inputs]
+            for place, d, back in zip(step.inputs, inputs, backs, strict=True):
+                if d is not None and self.live[place]:
+                    _add(found, place, back(d))
+            for place, d in zip(step.states, pulled.initial_state or (), strict=True):
+                _add(found, place, d)
+            for variable, d in zip(layer.weights, pulled.weights, strict=True):
+                if d is not None:
+                    known = weights.get(id(variable))
+                    weights[id(variable)] = d if known is None else flow.add(known, d)
+        return [found[graph.places[tensor]] for tensor in graph.inputs], weights
+
+    def _call(self, step: Step) -> None:
+        node = step.node
+        given = [self._input(place, node.layer, i) for i, place in enumerate(step.inputs)]
+        states = tuple(self._output(place) for place in step.states) or None
+        below = any(self.live[place] for place in (*step.inputs, *step.states))
+        live = self.keep and (below or bool(node.layer.trainable_weights))
+        x = [value for value, _ in given] if node.layer.takes_list else given[0][0]
+        training = self.training if node.training is None else node.training
+        y, pullback = node.layer.apply(x, None, states, training, live, node.options)
+        several = isinstance(y, tuple)
+        for place, value in zip(step.outputs, y if several else (y,), strict=True):
+            self.values[place], self.live[place] = value, live
+        if live:
+            self.tape.append((step, pullback, [back for _, back in given], several))
+        for place in step.released:
+            self.values[place] = None
+
+    def _input(self, place: int, layer: Layer, index: int) -> tuple[Any, Back]:
+        """Return a value as a layer takes it: packed if it has a time axis and the layer could mask it."""
+        value = self.values[place]
+        if layer.is_graph:
+            packed = isinstance(value, (Entry, PackedSequence))
+            return value if packed else Entry(value, None, self.plans, live=self.live[place]), same
+        if not isinstance(value, Entry) and not isinstance(value, PackedSequence) and layer.may_mask:
+            value = Entry(value, None, self.plans)
+        return value.value_for(layer, index) if isinstance(value, Entry) else (value, same)
+
+    def _output(self, place: int) -> Any:
+        value = self.values[place]
+        return value.x if isinstance(value, Entry) else value
+
+
+def _equal(first: Packing, second: Packing) -> bool:
+    return (
+        first.masked == second.masked
+        and first.batch_size == second.batch_size
+        and first.total_length == second.total_length
+        and np.array_equal(first.positions, second.positions)
+    )
+
+
+def _values(d: Any) -> Any:
+    return d.values if isinstance(d, flow.Shown) else d
+
+
+def _add(found: list[Any], place: int, gradient: Any) -> None:
+    if gradient is not None:
+        found[place] = gradient if found[place] is None else found[place] + gradient

@@ -1,0 +1,240 @@
+"""Sequential: a model whose layers follow one another."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from fastmask.data import InputSpec, Layout
+from fastmask.layers import Embedding, Layer, checks, flow
+from fastmask.layers.base import describe
+from fastmask.layers.input import Input, InputLayer
+from fastmask.layers.symbolic import KerasTensor
+from fastmask.models import configs
+from fastmask.models.functional import Model
+from fastmask.packing import PackedSequence
+
+Shape = tuple[int | None, ...]
+
+
+class Sequential(Model):
+    """A stack of layers.
+
+    Parameters
+    ----------
+    layers : iterable of Layer, optional
+        May start with an `Input`.
+    name : str, optional
+        Made from the class name when left out.
+    trainable : bool, default True
+
+    Attributes
+    ----------
+    layers : list of Layer
+        Without that of the input.
+    optimizer, loss, history, stop_training
+        See `compile` and `fit`.
+
+    Notes
+    -----
+    Where the first layer fixes the shape of the input (an `Input` before it, an `Embedding`, or
+    `input_shape=`), layers are built when they are added; otherwise, and after a `Flatten` of sequences of
+    any length, by `build` or the first batch.
+    """
+
+    counts_making = False
+
+    def __init__(
+        self, layers: Iterable[Layer | KerasTensor] | None = None, name: str | None = None, trainable: bool = True
+    ) -> None:
+        self._shapes: dict[str, Any] = {}
+        self._begin(name)
+        self._tensors: list[KerasTensor] = []
+        for layer in layers or ():
+            self.add(layer)
+        if not trainable:
+            self.trainable = False
+
+    def add(self, layer: Any) -> None:
+        """Put a layer on top.
+
+        Parameters
+        ----------
+        layer : Layer, or result of Input
+
+        Raises
+        ------
+        TypeError
+            If it is no layer, or one that cannot take the mask that reaches it.
+        ValueError
+            If the model has a layer of this name, or the shapes do not fit.
+        """
+        if isinstance(layer, KerasTensor) and isinstance(layer.history.layer, InputLayer):
+            layer = layer.history.layer
+        if isinstance(layer, InputLayer):
+            if self.layers or self._tensors:
+                raise ValueError("an Input must be the first entry of a Sequential")
+            self._tensors = [layer.nodes[0].outputs[0]]
+            return
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layer must be a Layer or an Input, got {layer!r}")
+        if any(layer.name == other.name for other in self.layers):
+            raise ValueError(f"layers must have different names, got {layer.name!r} twice")
+        source = self.mask_sources[-1] if self.layers else None
+        if source is not None:
+            layer.require_masking(source)
+        if not layer.built:
+            layer.parent_path = self.name
+        if not self.layers and not self._tensors:
+            shape = _first_shape(layer)
+            self._tensors = [] if shape is None else [Input(batch_shape=shape)]
+        if len(self._tensors) == len(self.layers) + 1:
+            self._chain([layer])
+        self.layers.append(layer)
+        self.dtype = layer.dtype
+        self._renew()
+
+    def pop(self) -> Layer:
+        """Take the last layer off and return it; IndexError if there is none."""
+        if not self.layers:
+            raise IndexError("the model has no layers to pop")
+        layer = self.layers.pop()
+        del self._tensors[len(self.layers) + 1 :]
+        self._renew()
+        return layer
+
+    def build(self, input_shape: Any = None) -> None:
+        """Create the weights of all layers for inputs of a shape (with the batch axis).
+
+        Raises
+        ------
+        ValueError
+            If a layer cannot take what it would get.
+        TypeError
+            If it cannot take the mask that reaches it.
+        """
+        if input_shape is None or (self.built and checks.plain_shape(input_shape) == self.input_shape):
+            return
+        self._layers_or_fail()
+        self._tensors = [Input(batch_shape=input_shape)]
+        self._chain(self.layers)
+        self._renew()
+
+    def _chain(self, layers: Iterable[Layer]) -> None:
+        """Call layers one after the other on the last tensor, up to one whose weights need a size not yet known."""
+        for layer in layers:
+            last = self._tensors[-1]
+            if last.shape[-1] is None and not layer.built and not layer.input_takes_ids(0):
+                return
+            y = layer(last)
+            if not isinstance(y, KerasTensor):
+                shapes = layer.output_shape
+                raise ValueError(f"{describe(layer)} must have one output in a Sequential, got {shapes}")
+            self._tensors.append(y)
+
+    def _renew(self) -> None:
+        """Bring the graph up to date with the layers."""
+        if self.layers and len(self._tensors) == len(self.layers) + 1:
+            self._set_graph(self._tensors[0], self._tensors[-1])
+        else:
+            self.built, self.input_shape, self.output_shape = False, None, None
+
+    @property
+    def input_shape(self) -> Any:
+        """Shape of the input with the batch axis; AttributeError while it is unknown."""
+        return self._known("input_shape")
+
+    @input_shape.setter
+    def input_shape(self, value: Any) -> None:
+        self._shapes["input_shape"] = value
+
+    @property
+    def output_shape(self) -> Any:
+        """Shape of the output with the batch axis; AttributeError while it is unknown."""
+        return self._known("output_shape")
+
+    @output_shape.setter
+    def output_shape(self, value: Any) -> None:
+        self._shapes["output_shape"] = value
+
+    def _known(self, name: str) -> Any:
+        if self._shapes.get(name) is None:
+            raise AttributeError(f"model {self.name!r} has no {name.replace('_', ' ')} until it is built")
+        return self._shapes[name]
+
+    @property
+    def mask_sources(self) -> list[Layer | None]:
+        """For every layer the one that made the mask which its output carries, None if none."""
+        if len(self._tensors) == len(self.layers) + 1:
+            return [tensor.mask_source for tensor in self._tensors[1:]]
+        sources: list[Layer | None] = []
+        for layer in self.layers:
+            incoming = sources[-1] if sources else None
+            sources.append(layer if layer.makes_mask else incoming if layer.passes_mask else None)
+        return sources
+
+    def input_takes_ids(self, index: int) -> bool:
+        """Return whether the input holds integer ids."""
+        return self._layers_or_fail()[0].input_takes_ids(index)
+
+    @property
+    def layout(self) -> Layout:
+        """What data for this model must look like."""
+        if self.built:
+            return super().layout
+        return Layout((InputSpec("x", self.takes_ids, None),), ("y",))
+
+    def run(self, x: Any, mask: Any = None, *, training: bool = False, keep: bool = False) -> Any:
+        """Build the model if need be, and run it as any model."""
+        self._build_for(x[0])
+        return super().run(x, mask, training=training, keep=keep)
+
+    def apply(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Build the model if need be, and call it as any model."""
+        if not self.built:
+            self._build_for(x if isinstance(x, (PackedSequence, np.ndarray)) else np.asarray(x))
+        return super().apply(x, *args, **kwargs)
+
+    def compute_output_shape(self, input_shape: Any, **options: Any) -> Any:
+        """Return the shape of the output for inputs of `input_shape`, both with the batch axis."""
+        self.build(None if self.built else input_shape)
+        return super().compute_output_shape(input_shape)
+
+    def _build_for(self, x: Any) -> None:
+        first = self._layers_or_fail()[0]
+        if self.built:
+            return
+        if isinstance(x, list):
+            x = PackedSequence.from_list(x)
+        shape = flow.open_shape(x)
+        if not isinstance(x, PackedSequence) and len(shape) == (2 if first.takes_ids else 3):
+            self.build((None, None, *shape[2:]))
+        if not self.built:
+            self.build(shape)
+
+    def _layers_or_fail(self) -> list[Layer]:
+        if not self.layers:
+            raise ValueError(f"model {self.name!r} has no layers: add some first")
+        return self.layers
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the layers as Keras writes them, without weights."""
+        return configs.sequential_config(self)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
+        """Return a new model, with new weights, made from what `get_config` returned; see `Model.from_config`."""
+        layers, shape = configs.layers_of(config, custom_objects)
+        model = cls(layers, config.get("name"), config.get("trainable") is not False)
+        if shape is not None and not model.built and model.layers:
+            model.build(shape)
+        return model
+
+
+def _first_shape(layer: Layer) -> Shape | None:
+    """Return the shape that a first layer asks for, None if it does not."""
+    if layer.is_graph:
+        return layer.input_shape if layer.built else None
+    if layer.declared_shape is None and isinstance(layer, Embedding):
+        return (None, layer.input_length)
+    return layer.declared_shape

@@ -1,0 +1,49 @@
+"""Losses, metrics, optimizers and schedules to configs and back, in the form that Keras writes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def serialize(thing: Any, module: str) -> dict[str, Any]:
+    """Return the class name and config of an object; `module` is where Keras has its class."""
+    return {
+        "module": module,
+        "class_name": type(thing).__name__,
+        "config": thing.get_config(),
+        "registered_name": None,
+    }
+
+
+def deserialize(
+    config: Mapping[str, Any],
+    classes: Mapping[str, Any],
+    custom_objects: Mapping[str, Any] | None,
+    kind: str,
+) -> Any:
+    """Return an object from what `serialize` returned.
+
+    Parameters
+    ----------
+    config : dict
+        With an entry "class_name" and, unless it names a function, "config".
+    classes : mapping of str to class
+        Those of fastmask.
+    custom_objects : mapping of str to class or function, optional
+        Those of the user; they come first.
+    kind : str
+        What the object is, for errors.
+
+    Raises
+    ------
+    ValueError
+        If there is no class of that name; the message lists the known ones.
+    """
+    name = config.get("class_name")
+    own = custom_objects or {}
+    if name == "function" and config.get("config") in own:
+        return own[config["config"]]
+    found = own.get(str(config.get("registered_name")), own.get(str(name), classes.get(str(name))))
+    if found is None:
+        raise ValueError(f"{kind} must be one of {', '.join(sorted(classes))}, got {name!r}")
+    arguments = dict(config.get("config") or {})
+    return found.from_config(arguments) if hasattr(found, "from_config") else found(**arguments)

@@ -1,0 +1,205 @@
+"""Layer and batch normalization over the last axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastmask.ops._arrays import Array, check_float, check_shape
+
+
+class NormalizationGradients(NamedTuple):
+    """Gradients of a normalization.
+
+    Attributes
+    ----------
+    x : array like x
+    gamma, beta : array (F,), or None if none was given
+    mean, variance : array (F,), or None unless they were given
+    """
+
+    x: Array
+    gamma: Array | None
+    beta: Array | None
+    mean: Array | None = None
+    variance: Array | None = None
+
+
+Pullback = Callable[[ArrayLike], NormalizationGradients]
+
+
+def layer_normalization(
+    x: ArrayLike, gamma: ArrayLike | None = None, beta: ArrayLike | None = None, epsilon: float = 1e-3
+) -> Array:
+    """``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` with the moments of each last axis.
+
+    Parameters
+    ----------
+    x : float32 or float64 array (..., F)
+    gamma, beta : array (F,), optional
+    epsilon : float, default 1e-3
+    """
+    return layer_normalization_vjp(x, gamma, beta, epsilon)[0]
+
+
+def layer_normalization_vjp(
+    x: ArrayLike, gamma: ArrayLike | None = None, beta: ArrayLike | None = None, epsilon: float = 1e-3
+) -> tuple[Array, Pullback]:
+    """:func:`layer_normalization` and its pullback ``dy -> NormalizationGradients``."""
+    array = check_float("x", x)
+    scale, offset = _check_affine(array, gamma, beta)
+    rows = array.reshape(-1, array.shape[-1])
+    centered = rows - _mean(rows)
+    factor = 1 / np.sqrt(_mean(centered * centered) + array.dtype.type(epsilon))
+    normal = centered * factor
+    y = _affine(normal, scale, offset).reshape(array.shape)
+
+    def pullback(dy: ArrayLike) -> NormalizationGradients:
+        d = check_float("dy", dy, None, array.dtype)
+        check_shape("dy", d, array.shape)
+        d = d.reshape(rows.shape)
+        dn = d if scale is None else d * scale
+        dx = factor * (dn - _mean(dn) - normal * _mean(dn * normal))
+        d_gamma = None if scale is None else (d * normal).sum(axis=0)
+        return NormalizationGradients(dx.reshape(array.shape), d_gamma, None if offset is None else d.sum(axis=0))
+
+    return y, pullback
+
+
+def batch_moments(x: ArrayLike, counts: ArrayLike | None = None, guard: float = 0.0) -> tuple[Array, Array]:
+    """Mean and variance of rows, each counted so many times.
+
+    Parameters
+    ----------
+    x : float32 or float64 array (n, F)
+    counts : array (n,), optional
+        Ones by default. A row that is counted zero times is not read.
+    guard : float, default 0.0
+        Added to the number of rows before it divides; Keras does so under a mask.
+
+    Returns
+    -------
+    mean, variance : array (F,)
+        Zeros if there are no rows.
+    """
+    array = check_float("x", x, 2)
+    weights, total = _check_counts(array, counts, guard)
+    mean = np.einsum("nf,n->f", array, weights) / total
+    centered = array - mean
+    return mean, np.einsum("nf,nf,n->f", centered, centered, weights) / total
+
+
+def batch_normalization(
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    epsilon: float = 1e-3,
+) -> Array:
+    """``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` with given moments.
+
+    Parameters
+    ----------
+    x : float32 or float64 array (n, F)
+    mean, variance : array (F,)
+    gamma, beta : array (F,), optional
+    epsilon : float, default 1e-3
+    """
+    return batch_normalization_vjp(x, mean, variance, gamma, beta, epsilon)[0]
+
+
+def batch_normalization_vjp(
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    epsilon: float = 1e-3,
+) -> tuple[Array, Pullback]:
+    """:func:`batch_normalization` and its pullback ``dy -> NormalizationGradients``."""
+    array = check_float("x", x, 2)
+    scale, offset = _check_affine(array, gamma, beta)
+    center = check_float("mean", mean, 1, array.dtype)
+    spread = check_float("variance", variance, 1, array.dtype)
+    factor = 1 / np.sqrt(spread + array.dtype.type(epsilon))
+    normal = (array - center) * factor
+    y = _affine(normal, scale, offset)
+
+    def pullback(dy: ArrayLike) -> NormalizationGradients:
+        d = check_float("dy", dy, None, array.dtype)
+        check_shape("dy", d, array.shape)
+        dx = d * (factor if scale is None else factor * scale)
+        d_normal = (d * normal).sum(axis=0)
+        d_variance = d_normal * factor * factor * (-0.5 if scale is None else -0.5 * scale)
+        d_gamma, d_beta = (None if scale is None else d_normal), (None if offset is None else d.sum(axis=0))
+        return NormalizationGradients(dx, d_gamma, d_beta, -dx.sum(axis=0), d_variance.astype(array.dtype))
+
+    return y, pullback
+
+
+def batch_training(
+    x: ArrayLike,
+    counts: ArrayLike | None = None,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    epsilon: float = 1e-3,
+    guard: float = 0.0,
+) -> tuple[Array, Array, Array]:
+    """:func:`batch_normalization` of x by its own :func:`batch_moments`: y (n, F), mean (F,), variance (F,)."""
+    return batch_training_vjp(x, counts, gamma, beta, epsilon, guard)[0]
+
+
+def batch_training_vjp(
+    x: ArrayLike,
+    counts: ArrayLike | None = None,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    epsilon: float = 1e-3,
+    guard: float = 0.0,
+) -> tuple[tuple[Array, Array, Array], Pullback]:
+    """:func:`batch_training` and the pullback of y; rows that are counted zero times have gradients too."""
+    array = check_float("x", x, 2)
+    weights, total = _check_counts(array, counts, guard)
+    mean, variance = batch_moments(array, weights, guard)
+    y, back = batch_normalization_vjp(array, mean, variance, gamma, beta, epsilon)
+
+    def pullback(dy: ArrayLike) -> NormalizationGradients:
+        g = back(dy)
+        share = (weights / total)[:, None]
+        d_variance = 2 * g.variance * (array - mean) * share  # type: ignore[operator]
+        # The guard in the divisor leaves the weighted sum of (x - mean) a little off zero.
+        d_mean = g.mean - d_variance.sum(axis=0)
+        return NormalizationGradients(g.x + d_variance + d_mean * share, g.gamma, g.beta)
+
+    return (y, mean, variance), pullback
+
+
+def _mean(rows: Array) -> Array:
+    return np.asarray(rows.mean(axis=-1, keepdims=True))
+
+
+def _affine(normal: Array, gamma: Array | None, beta: Array | None) -> Array:
+    y = normal if gamma is None else normal * gamma
+    return y if beta is None else y + beta
+
+
+def _check_affine(x: Array, gamma: ArrayLike | None, beta: ArrayLike | None) -> tuple[Array | None, Array | None]:
+    found = []
+    for name, value in (("gamma", gamma), ("beta", beta)):
+        array = None if value is None else check_float(name, value, 1, x.dtype)
+        if array is not None:
+            check_shape(name, array, x.shape[-1:])
+        found.append(array)
+    return found[0], found[1]
+
+
+def _check_counts(x: Array, counts: ArrayLike | None, guard: float) -> tuple[Array, Array]:
+    """The counts (n,) and what the sums are divided by, both of the dtype of x."""
+    weights = np.ones(x.shape[0], x.dtype) if counts is None else np.asarray(counts).astype(x.dtype)
+    check_shape("counts", weights, x.shape[:1])
+    total = weights.sum(dtype=np.float64) + guard
+    return weights, np.asarray(total or 1.0, x.dtype)

@@ -1,0 +1,37 @@
+"""Arguments of `fit` and its relatives that are more than a number."""
+
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+
+def check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any) -> None:
+    """Raise ValueError unless `fit` can count its epochs by these."""
+    for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
+        if not isinstance(value, (int, np.integer)) or value < 0:
+            raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
+    for value in validation_freq if isinstance(validation_freq, Collection) else [validation_freq]:
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"validation_freq must be a positive integer or several, got {validation_freq!r}")
+
+
+def check_weights(class_weight: Any, sample_weight: Any, outputs: Sequence[str]) -> None:
+    """Raise ValueError or TypeError unless these weights can be used for a model with `outputs`."""
+    if class_weight is not None and len(outputs) > 1:
+        raise ValueError("class_weight must be None for a model of several outputs; sample_weight does it")
+    if class_weight is not None and not (
+        isinstance(class_weight, Mapping)
+        and all(isinstance(k, (int, np.integer)) and isinstance(w, Real) for k, w in class_weight.items())
+    ):
+        raise TypeError(f"class_weight must map class numbers to weights, got {class_weight!r}")
+    if class_weight is not None and sample_weight is not None:
+        raise ValueError("class_weight and sample_weight cannot be given together")
+
+
+def due(epoch: int, frequency: int | Collection[int]) -> bool:
+    """Return whether to validate after an epoch, counted from 0."""
+    if isinstance(frequency, Collection):
+        return epoch + 1 in frequency
+    return (epoch + 1) % frequency == 0

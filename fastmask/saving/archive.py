@@ -1,0 +1,220 @@
+"""Whole models in files: ``.keras`` archives, read and written, and legacy ``.h5``, read."""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastmask import initializers, layers
+from fastmask.saving import compiled, configs, h5, legacy, tree
+from fastmask.saving.atomic import replacing
+from fastmask.saving.errors import FileFormatError, reading, require_h5py
+from fastmask.saving.masks import keras_config
+from fastmask.saving.order import Orders, of_config
+
+KERAS_VERSION = "3.15.1"  # whose format is written
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_LARGEST_CONFIG = 1 << 28
+Classes = Mapping[str, Any] | None
+
+
+def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) -> Any:
+    """Return the model in a file that Keras or fastmask saved.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A ``.keras`` archive of Keras 2.12 or later, or a whole-model ``.h5`` of any Keras; known by
+        its content.
+    custom_objects : mapping of str to class or function, optional
+        Your own layers, losses, metrics and optimizers by name.
+    compile : bool, default True
+        Whether to compile the model as it was, and go on with the state of its optimizer.
+
+    Returns
+    -------
+    Sequential or Model
+
+    Raises
+    ------
+    FileFormatError
+        If the file is malformed, or holds what fastmask has no counterpart of, by name.
+    ImportError
+        If h5py is missing (``pip install "fastmask[keras]"``).
+    OSError
+        If there is no such file.
+
+    Notes
+    -----
+    Reading runs no code of the file: class names are looked up in fastmask and `custom_objects`
+    alone. Masks are not read but computed again; the mask of a call with an `initial_state` counts,
+    as in Keras 2, though Keras 3 passes it over. A `hard_sigmoid` is that of the Keras that wrote
+    the file. A GRU of a file that does not say has ``reset_after=False``.
+    """
+    require_h5py()
+    path = Path(path)
+    with path.open("rb") as file:
+        start = file.read(4)
+    with reading(path):
+        if start[:2] == b"PK":
+            return _load_archive(path, custom_objects, compile)
+        return _load_legacy(path, custom_objects, compile)
+
+
+def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
+    """Write a model into a ``.keras`` file, which Keras 3 opens, too.
+
+    The activation ``hard_sigmoid_keras2`` is not in Keras 3, which asks for it in `custom_objects`.
+
+    The file holds the architecture, the weights, and if the model is compiled, its optimizer with
+    its state, losses and metrics. It replaces an older file only once it is complete.
+
+    Parameters
+    ----------
+    model : Sequential or Model
+        Built.
+    path : str or path-like
+        Ends in ``.keras``.
+    overwrite : bool, default True
+
+    Raises
+    ------
+    ValueError
+        If the name ends in something else, or the model is not built.
+    FileExistsError
+        If there is such a file and `overwrite` is False.
+    """
+    file_path = checked_path(path, ".keras", overwrite)
+    require_built(model)
+    config = keras_config(model)
+    orders = of_config(model, config)
+    config |= {"build_config": {"input_shape": _listed(getattr(model, "input_shape", None))}}
+    found = compiled.compile_config(model)
+    if found is not None:
+        config["compile_config"] = found
+    metadata = {"keras_version": KERAS_VERSION, "date_saved": f"{datetime.now(UTC):%Y-%m-%d@%H:%M:%S}"}
+    with replacing(file_path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_METADATA, json.dumps(metadata))
+        archive.writestr(_CONFIG, json.dumps(config))
+        archive.writestr(_WEIGHTS, weights_content(model, orders))
+
+
+def weights_content(model: Any, orders: Orders) -> bytes:
+    """Return the content of a ``.weights.h5`` file."""
+    buffer = io.BytesIO()
+    with require_h5py().File(buffer, "w") as root:
+        tree.write(root, model, orders)
+        if model.optimizer is not None:
+            compiled.write_state(root, model, orders)
+    return buffer.getvalue()
+
+
+def checked_path(path: Any, ending: str, overwrite: bool) -> Path:
+    """Return a path to write to; ValueError or FileExistsError if it may not be."""
+    found = Path(path)
+    if not found.name.endswith(ending):
+        raise ValueError(f"path must end in {ending!r}, got {str(path)!r}")
+    if found.exists() and not overwrite:
+        raise FileExistsError(f"path must not exist with overwrite=False, got {str(path)!r}")
+    require_h5py()
+    return found
+
+
+def require_built(model: Any) -> None:
+    """Raise ValueError if a model has no weights yet."""
+    if not model.built:
+        raise ValueError(f"model {model.name!r} must be built: call build(input_shape) first")
+
+
+def archived_weights(path: Path) -> io.BytesIO:
+    """Return the weights file in a ``.keras`` archive."""
+    with zipfile.ZipFile(path) as archive:
+        return io.BytesIO(_member(archive, _WEIGHTS, h5.allowance(path.stat().st_size)))
+
+
+def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        config = _json(_member(archive, _CONFIG, _LARGEST_CONFIG), _CONFIG)
+        metadata = _json(_member(archive, _METADATA, _LARGEST_CONFIG), _METADATA)
+    version = str(metadata.get("keras_version") or "3")
+    model, orders = _build(config, version, path, custom_objects)
+    with require_h5py().File(archived_weights(path), "r") as root:
+        tree.read(root, model, orders=orders)
+        if compile and config.get("compile_config"):
+            compiled.compile_model(model, _object(config["compile_config"]), custom_objects)
+            group = h5.find(root, "optimizer/vars")
+            if group is not None:
+                arrays = [h5.dataset(group, str(i)) for i in range(len(group))]
+                compiled.restore(model, arrays, orders)
+    return model
+
+
+def _load_legacy(path: Path, custom_objects: Classes, compile: bool) -> Any:
+    with require_h5py().File(path, "r") as root:
+        config = h5.text(root, "model_config")
+        if config is None:
+            hint = "; it holds weights alone, for load_weights of a model" if h5.find(root, "layers") else ""
+            raise FileFormatError(f"there is no model_config in the file{hint}")
+        version = legacy.version_of(root)
+        model, orders = _build(_json(config, "model_config"), version, path, custom_objects)
+        legacy.read(root, model, orders=orders)
+        training = h5.text(root, "training_config")
+        if compile and training:
+            compiled.compile_model(model, _json(training, "training_config"), custom_objects)
+            arrays, blocks = legacy.optimizer_arrays(root)
+            compiled.restore(model, arrays, orders, blocks)
+    return model
+
+
+def _build(config: Any, version: str, path: Path, custom_objects: Classes) -> tuple[Any, Orders]:
+    """Return a built model and the order of its layers; its weights are zeros, of a plausible size."""
+    found = configs.modern(config, version, custom_objects)
+    if found["class_name"] not in configs.MODELS:
+        raise FileFormatError(f"the file must hold a model, got a {found['class_name']}")
+    with initializers.placeholders(h5.allowance(path.stat().st_size)):
+        model = layers.deserialize(found, custom_objects)
+        if not model.built:
+            shape = _build_shape(config)
+            if shape is None:
+                raise FileFormatError("the file does not say the shape of the model's input")
+            model.build(shape)
+    return model, of_config(model, found)
+
+
+def _build_shape(config: Mapping[str, Any]) -> Any:
+    inner = config["config"]
+    known = [inner.get("build_input_shape")] if isinstance(inner, Mapping) else []
+    known.append((config.get("build_config") or {}).get("input_shape"))
+    return next((shape for shape in known if shape), None)
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """Return a member of an archive, which is not read if it claims more than `limit` bytes."""
+    info = archive.getinfo(name)
+    if info.file_size > limit:
+        raise FileFormatError(f"{name} claims {info.file_size} bytes, at most {limit} are plausible")
+    with archive.open(info) as member:
+        content = member.read(limit + 1)
+    if len(content) != info.file_size:
+        raise FileFormatError(f"{name} has {len(content)} bytes, not {info.file_size}")
+    return content
+
+
+def _json(content: bytes | str, name: str) -> dict[str, Any]:
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise FileFormatError(f"{name} must hold an object")
+    return found
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise FileFormatError(f"compile_config must be an object, got {str(value)[:80]}")
+    return value
+
+
+def _listed(shape: Any) -> Any:
+    return [_listed(n) for n in shape] if isinstance(shape, (tuple, list)) else shape

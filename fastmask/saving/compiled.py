@@ -1,0 +1,226 @@
+"""What `compile` was given, and the state of the optimizer, from and to files."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from itertools import takewhile
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmask import losses, metrics, optimizers
+from fastmask.saving import h5
+from fastmask.saving.errors import BRIDGE, FileFormatError
+from fastmask.saving.order import Orders, trained
+
+Array = NDArray[Any]
+Classes = Mapping[str, Any] | None
+
+# Arguments of Keras's objects that fastmask has not, with the values that change nothing.
+_IDLE: dict[str, tuple[Any, ...]] = {
+    "use_ema": (False, None),
+    "loss_scale_factor": (None,),
+    "gradient_accumulation_steps": (None, 1),
+    "decay": (0, None),
+    "axis": (-1,),
+}
+_PLACES = {
+    "optimizer": "optimizers",
+    "loss": "losses",
+    "loss_weights": "losses",
+    "metrics": "metrics",
+    "weighted_metrics": "metrics",
+}
+_IGNORED = ("ema_momentum", "ema_overwrite_frequency", "jit_compile", "is_legacy_optimizer", "fn", "dtype")
+_OTHER_NAMES = {"lr": "learning_rate"}
+_OTHER_REDUCTIONS = {"auto": "sum_over_batch_size", "sum_over_batch_size": "sum_over_batch_size"}
+
+
+def compile_model(model: Any, config: Mapping[str, Any], custom_objects: Classes = None) -> None:
+    """Compile a model by a compile_config of Keras 3, or a training_config of a legacy file.
+
+    Raises
+    ------
+    FileFormatError
+        If fastmask has no such optimizer, loss or metric.
+    """
+    optimizer = config.get("optimizer", config.get("optimizer_config"))
+    found = {
+        "loss": _each(config.get("loss"), losses, custom_objects),
+        "loss_weights": config.get("loss_weights"),
+        "metrics": _flat(_each(config.get("metrics"), metrics, custom_objects)),
+        "weighted_metrics": _flat(_each(config.get("weighted_metrics"), metrics, custom_objects)),
+    }
+    if optimizer is not None:
+        found["optimizer"] = _each(optimizer, optimizers, custom_objects)
+    model.compile(**{key: value for key, value in found.items() if value is not None})
+
+
+def compile_config(model: Any) -> dict[str, Any] | None:
+    """Return what `compile` was given in the form of Keras 3; None for a model that is not compiled."""
+    if model.optimizer is None:
+        return None
+    given = {"optimizer": model.optimizer, **model.compile_arguments}
+    return {key: _plain(given[key], f"keras.{place}") for key, place in _PLACES.items()}
+
+
+def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = False) -> None:
+    """Give the optimizer of a compiled model the state that is stored.
+
+    Parameters
+    ----------
+    model : Model
+    stored : sequence of h5py.Dataset
+        Number of steps, learning rate (not always there), then the slots of the variables.
+    orders : dict
+        The order of the layers in the file.
+    blocks : bool, default False
+        Whether each kind of slot comes for all variables before the next kind, as the optimizers
+        before Keras 2.11 have it.
+    """
+    scalars = list(takewhile(lambda item: item.shape == (), stored))[:2]
+    rest = stored[len(scalars) :]
+    wanted = slots(model.optimizer, trained(model, orders), blocks)
+    idle = len(wanted) == 0 or blocks
+    if rest and (len(rest) < len(wanted) or (len(rest) > len(wanted) and not idle)):
+        warnings.warn(
+            f"the optimizer starts anew: its state must have {len(wanted)} arrays, got {len(rest)}",
+            stacklevel=4,
+        )
+        return
+    pairs = list(zip(wanted, rest, strict=False))
+    values = [h5.read(item, slot.shape, f"optimizer state {item.name!r}") for slot, item in pairs]
+    numbers = [float(h5.read(item, (), f"optimizer state {item.name!r}")) for item in scalars]
+    for (slot, _), value in zip(pairs, values, strict=True):
+        slot[...] = value
+    if numbers:
+        model.optimizer.iterations = int(numbers[0])
+    if len(numbers) > 1 and _has_fixed_rate(model.optimizer):
+        model.optimizer.learning_rate = numbers[1]
+
+
+def slots(optimizer: Any, variables: Sequence[Any], blocks: bool = False) -> list[Array]:
+    """Return the arrays of an optimizer's state in Keras's order; they are the state, not copies."""
+    states = [optimizer._state(variable) for variable in variables]
+    found, start = [], 0
+    for group in optimizer.slots:
+        kinds = range(start, start + len(group))
+        start += len(group)
+        if blocks:
+            found += [state[kind] for kind in kinds for state in states]
+        else:
+            found += [state[kind] for state in states for kind in kinds]
+    found += [variable.value for variable in optimizer.shared]
+    return [array for array in found if array is not None]
+
+
+def write_state(root: Any, model: Any, orders: Orders) -> None:
+    """Write the state of a compiled model's optimizer into an HDF5 group."""
+    optimizer = model.optimizer
+    group = root.create_group("optimizer/vars")
+    group.attrs["name"] = optimizer.name
+    scalars: list[Any] = [np.int32(optimizer.iterations)]
+    scalars += [np.float64(optimizer.learning_rate)] if _has_fixed_rate(optimizer) else []
+    for number, value in enumerate([*scalars, *slots(optimizer, trained(model, orders))]):
+        group.create_dataset(str(number), data=value)
+
+
+def _has_fixed_rate(optimizer: Any) -> bool:
+    return any(variable.name == "learning_rate" for variable in optimizer.variables[:2])
+
+
+def _each(value: Any, module: ModuleType, custom_objects: Classes) -> Any:
+    """Return objects for their configs in a structure of lists and dicts."""
+    if isinstance(value, Mapping):
+        if "class_name" in value:
+            return _made(value, module, custom_objects)
+        return {key: _each(item, module, custom_objects) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_each(item, module, custom_objects) for item in value]
+    if isinstance(value, str):
+        return (custom_objects or {}).get(value, value)
+    return value
+
+
+def _made(config: Mapping[str, Any], module: ModuleType, custom_objects: Classes) -> Any:
+    name = str(config["class_name"]).split(">")[-1]
+    inner = config.get("config")
+    own = custom_objects or {}
+    if name == "function" or (isinstance(inner, str) and "class_name" in config):
+        return own.get(str(inner), str(inner))
+    if not isinstance(inner, Mapping):
+        raise FileFormatError(f"the config of {name!r} must be a dict")
+    if name == "MeanMetricWrapper" and isinstance(inner.get("fn"), str):
+        metric = metrics.get(own.get(inner["fn"], inner["fn"]))
+        metric.name = str(inner.get("name") or metric.name)
+        return metric
+    if name in own:
+        cls = own[name]
+        return cls.from_config(dict(inner)) if hasattr(cls, "from_config") else cls(**inner)
+    cls = _known(name, module)
+    return cls(**_arguments(cls, inner, module, custom_objects))
+
+
+def _known(name: str, module: ModuleType) -> Any:
+    base = {"losses": "Loss", "metrics": "Metric", "optimizers": "Optimizer"}[module.__name__.split(".")[1]]
+    places = [module, *([module.schedules] if hasattr(module, "schedules") else [])]
+    for place in places:
+        found = getattr(place, name, None)
+        kinds = tuple(getattr(place, kind) for kind in (base, "LearningRateSchedule") if hasattr(place, kind))
+        if isinstance(found, type) and issubclass(found, kinds):
+            return found
+    raise FileFormatError(
+        f"fastmask has no {base.lower()} {name!r}; load the model with compile=False and compile it, or pass "
+        f"the class in custom_objects; {BRIDGE}"
+    )
+
+
+def _arguments(cls: Any, config: Mapping[str, Any], module: ModuleType, custom_objects: Classes) -> dict[str, Any]:
+    """Return the arguments of a constructor from a config of any Keras."""
+    legal = {name for base in cls.__mro__[:-1] for name in signature(base.__init__).parameters}
+    found = {}
+    for key, value in config.items():
+        key = _OTHER_NAMES.get(key, key)
+        if isinstance(value, Mapping) and "class_name" in value and key != "dtype":
+            value = _made(value, module, custom_objects)
+        if key == "reduction":
+            value = _OTHER_REDUCTIONS.get(value, value)
+        if key == "epsilon" and value is None:
+            continue
+        if key == "dtype" and isinstance(value, Mapping):
+            continue
+        if key in legal and key not in ("self", "kwargs", "fn"):
+            found[key] = value
+        elif key not in _IGNORED and value not in _IDLE.get(key, ()):
+            raise FileFormatError(
+                f"fastmask's {cls.__name__} has no argument {key}={value!r}; load the model with compile=False"
+            )
+    return found
+
+
+def _flat(value: Any) -> Any:
+    """Return the metrics of the one output without the list that Keras 2 puts around them."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        return value[0]
+    return value
+
+
+def _plain(value: Any, module: str) -> Any:
+    """Return the config of objects in a structure of lists and dicts."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item, module) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, module) for item in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, type):
+        value = value()
+    if hasattr(value, "get_config"):
+        config = {key: _plain(item, f"{module}.schedules") for key, item in value.get_config().items()}
+        return {"module": module, "class_name": type(value).__name__, "config": config, "registered_name": None}
+    name = getattr(value, "__name__", type(value).__name__)
+    return {"module": "builtins", "class_name": "function", "config": name, "registered_name": name}

@@ -1,0 +1,39 @@
+"""The one error of unreadable files, and the extra that reading and writing need."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+BRIDGE = "the bridge fastmask.keras runs such a model in Keras itself, on fastmask's kernels"
+
+
+class FileFormatError(ValueError):
+    """A file is malformed, or holds what fastmask has no counterpart of; the message says what."""
+
+
+def require_h5py() -> ModuleType:
+    """Return h5py.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed; the message names the extra that brings it.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError('Keras files need h5py: install it with `pip install "fastmask[keras]"`') from error
+    module: ModuleType = h5py
+    return module
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into a `FileFormatError` that names it."""
+    try:
+        yield
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error.__cause__
+    except Exception as error:  # zip, HDF5 and layers fail in many ways on malformed files
+        raise FileFormatError(f"{path}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,116 @@
+"""HDF5 read with suspicion: only hard links, only plain arrays, nothing larger than expected."""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmask.saving.errors import FileFormatError, require_h5py
+
+Array = NDArray[Any]
+
+# Arrays may be stored compressed, but hardly by more than this; a file that claims more is refused.
+LARGEST_EXPANSION = 100
+_SPARE_BYTES = 1 << 20
+
+
+def allowance(file_size: int) -> int:
+    """Return how many bytes of weights a file of a size may hold."""
+    return LARGEST_EXPANSION * file_size + _SPARE_BYTES
+
+
+def find(group: Any, path: str) -> Any:
+    """Return the member of a group at a path, or None; FileFormatError for a link that is not hard."""
+    h5py = require_h5py()
+    found = group
+    for name in filter(None, path.split("/")):
+        if not isinstance(found, h5py.Group) or name == "." or name not in found:
+            return None
+        if not isinstance(found.get(name, getlink=True), h5py.HardLink):
+            raise FileFormatError(f"{path!r} must be stored in the file itself, not be a link")
+        found = found[name]
+    return found
+
+
+def subgroup(group: Any, path: str) -> Any:
+    """Return the group at a path; FileFormatError if there is none."""
+    found = find(group, path)
+    if not isinstance(found, require_h5py().Group):
+        raise FileFormatError(f"there is no group {path!r} in {group.name!r}")
+    return found
+
+
+def dataset(group: Any, path: str) -> Any:
+    """Return the dataset at a path, not read yet; FileFormatError if there is no plain one."""
+    found = find(group, path)
+    if not isinstance(found, require_h5py().Dataset):
+        raise FileFormatError(f"there is no array {path!r} in {group.name!r}")
+    if found.is_virtual or found.external:
+        raise FileFormatError(f"array {path!r} must be stored in the file itself")
+    if found.shape is None or (found.chunks and np.greater(found.chunks, found.shape).any()):
+        raise FileFormatError(f"array {path!r} has no regular shape")
+    return found
+
+
+def read(stored: Any, shape: tuple[int, ...], what: str) -> Array:
+    """Return the values of a dataset, whose shape is checked before anything is read.
+
+    Raises
+    ------
+    FileFormatError
+        If it has another shape or holds no numbers.
+    """
+    if stored.shape != shape:
+        raise FileFormatError(f"{what} must have shape {shape}, got {stored.shape}")
+    dtype = stored.dtype
+    bfloat = dtype.kind == "V" and dtype.itemsize == 2 and text(stored, "dtype") == "bfloat16"
+    if not (bfloat or (dtype.kind in "fiub" and dtype.itemsize <= 16)):
+        raise FileFormatError(f"{what} must hold real numbers, got {dtype}")
+    values: Array = np.asarray(stored[()])
+    if bfloat:
+        bits = values.view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return bits.view(np.float32)
+    return values
+
+
+def text(holder: Any, name: str) -> str | None:
+    """Return an attribute that is a string, or None if there is none."""
+    value = _attribute(holder, name)
+    if value is None:
+        return None
+    if isinstance(value, np.ndarray) and value.shape == ():
+        value = value[()]
+    return _decoded(value, name)
+
+
+def strings(group: Any, name: str) -> list[str]:
+    """Return an attribute that is a list of strings, or was cut into several; [] if there is none."""
+    whole = _attribute(group, name)
+    if whole is not None:
+        return [_decoded(value, name) for value in np.atleast_1d(whole)]
+    found: list[str] = []
+    for number in range(len(group.attrs)):
+        part = _attribute(group, f"{name}{number}")
+        if part is None:
+            break
+        found += [_decoded(value, name) for value in np.atleast_1d(part)]
+    return found
+
+
+def _attribute(holder: Any, name: str) -> Any:
+    if name not in holder.attrs:
+        return None
+    stored = holder.attrs.get_id(name)
+    size = prod(stored.shape) * stored.get_type().get_size() if stored.shape else 0
+    if size > holder.file.id.get_filesize():
+        raise FileFormatError(f"attribute {name!r} is larger than the file")
+    return holder.attrs[name]
+
+
+def _decoded(value: Any, name: str) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if not isinstance(value, str):
+        raise FileFormatError(f"attribute {name!r} must hold text, got {type(value).__name__}")
+    return str(value)

@@ -1,0 +1,188 @@
+"""Configs of models for Keras 3: masks written out, layers in Keras's order.
+
+Keras has the operations that compute masks in its graphs. It would make them by itself, but not for
+a call with an initial state, and under names that layers may have; and they count where it orders
+the layers, by which it numbers the groups of weights and the slots of optimizers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastmask import layers
+from fastmask.layers.symbolic import KerasTensor, Node
+from fastmask.saving.nodes import modern_node, tensors, tensors_of
+
+Config = dict[str, Any]
+
+_TAKE_MASK = (
+    "SimpleRNN", "LSTM", "GRU", "Bidirectional", "TimeDistributed", "GlobalAveragePooling1D", "BatchNormalization",
+    "Attention",
+)  # fmt: skip
+_MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+
+
+def keras_config(model: Any) -> Config:
+    """Return the config of a model in the form of Keras 3, with masks and order as there."""
+    config = layers.serialize(model)
+    return config | {"config": _inner(model, config["config"])}
+
+
+def _inner(model: Any, config: Config) -> Config:
+    """Return the config of a model with the configs of the models in it made new as well."""
+    by_name = {layer.name: layer for layer in model.layers}
+    entries = []
+    for entry in config["layers"]:
+        layer = by_name.get(entry["config"].get("name"))
+        if layer is not None and hasattr(layer, "layers"):
+            entry = entry | {"config": _inner(layer, entry["config"])}
+        entries.append(entry)
+    config = config | {"layers": entries}
+    if not any("inbound_nodes" in entry for entry in entries):
+        return config
+    config["layers"] = entries + _Masks(model.graph, entries).operations
+    rank = {name: i for i, name in enumerate(keras_order(config))}
+    return config | {"layers": sorted(config["layers"], key=lambda entry: rank[entry["name"]])}
+
+
+def in_keras_order(graph: Any) -> list[layers.Layer]:
+    """Return the layers of a graph as Keras 3 orders them, operations on masks taken into account."""
+    kept = set(graph.nodes)
+    made = {layer: [node for node in layer.nodes if node in kept] for layer in graph.layers}
+    numbers = {node: i for nodes in made.values() for i, node in enumerate(nodes)}
+
+    def of(tensor: KerasTensor) -> Config:
+        place = [tensor.history.layer.name, numbers.get(tensor.node, 0), tensor.history.tensor_index]
+        return {"class_name": "__keras_tensor__", "config": {"keras_history": place}}
+
+    def call(node: Node) -> Config:
+        given = [of(tensor) for tensor in node.inputs]
+        args = [given] if node.layer.takes_list else given
+        return {"args": args, "kwargs": {"initial_state": [of(tensor) for tensor in node.states]}}
+
+    entries = [
+        {"name": layer.name, "inbound_nodes": [call(node) for node in nodes if node.inputs]}
+        for layer, nodes in made.items()
+    ]
+    ends = [of(tensor)["config"]["keras_history"] for tensor in graph.outputs]
+    operations = _Masks(graph, entries).operations
+    named = {layer.name: layer for layer in graph.layers}
+    return [
+        named[name] for name in keras_order({"layers": entries + operations, "output_layers": ends}) if name in named
+    ]
+
+
+class _Masks:
+    """Adds the operations on masks of a graph, and the mask arguments of its calls."""
+
+    def __init__(self, graph: Any, entries: Sequence[Config]) -> None:
+        self.operations: list[Config] = []
+        self._known: dict[KerasTensor, Config | None] = {}
+        self._taken = {entry["name"] for entry in entries}
+        kept, named = set(graph.nodes), {layer.name: layer for layer in graph.layers}
+        calls: dict[Node, Config] = {}
+        for entry in entries:
+            made = [node for node in named[entry["name"]].nodes if node in kept and node.inputs]
+            calls |= dict(zip(made, entry["inbound_nodes"], strict=True))
+        for node in graph.nodes:
+            if node.inputs:
+                self._call(node, calls[node])
+
+    def _call(self, node: Node, call: Config) -> None:
+        name = type(node.layer).__name__
+        masks = [self._known.get(tensor) for tensor in node.inputs]
+        if any(masks) and (name in _TAKE_MASK or hasattr(node.layer, "layers")):
+            call["kwargs"] = call["kwargs"] | {"mask": masks if node.layer.takes_list else masks[0]}
+        if not any(tensor.mask_source is not None for tensor in node.outputs) or hasattr(node.layer, "layers"):
+            return
+        given = call["args"][0] if node.layer.takes_list else call["args"]
+        found = self._output(name, node.layer, given, masks)
+        self._known |= {tensor: found for tensor in node.outputs if tensor.mask_source is not None}
+
+    def _output(self, name: str, layer: Any, given: list[Config], masks: list[Config | None]) -> Config | None:
+        if name == "Embedding" and layer.makes_mask:
+            return self._make("NotEqual", given[0], 0)
+        if name == "Masking":
+            return self._make("Any", self._make("NotEqual", given[0], layer.mask_value), axis=-1, keepdims=False)
+        if name == "Concatenate":
+            return self._concatenated(layer.axis, given, masks)
+        present = [mask for mask in masks if mask is not None]
+        found = present[0] if present else None
+        for mask in present[1:] if name in _MERGING else ():
+            found = self._make("LogicalOr", found, mask)
+        return found
+
+    def _concatenated(self, axis: int, given: list[Config], masks: list[Config | None]) -> Config:
+        wide = []
+        for tensor, mask in zip(given, masks, strict=True):
+            if mask is None:
+                wide.append(self._make("OnesLike", tensor, dtype="bool"))
+            else:
+                zeros = self._make("ZerosLike", tensor, dtype="bool")
+                wide.append(self._make("LogicalOr", self._make("ExpandDims", mask, axis=-1), zeros))
+        return self._make("Any", self._make("Concatenate", wide, axis=axis), axis=-1, keepdims=False)
+
+    def _make(self, class_name: str, *args: Any, **config: Any) -> Config:
+        """Add an operation; return its output."""
+        number = len(self.operations)
+        name = f"mask_{number}"
+        while name in self._taken:
+            number += 1
+            name = f"mask_{number}"
+        self._taken.add(name)
+        self.operations.append(
+            {
+                "module": "keras.src.ops.numpy",
+                "class_name": class_name,
+                "config": {"name": name, **config},
+                "registered_name": class_name,
+                "name": name,
+                "inbound_nodes": [{"args": list(args), "kwargs": {}}],
+            }
+        )
+        place = {"shape": [None, None], "dtype": "bool", "keras_history": [name, 0, 0]}
+        return {"class_name": "__keras_tensor__", "config": place}
+
+
+def keras_order(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of a functional model's layers and operations as Keras 3 orders them.
+
+    That is by the longest way to an output, longest first; those of equal distance in the order in
+    which a search from the outputs meets them.
+    """
+    calls = {entry["name"]: [modern_node(node, entry) for node in entry["inbound_nodes"]] for entry in config["layers"]}
+    parents = {
+        (name, i): [ref[:2] for ref in tensors([call["args"], dict(sorted(call["kwargs"].items()))])]
+        for name, made in calls.items()
+        for i, call in enumerate(made)
+    }
+    met, nodes = _search(parents, [ref[:2] for ref in tensors_of(config["output_layers"])])
+    distance: dict[tuple[str, int], int] = {}
+    of_layer: dict[str, int] = {}
+    for node in reversed(nodes):
+        own = max(distance.get(node, 0), of_layer.get(node[0], 0))
+        distance[node] = of_layer[node[0]] = own
+        for parent in parents.get(node, ()):
+            distance[parent] = max(own + 1, distance.get(parent, 0))
+    return sorted(calls, key=lambda name: (-of_layer.get(name, 0), met.get(name, -1)))
+
+
+def _search(parents: Mapping[Any, list[Any]], outputs: list[Any]) -> tuple[dict[str, int], list[Any]]:
+    """Return when each layer was met in a search from the outputs, and the calls in a possible order."""
+    met: dict[str, int] = {}
+    done: set[Any] = set()
+    nodes: list[Any] = []
+    for output in outputs:
+        todo = [(output, iter(parents.get(output, ())))] if output not in done else []
+        done.add(output)
+        met.setdefault(output[0], len(met))
+        while todo:
+            node, waiting = todo[-1]
+            parent = next((other for other in waiting if other not in done), None)
+            if parent is None:
+                nodes.append(node)
+                todo.pop()
+                continue
+            done.add(parent)
+            met.setdefault(parent[0], len(met))
+            todo.append((parent, iter(parents.get(parent, ()))))
+    return met, nodes

@@ -1,0 +1,55 @@
+"""Weights alone: ``.weights.h5`` written and read, legacy weight files read."""
+
+from pathlib import Path
+from typing import Any
+
+from fastmask.saving import archive, legacy, tree
+from fastmask.saving.atomic import replacing
+from fastmask.saving.errors import reading, require_h5py
+from fastmask.saving.masks import keras_config
+from fastmask.saving.order import of_config
+
+
+def save_weights(model: Any, path: Any, overwrite: bool = True) -> None:
+    """Write the weights of a model, and the state of its optimizer, into a ``.weights.h5`` file.
+
+    Parameters and errors as for `save_model`, but for the ending.
+    """
+    path = archive.checked_path(path, ".weights.h5", overwrite)
+    archive.require_built(model)
+    with replacing(path) as file:
+        file.write(archive.weights_content(model, of_config(model, keras_config(model))))
+
+
+def load_weights(model: Any, path: Any, skip_mismatch: bool = False) -> None:
+    """Fill the weights of a model from a file; the optimizer stays as it is.
+
+    Parameters
+    ----------
+    model : Sequential or Model
+        Built, with the layers in the order of the file.
+    path : str or path-like
+        A ``.weights.h5`` or ``.keras`` file, or a legacy ``.h5`` with weights or a whole model; known
+        by its content.
+    skip_mismatch : bool, default False
+        Whether layers whose arrays do not fit are passed over with a warning.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is malformed or does not fit the model; no weight has changed then.
+    ValueError
+        If the model is not built.
+    ImportError, OSError
+        As for `load_model`.
+    """
+    h5py = require_h5py()
+    archive.require_built(model)
+    path = Path(path)
+    with path.open("rb") as file:
+        start = file.read(4)
+    with reading(path):
+        source = archive.archived_weights(path) if start[:2] == b"PK" else path
+        with h5py.File(source, "r") as root:
+            read = legacy.read if legacy.is_legacy(root) else tree.read
+            read(root, model, skip_mismatch, of_config(model, keras_config(model)))

@@ -1,0 +1,287 @@
+"""Functional models: graphs, gradients, plans, masks, data by name, nesting, summary, errors."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.numeric import assert_gradient
+
+import fastmask as fm
+from fastmask import layers, packing
+from fastmask.models.structure import flatten
+
+F64 = {"dtype": "float64"}
+WORDS = np.array([[1, 2, 0, 3], [4, 0, 0, 0], [0, 5, 6, 2], [0, 0, 0, 0]])
+OTHERS = np.array([[2, 2], [3, 0], [0, 0], [1, 6]])
+
+
+def embedded(name, size=3):
+    ids = fm.Input((None,), name=name)
+    return ids, layers.Embedding(7, size, mask_zero=True, **F64)(ids)
+
+
+def residual():
+    ids, x = embedded("words")
+    y = layers.Add(**F64)([x, layers.LSTM(3, return_sequences=True, **F64)(x)])
+    y = layers.Add(**F64)([y, layers.Dense(3, "tanh", **F64)(y)])
+    return fm.Model(ids, layers.Dense(2, **F64)(y)), WORDS, np.linspace(-1, 1, 32).reshape(4, 4, 2)
+
+
+def shared():
+    (first, a), (second, b) = embedded("first"), embedded("second")
+    gru, dense = layers.GRU(2, **F64), layers.Dense(2, "tanh", **F64)
+    y = layers.Multiply(**F64)([dense(gru(a)), dense(dense(gru(b)))])
+    return fm.Model([first, second], y), [WORDS, OTHERS], np.linspace(-1, 1, 8).reshape(4, 2)
+
+
+def encoder_decoder():
+    (source, x), (target, y) = embedded("source"), embedded("target", 2)
+    _, *states = layers.LSTM(3, return_state=True, **F64)(x)
+    y = layers.LSTM(3, return_sequences=True, **F64)(y, initial_state=states)
+    targets = np.array([[0, 1], [1, 1], [0, 0], [1, 0]])
+    return fm.Model([source, target], layers.Dense(2, "softmax", **F64)(y)), [WORDS, OTHERS], targets
+
+
+def two_outputs():
+    ids, x = embedded("words")
+    vector = fm.Input((2,), name="vector")
+    steps, last = layers.GRU(3, return_sequences=True, return_state=True, **F64)(x)
+    inner = fm.Sequential([layers.Dense(3, "tanh", input_shape=(2,), **F64)], name="inner")
+    row = layers.Dense(1, name="row", **F64)(layers.Average(**F64)([inner(vector), last]))
+    model = fm.Model([ids, vector], [layers.Dense(2, name="step", **F64)(steps), row])
+    y = [np.linspace(-1, 1, 32).reshape(4, 4, 2), np.linspace(0, 1, 4)[:, None]]
+    return model, [WORDS, np.linspace(-1, 1, 8).reshape(4, 2)], y
+
+
+def nested():
+    inner_in = fm.Input((None, 3), name="inner_in")
+    y = layers.Masking(**F64)(inner_in)
+    encode = fm.Model(inner_in, layers.SimpleRNN(2, return_sequences=True, **F64)(y), name="encode")
+    one, two = fm.Input((None, 3), name="one"), fm.Input((None, 3), name="two")
+    a, b = layers.LSTM(2, **F64)(encode(one)), layers.LSTM(2, **F64)(encode(two))
+    x = np.random.default_rng(0).normal(size=(4, 3, 3)) * (OTHERS[:, :1, None] != 3)
+    return fm.Model([one, two], layers.Subtract(**F64)([a, b])), [x, x[::-1].copy()], np.ones((4, 2))
+
+
+CASES = [residual, shared, encoder_decoder, two_outputs, nested]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients(case):
+    fm.utils.set_random_seed(3)
+    model, x, y = case()
+    model.compile("sgd", "sparse_categorical_crossentropy" if case is encoder_decoder else "mse")
+    loss, grads = model.loss_and_gradients(x, y)
+    assert loss == pytest.approx(np.atleast_1d(model.evaluate(x, y, verbose=0))[0], rel=1e-12)
+    for grad, variable in zip(grads, model.trainable_weights, strict=True):
+        dense = grad.dense() if isinstance(grad, fm.ops.SparseRows) else grad
+        assert_gradient(dense, lambda: model.loss_and_gradients(x, y)[0], variable.value, variable.path)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_config_and_the_weights_make_the_same_model(case):
+    model, x, _ = case()
+    again = fm.Model.from_config(json.loads(json.dumps(model.get_config())))
+    again.set_weights(model.get_weights())
+    assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
+    for a, b in zip(flatten(again.predict(x)), flatten(model.predict(x)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_gradients_by_the_inputs_of_a_model_used_as_a_layer():
+    inputs = fm.Input((None, 3))
+    model = fm.Model(inputs, layers.Add(**F64)([inputs, layers.GRU(3, return_sequences=True, **F64)(inputs)]))
+    x, dy = np.random.default_rng(1).normal(size=(2, 4, 3)), np.linspace(-1, 1, 24).reshape(2, 4, 3)
+    y, pullback = model.vjp(x)
+    assert y.shape == dy.shape
+    assert_gradient(pullback(dy).inputs, lambda: (model.vjp(x)[0] * dy).sum(), x)
+    wrapped = layers.TimeDistributed(fm.Sequential([layers.Dense(2, **F64), layers.Activation("tanh", **F64)]), **F64)
+    dy = np.ones((2, 4, 2))
+    assert_gradient(wrapped.vjp(x)[1](dy).inputs, lambda: wrapped(x).sum(), x)
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    made = []
+    plain = packing.Packing.__init__
+    monkeypatch.setattr(packing.Packing, "__init__", lambda self, *a: (made.append(self), plain(self, *a))[1])
+    return made
+
+
+def test_the_plan_of_an_input_is_made_once(plans):
+    ids = fm.Input((None,))
+    branches = []
+    for _ in range(3):
+        x = layers.Embedding(7, 3, mask_zero=True)(ids)
+        branches.append(layers.Dense(3)(layers.LSTM(3, return_sequences=True)(x)))
+    model = fm.Model(ids, layers.Dense(1)(layers.Add()(branches)))
+    model.predict(WORDS)
+    assert len(plans) == 1
+    assert len({id(y.packing) for y in model.run([WORDS])[0]}) == 1
+
+
+def test_branches_with_and_without_a_mask_have_their_own_plans(plans):
+    ids = fm.Input((None,))
+    masked = layers.LSTM(2)(layers.Embedding(7, 3, mask_zero=True)(ids))
+    plain = layers.LSTM(2)(layers.Embedding(7, 3)(ids))
+    model = fm.Model(ids, [masked, plain])
+    apart = [fm.Model(ids, output).predict(WORDS) for output in (masked, plain)]
+    plans.clear()
+    for actual, expected in zip(model.predict(WORDS), apart, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    assert len(plans) == 2
+
+
+def test_a_mask_is_never_dropped_silently():
+    ids, x = embedded("words")
+    assert x.mask_source.name.startswith("embedding")
+    with pytest.raises(TypeError, match=r"'flat' \(Flatten\) does not support masking, but the output of layer"):
+        layers.Flatten(name="flat")(x)
+    inner = fm.Input((4, 3))
+    model = fm.Model(inner, layers.Flatten(name="inside", **F64)(inner))
+    with pytest.raises(TypeError, match="'inside'"):
+        model(x)
+    free = layers.DropMask(**F64)(x)
+    assert free.mask_source is None
+    assert fm.Model(ids, layers.Dense(1, **F64)(free)).predict(WORDS).shape == (4, 4, 1)
+    with pytest.raises(NotImplementedError, match="mask must be None for symbolic tensors"):
+        layers.LSTM(2)(x, mask=x)
+
+
+def test_data_by_name_and_lists_of_sequences():
+    model, (words, vector), (step, row) = two_outputs()
+    model.compile("sgd", {"step": "mse", "row": "mae"}, loss_weights={"row": 0.5}, metrics={"row": ["mse"]})
+    named = {"words": words, "vector": vector}
+    targets = {"row": row, "step": step}
+    weights = {"row": np.arange(4.0)}
+    by_name = model.evaluate(named, targets, sample_weight=weights, verbose=0, return_dict=True)
+    listed = model.evaluate([words, vector], [step, row], sample_weight=[None, weights["row"]], verbose=0)
+    assert list(by_name) == ["loss", "row_loss", "row_mse", "step_loss"]
+    assert model.metrics_names == ["loss", "step_loss", "row_loss", "row_mse"]
+    assert [by_name[name] for name in model.metrics_names] == pytest.approx(listed)
+    assert by_name["loss"] == pytest.approx(by_name["step_loss"] + 0.5 * by_name["row_loss"])
+    rows = [[1, 2], [3, 4, 5], [6]]
+    padded = np.array([[1, 2, 0], [3, 4, 5], [6, 0, 0]])
+    ragged, grid = model.predict([rows, vector[:3]]), model.predict([padded, vector[:3]])
+    np.testing.assert_array_equal(ragged[1], grid[1])
+    for row_of_list, row_of_grid in zip(ragged[0], grid[0], strict=True):
+        np.testing.assert_array_equal(row_of_list, row_of_grid[: len(row_of_list)])
+    logs = model.fit([rows, vector[:3]], [[s[: len(r)] for s, r in zip(step, rows, strict=False)], row[:3]], verbose=0)
+    assert list(logs.history) == ["loss", "row_loss", "row_mse", "step_loss"]
+    batches = [(named, targets), (named, targets, weights)]
+    assert model.fit(iter(batches), steps_per_epoch=2, verbose=0).history["loss"]
+
+
+def test_dicts_of_inputs_and_outputs():
+    one, two = fm.Input((2,), name="one"), fm.Input((2,), name="two")
+    total = layers.Add()([one, two])
+    model = fm.Model({"two": two, "one": one}, {"b": layers.Dense(1)(total), "a": layers.Dense(2)(one)})
+    x = {"one": np.ones((3, 2)), "two": np.zeros((3, 2)), "unused": np.zeros(3)}
+    y = model.predict(x)
+    assert {key: value.shape for key, value in y.items()} == {"b": (3, 1), "a": (3, 2)}
+    assert model.output_names == ["a", "b"]
+    model.compile("sgd", {"a": "mse"})
+    before = model.get_weights()
+    history = model.fit(x, {"a": np.ones((3, 2))}, verbose=0).history
+    assert list(history) == ["loss"]  # an output without a loss trains nothing
+    after = dict(zip((w.path for w in model.weights), model.get_weights(), strict=True))
+    for weight, old in zip(model.weights, before, strict=True):
+        changed = not np.array_equal(after[weight.path], old)
+        assert changed == (weight.shape[-1] == 2)
+
+
+def test_parts_of_a_model():
+    model, x, _ = residual()
+    first = model.layers[2]
+    part = fm.Model(model.input, first.output)
+    assert part.predict(x).shape == (4, 4, 3)
+    values = np.random.default_rng(0).normal(size=(2, 3, 3))
+    with pytest.raises(ValueError, match="inputs must have all inputs of the outputs"):
+        fm.Model(first.output, model.output)
+    tail = fm.Model(model.layers[-2].output, model.output)
+    kernel, bias = model.layers[-1].get_weights()
+    np.testing.assert_allclose(tail.predict(values), values @ kernel + bias)
+
+
+def test_summary_shows_connections_and_the_way_of_the_mask():
+    model, _, _ = encoder_decoder()
+    lines = []
+    model.summary(lines.append)
+    rows = {line.split()[1]: line for line in lines[0].splitlines() if line.startswith("│")}
+    decoder = next(line for name, line in rows.items() if "[0][2]" in line)
+    assert "passed" in decoder
+    assert "used" in next(line for line in rows.values() if "[(None, 3), (None, 3), (None, 3)]" in line)
+    assert sum("made" in line for line in rows.values()) == 2
+    assert "Connected to" in lines[0]
+    ids, x = embedded("ids")
+    chain = fm.Model(ids, layers.LSTM(2, **F64)(x))
+    chain.summary(lines.append)
+    assert "Connected to" not in lines[1]
+
+
+def test_training_argument_of_a_call_holds_for_that_call():
+    x = fm.Input((50,))
+    dropped, kept = layers.Dropout(0.5)(x, training=True), layers.Dropout(0.5)(x)
+    always, never = fm.Model(x, [dropped, kept]).predict(np.ones((1, 50)))
+    assert (always == 0).any()
+    assert (never == 1).all()
+
+
+def test_states_of_bidirectional_and_stateful_layers():
+    (source, x), (target, y) = embedded("source"), embedded("target")
+    states = layers.Bidirectional(layers.GRU(2, return_state=True, **F64), **F64)(x)[1:]
+    y = layers.Bidirectional(layers.GRU(2, **F64), **F64)(y, initial_state=states)
+    model = fm.Model([source, target], y)
+    model.compile("sgd", "mse")
+    data, goal = [WORDS, OTHERS], np.ones((4, 4))
+    _, grads = model.loss_and_gradients(data, goal)
+    kernel, grad = next(pair for pair in zip(model.trainable_weights, grads, strict=True) if pair[0].name == "kernel")
+    assert_gradient(grad, lambda: model.loss_and_gradients(data, goal)[0], kernel.value, kernel.path)
+    stateful = fm.Sequential([fm.Input(batch_shape=(4, None, 1)), layers.LSTM(2, stateful=True)])
+    outer = fm.Sequential([stateful])
+    first, second = outer.predict(np.ones((4, 3, 1))), outer.predict(np.ones((4, 3, 1)))
+    assert not np.array_equal(first, second)
+    outer.reset_states()
+    np.testing.assert_array_equal(outer.predict(np.ones((4, 3, 1))), first)
+
+
+def test_regularizers_and_constraints():
+    x = fm.Input((2,))
+    dense = layers.Dense(1, kernel_regularizer="l2", kernel_constraint="non_neg", dtype="float64")
+    model = fm.Model(x, dense(x))
+    model.set_weights([np.array([[0.5], [1e-3]]), np.zeros(1)])
+    model.compile(fm.optimizers.SGD(1.0), "mse")
+    data, target = np.zeros((2, 2)), np.zeros((2, 1))
+    assert model.losses == pytest.approx([0.01 * (0.25 + 1e-6)])
+    loss, grads = model.loss_and_gradients(data, target)
+    assert loss == pytest.approx(sum(model.losses)) == model.evaluate(data, target, verbose=0)
+    np.testing.assert_allclose(grads[0], 0.02 * dense.kernel.value)
+    model.train_on_batch(np.ones((2, 2)), -np.ones((2, 1)))
+    assert (dense.kernel.value >= 0).all()
+
+
+X, Y = fm.Input((2,), name="same"), fm.Input((2,), name="same")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: fm.Model(np.ones(3), X), TypeError, "inputs must hold results of Input"),
+        (lambda: fm.Model(X, []), ValueError, "outputs must hold at least one tensor"),
+        (lambda: fm.Model(X, layers.Add()([X, Y])), ValueError, "inputs must have all inputs of the outputs"),
+        (lambda: fm.Model([X, Y], layers.Add()([X, Y])), ValueError, "layers must have different names, got 'same'"),
+        (lambda: layers.Dense(2)([X, Y]), ValueError, "x must be one tensor"),
+        (lambda: layers.Dense(2)(X, initial_state=[Y]), TypeError, "has no state"),
+        (lambda: layers.Add()([X, np.ones(2)]), TypeError, "x must hold symbolic tensors only"),
+        (lambda: layers.Dense(2)(X, extra=1), TypeError, "unknown arguments of a call: extra"),
+        (lambda: two_outputs()[0].predict(WORDS), ValueError, "x must be a list or dict with one entry for each"),
+        (lambda: two_outputs()[0].predict({"words": WORDS}), ValueError, "x must have the keys words, vector"),
+        (lambda: two_outputs()[0].compile("sgd", ["mse"]), ValueError, "loss must have one entry for each of the 2"),
+        (lambda: two_outputs()[0].compile("sgd", {"no": "mse"}), ValueError, "loss must name outputs among step, row"),
+        (lambda: two_outputs()[0].compile("sgd", "mse", metrics=["mae"]), ValueError, "metrics must have one entry"),
+        (lambda: fm.Input((2,), batch_shape=(None, 2)), ValueError, "exactly one of shape and batch_shape"),
+    ],
+)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
