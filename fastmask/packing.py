@@ -112,8 +112,7 @@ class Packing:
         total_length : int, optional
             Steps of the padded grid; the largest length by default.
         """
-        plan = cls._leading(lengths, total_length, masked=True)
-        return plan
+        return cls._leading(lengths, total_length, masked=True)
 
     @classmethod
     def full(cls, batch_size: int, total_length: int) -> Packing:
@@ -256,8 +255,8 @@ class PackedSequence:
         object.__setattr__(self, "index", np.ascontiguousarray(self.index))
 
     def __repr__(self) -> str:
-        plan = self.packing
-        return f"PackedSequence(shape={self.shape}, tokens={plan.tokens}, stored={self.values.shape[0]}, dtype={self.dtype})"
+        sizes = f"tokens={self.packing.tokens}, stored={self.values.shape[0]}"
+        return f"PackedSequence(shape={self.shape}, {sizes}, dtype={self.dtype})"
 
     @property
     def data(self) -> Array:
