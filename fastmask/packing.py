@@ -250,6 +250,9 @@ class PackedSequence:
         tokens, stored = self.packing.tokens, self.values.shape[0]
         if self.fill is not None and self.fill.shape != self.values.shape[1:]:
             raise ValueError(f"fill: expected the shape of a token, {self.values.shape[1:]}, got {self.fill.shape}.")
+        masked = self.packing.batch_size * self.packing.total_length - tokens
+        if self.shown is not None and (self.index is None or self.shown.shape != (masked,)):
+            raise ValueError(f"shown: expected an index and places of shape ({masked},), got {self.shown.shape}.")
         if self.index is None:
             if stored != tokens:
                 raise ValueError(f"values: expected {tokens} tokens, got shape {self.values.shape}.")
@@ -261,9 +264,8 @@ class PackedSequence:
         object.__setattr__(self, "index", np.ascontiguousarray(self.index))
 
     def __repr__(self) -> str:
-        plan = self.packing
-        stored = self.values.shape[0]
-        return f"PackedSequence(shape={self.shape}, tokens={plan.tokens}, stored={stored}, dtype={self.dtype})"
+        sizes = f"tokens={self.packing.tokens}, stored={self.values.shape[0]}"
+        return f"PackedSequence(shape={self.shape}, {sizes}, dtype={self.dtype})"
 
     @property
     def data(self) -> Array:

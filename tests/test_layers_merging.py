@@ -196,3 +196,22 @@ def test_functions():
         np.testing.assert_array_equal(getattr(layers, name.lower())(xs, dtype="float64"), make(name)(xs))
     assert layers.concatenate(xs, axis=1).shape == (2, 6)
     assert layers.dot(xs, axes=1).shape == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["Dropout", "SpatialDropout1D", "Dense", "LayerNormalization", "GRU", "Masking"])
+def test_layers_after_a_merge_of_different_masks(name):
+    """What masked places show after a merge goes through other layers, training or not."""
+    xs = [packed(kind, FEATURES, seed=i, mask_seed=i, repeat=True) for i, kind in enumerate(["right", "right"])]
+    merged = make("Add")(xs)
+    merged = make("Maximum")([merged, packed("right", FEATURES, seed=5, mask_seed=2, fill=True)])
+    assert merged.shown is not None
+    options = {"Dropout": (0.5, None, 1), "SpatialDropout1D": (0.5, 1), "Dense": (2,), "GRU": (2,)}
+    layer = make(name, *options.get(name, ()))
+    layer.return_sequences = True
+    drop = make("DropMask")
+    for training in (False, True):
+        y = layer(merged, training=training)
+        assert drop(y).shape[:2] == (BATCH, TIME)
+        if name != "Masking":
+            assert_gradients(layer, merged, training=training)
+            np.testing.assert_array_equal(y.packing.mask, merged.packing.mask)

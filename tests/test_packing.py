@@ -5,7 +5,7 @@ import pytest
 from helpers.masks import MASK_KINDS, full_mask, make_mask
 from helpers.numeric import assert_same_bits
 
-from fastmask import reference
+from fastmask import ops, reference
 from fastmask.packing import PackedSequence, Packing
 
 SHAPES = [(1, 1), (1, 6), (2, 1), (5, 7), (33, 20), (3, 130)]
@@ -240,3 +240,22 @@ def test_sequence_is_frozen():
 def test_bad_input_is_named(call, error, name):
     with pytest.raises(error, match=rf"\b{name}\b"):
         call()
+
+
+def test_masked_places_that_show_stored_values():
+    mask = np.array([[True, False, True], [False, False, True]])
+    plan = Packing.from_mask(mask)
+    values = np.arange(10.0).reshape(5, 2)
+    packed = PackedSequence(values, plan, np.arange(3), None, False, np.array([3, 4, 4]))
+    expected = np.zeros((2, 3, 2))
+    expected[mask] = values[[0, 2, 1]]
+    expected[~mask] = values[[3, 4, 4]]
+    np.testing.assert_array_equal(packed.pad(), expected)
+    np.testing.assert_array_equal(packed.with_values(2 * values).pad(), 2 * expected)
+    np.testing.assert_array_equal(values[packed.cells()].reshape(2, 3, 2), expected)
+    gradient = ops.unpack_vjp(packed)[1](np.ones((2, 3, 2)))
+    np.testing.assert_array_equal(gradient[:, 0], [1, 1, 1, 1, 2])
+    with pytest.raises(ValueError, match="shown: expected"):
+        PackedSequence(values[:3], plan, None, None, False, np.array([0, 0, 0]))
+    with pytest.raises(ValueError, match="shown: expected"):
+        PackedSequence(values, plan, np.arange(3), None, False, np.array([3]))

@@ -205,6 +205,8 @@ class Dropout(Layer):
         if not (call.training and self.stochastic):
             return x, lambda dy: Gradients(dy if isinstance(dy, Shown) else cotangents(dy, x, self.dtype)[0], [])
         packed = isinstance(x, PackedSequence)
+        if packed and x.shown is not None:
+            return self._shown(x, call)
         data, collapse = run("expand", call.keep, x) if packed else (x, same)
         dropped, back = run("multiply", call.keep, data, self._factor(x, data.shape))
         y = PackedSequence(dropped, x.packing, None, x.fill, x.repeat) if packed else dropped
@@ -212,6 +214,23 @@ class Dropout(Layer):
         def pullback(dy: Any) -> Gradients:
             d = collapse(back(cotangents(dy, y, self.dtype)[0]))
             return Gradients(Shown(d, dy.fill) if isinstance(dy, Shown) else d, [])
+
+        return y, pullback
+
+    def _shown(self, x: PackedSequence, call: Call) -> tuple[PackedSequence, Pullback]:
+        """Drop tokens, each by itself, and leave alone what masked places show, as in other batches."""
+        tokens = x.packing.tokens
+        source = np.concatenate([cast(Array, x.index), np.arange(len(x.values))])
+        factor = np.ones((len(source), *x.values.shape[1:]), x.dtype)
+        factor[:tokens] = self._factor(x, (tokens, *x.values.shape[1:]))
+        values = x.values[source] * factor
+        y = PackedSequence(values, x.packing, np.arange(tokens), None, False, cast(Array, x.shown) + tokens)
+
+        def pullback(dy: Any) -> Gradients:
+            d = cast(Array, cotangents(dy, y, self.dtype)[0]) * factor
+            inputs = d[tokens:]
+            np.add.at(inputs, source[:tokens], d[:tokens])
+            return Gradients(inputs, [])
 
         return y, pullback
 

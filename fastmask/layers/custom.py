@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def adopt(cls: type["Layer"], base: type["Layer"]) -> None:
     """Prepare a new subclass: its `call` is what runs, and its `build` is noted as done."""
     own = vars(cls)
+    cls.may_hold = cls.may_hold or "call" in own
     if "call" in own and "forward" not in own:
         cls.forward = base.forward  # type: ignore[method-assign]
     if "build" in own:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy.typing as npt
 
@@ -18,8 +18,14 @@ class WeightHolder:
     Parameters
     ----------
     trainable : bool, default True
+
+    Attributes
+    ----------
+    may_hold : bool
+        Whether attributes are searched for layers; classes that know theirs override `sublayers`.
     """
 
+    may_hold: ClassVar[bool] = False
     name: str
     dtype: Any
     built: bool
@@ -33,6 +39,8 @@ class WeightHolder:
     def sublayers(self) -> Mapping[str, "WeightHolder"]:
         """The layers that this one holds, by attribute name."""
         found: dict[str, WeightHolder] = {}
+        if not self.may_hold:
+            return found
         for name, value in vars(self).items():
             if isinstance(value, WeightHolder):
                 found[name] = value

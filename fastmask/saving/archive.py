@@ -44,8 +44,7 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
         If the file is malformed, or holds what fastmask has no counterpart of, by name.
     ImportError
         If h5py is missing (``pip install "fastmask[keras]"``).
-    OSError
-        If there is no such file.
+    FileNotFoundError
 
     Notes
     -----
