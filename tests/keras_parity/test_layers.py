@@ -53,4 +53,5 @@ def test_packing_by_own_mask(name):
 
 
 def test_every_activation_is_recorded():
-    assert set(fm.ops.ACTIVATIONS) == {name.split("-")[1] for name in named("activation")}
+    of_keras_3 = set(fm.ops.ACTIVATIONS) - {"hard_sigmoid_keras2"}
+    assert of_keras_3 == {name.split("-")[1] for name in named("activation")}
