@@ -41,8 +41,8 @@ def files(wheel):
 
 def test_kinds_of_files(files):
     assert {path.parts[0] for path in files} == {"fastmask"}
-    assert {path.suffix for path in files} == {".py", ".pyi", ".so", ""}
-    assert [path.name for path in files if not path.suffix] == ["py.typed"]
+    assert {path.suffix for path in files} == {".py", ".pyi", ".so", ".typed"}
+    assert [str(path) for path in files if path.suffix == ".typed"] == ["fastmask/py.typed"]
 
 
 def test_compiled_modules(files):

@@ -14,31 +14,37 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from itertools import cycle, islice
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import cycle, islice, repeat
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
 PROBE = "import sys, ensurepip; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
+INSTRUCTION_SETS = "from fastmask import kernels; print(*kernels.available())"
 
 
 def main() -> None:
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     wheel, arguments = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    failed = 0
     pythons = find_pythons()
     if not pythons:
         sys.exit(f"none of Python {', '.join(VERSIONS)} was found")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = Path(name)
         tests = copy_tests(folder / "outside")
-        installed = [install(wheel, python, folder / version) for version, python in pythons.items()]
-        sets = output(installed[0], "from fastmask import kernels; print(*kernels.available())", cwd=tests).split()
+        environments = [folder / version for version in pythons]
+        installed = list(pool.map(install, repeat(wheel), pythons.values(), environments))
+        sets = output([installed[0], "-c", INSTRUCTION_SETS], tests).split()
         print(f"instruction sets: {', '.join(sets)}", flush=True)
-        count = max(len(sets), len(installed))
-        for python, isa in islice(zip(cycle(installed), cycle(reversed(sets)), strict=False), count):
-            print(f"\n== Python {python.parent.parent.name}, {isa}", flush=True)
-            run([python, "-m", "pytest", *arguments], cwd=tests, env=os.environ | {"FASTMASK_ISA": isa})
+        runs = list(islice(zip(cycle(installed), cycle(reversed(sets)), strict=False), max(len(sets), len(installed))))
+        for (python, isa), (status, text) in zip(runs, pool.map(partial(test, tests, arguments), runs), strict=True):
+            print(f"\n== Python {python.parent.parent.name}, {isa}\n{text}", flush=True)
+            failed += status != 0
+    sys.exit(failed)
 
 
 def find_pythons() -> dict[str, Path]:
@@ -69,16 +75,16 @@ def release_number(release: str) -> tuple[int, ...]:
 def probe(python: Path) -> str:
     """What a Python says it is; nothing if it is none or cannot make environments."""
     try:
-        return output(python, PROBE)
-    except (OSError, subprocess.CalledProcessError):
+        return subprocess.run([python, "-c", PROBE], capture_output=True, text=True).stdout.strip()
+    except OSError:
         return ""
 
 
 def install(wheel: Path, python: Path, environment: Path) -> Path:
     """Install the wheel with what its tests need; return the environment's Python."""
-    run([python, "-m", "venv", environment])
+    output([python, "-m", "venv", environment])
     inside = environment / "bin" / "python"
-    run([inside, "-m", "pip", "install", "--quiet", "--only-binary=:all:", f"{wheel}[test]"])
+    output([inside, "-m", "pip", "install", "--quiet", "--only-binary=:all:", f"{wheel}[test]"])
     return inside
 
 
@@ -91,16 +97,18 @@ def copy_tests(folder: Path) -> Path:
     return folder
 
 
-def output(python: Path, code: str, cwd: Path | None = None) -> str:
-    command = [str(python), "-c", code]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=cwd).stdout.strip()
+def test(folder: Path, arguments: list[str], run: tuple[Path, str]) -> tuple[int, str]:
+    """Run the tests with a Python and an instruction set; return the status and what they print."""
+    python, isa = run
+    command: list[Path | str] = [python, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | {"FASTMASK_ISA": isa}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.returncode, done.stdout.decode()
 
 
-def run(command: list[Path | str], cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-    """Run a command; end with its status if it fails."""
-    status = subprocess.run([str(part) for part in command], cwd=cwd, env=env).returncode
-    if status:
-        sys.exit(status)
+def output(command: list[Path | str], folder: Path | None = None) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder).stdout.strip()
 
 
 if __name__ == "__main__":
