@@ -5,9 +5,7 @@ same values at every call, as in Keras 3: its seed is fixed when it is created. 
 from one instance, pass a `fastmask.random.SeedGenerator` as its seed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from inspect import isclass, signature
 from math import prod, sqrt
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastmask import budget
 from fastmask.config import floatx
 from fastmask.random import SeedGenerator, check_seed, make_seed
 
@@ -25,44 +24,14 @@ Shape = tuple[int, ...]
 _TRUNCATED_DEVIATION = 0.87962566103423978
 _AXES = ("input_axes", "output_axes")
 
-# Bytes that may still be created, None for any number.
-_budget: ContextVar[int | None] = ContextVar("_budget", default=None)
-
-
-@contextmanager
-def placeholders(limit: int) -> Iterator[None]:
-    """Make initializers return zeros, of at most `limit` bytes altogether; ValueError beyond.
-
-    For weights that are about to be overwritten, and sizes that are not to be trusted.
-    """
-    token = _budget.set(limit)
-    try:
-        yield
-    finally:
-        _budget.reset(token)
-
-
-def trusted() -> bool:
-    """Return whether sizes are to be trusted: not within `placeholders`."""
-    return _budget.get() is None
-
-
-def _placeholder(shape: Shape, dtype: npt.DTypeLike, left: int) -> Array:
-    size = prod(shape) * np.dtype(dtype).itemsize
-    if size > left:
-        raise ValueError(f"weights of shape {shape} are larger than the {left} bytes that may be used")
-    _budget.set(left - size)
-    return np.zeros(shape, dtype)
-
 
 class Initializer:
     """Base of all initializers."""
 
     def __call__(self, shape: Shape, dtype: npt.DTypeLike | None = None) -> Array:
         """Return an array of the given shape; dtype defaults to `fastmask.config.floatx`."""
-        left = _budget.get()
-        if left is not None:
-            return _placeholder(tuple(shape), dtype or floatx(), left)
+        if not budget.trusted():
+            return budget.placeholder(tuple(shape), dtype or floatx())
         return np.asarray(self._values(tuple(shape)), np.dtype(dtype or floatx()))
 
     def _values(self, shape: Shape) -> Array:

@@ -154,9 +154,9 @@ def test_without_a_terminal_all_is_quiet(capsys):
     [
         (lambda: callbacks.EarlyStopping(mode="best"), "mode must be 'auto', 'min' or 'max'"),
         (lambda: callbacks.ReduceLROnPlateau(factor=1.0), "factor must be below 1, got 1.0"),
-        (lambda: callbacks.ModelCheckpoint("x.h6"), r"filepath must end in \.keras or \.h5 with"),
+        (lambda: callbacks.ModelCheckpoint("x.h5"), r"filepath must end in \.keras with"),
         (lambda: callbacks.ModelCheckpoint("x.h5", save_weights_only=True), r"must end in \.weights\.h5"),
-        (lambda: callbacks.ModelCheckpoint("x.h5", save_freq=0), "save_freq must be 'epoch' or"),
+        (lambda: callbacks.ModelCheckpoint("x.keras", save_freq=0), "save_freq must be 'epoch' or"),
     ],
 )
 def test_errors(call, message):

@@ -215,8 +215,6 @@ def test_early_stopping_passes_over_epochs_without_validation():
     assert (model.history.epoch, stop.best_epoch) == ([0, 1, 2, 3], 1)
     with pytest.raises(ValueError, match="monitor must be one of loss, got 'val_mae'"):
         model.fit(x, y, callbacks=[callbacks.EarlyStopping("val_mae")], verbose=0)
-    with pytest.warns(UserWarning, match="EarlyStopping passes over epoch 1, which has no 'val_loss', only loss"):
-        model.fit(x, y, callbacks=[callbacks.EarlyStopping()], verbose=0)
 
 
 def test_lines_and_bars(capsys):

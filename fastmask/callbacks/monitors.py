@@ -246,7 +246,7 @@ class ModelCheckpoint(MonitorCallback):
     Parameters
     ----------
     filepath : str or path
-        Ends in ".keras" or ".h5", or in ".weights.h5" with `save_weights_only`. May hold
+        Ends in ".keras", or in ".weights.h5" with `save_weights_only`. May hold
         "{epoch}" (counted from 1), "{batch}" and keys of the logs, such as
         "{epoch:02d}-{val_loss:.2f}.keras". Folders are made.
     monitor, mode
@@ -280,10 +280,10 @@ class ModelCheckpoint(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode, initial_value_threshold)
         self.filepath = os.fspath(filepath)
-        endings = (".weights.h5",) if save_weights_only else (".keras", ".h5")
-        if not self.filepath.endswith(endings):
+        ending = ".weights.h5" if save_weights_only else ".keras"
+        if not self.filepath.endswith(ending):
             raise ValueError(
-                f"filepath must end in {' or '.join(endings)} with save_weights_only={save_weights_only}, "
+                f"filepath must end in {ending} with save_weights_only={save_weights_only}, "
                 f"got {self.filepath!r}"
             )
         if save_freq != "epoch" and (isinstance(save_freq, (str, bool)) or save_freq < 1):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy.typing as npt
 
-from fastmask import initializers
+from fastmask import budget, initializers
 from fastmask.layers import checks
 from fastmask.layers.checks import Array
 from fastmask.layers.variable import Variable, assign_all
@@ -74,7 +74,7 @@ class WeightHolder:
         -------
         Variable
         """
-        if initializers.trusted():
+        if budget.trusted():
             checks.require_memory(f"{name} of {describe(self)}", shape, self.dtype)
         initialize = initializers.get(initializer) or initializers.GlorotUniform()
         value = checks.real_array(f"{name}_initializer", initialize(shape, self.dtype), self.dtype)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastmask import initializers, layers
+from fastmask import budget, layers
 from fastmask.saving import compiled, configs, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.errors import FileFormatError, reading, require_h5py
@@ -66,7 +66,7 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
 def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
     """Write a model into a ``.keras`` file, which Keras 3 opens, too.
 
-    The activation ``hard_sigmoid_keras2`` is not in Keras 3, which asks for it in `custom_objects`.
+    A model with the activation ``hard_sigmoid_keras2``, which Keras 3 has not, opens in fastmask only.
 
     The file holds the architecture, the weights, and if the model is compiled, its optimizer with
     its state, losses and metrics. It replaces an older file only once it is complete.
@@ -173,7 +173,7 @@ def _build(config: Any, version: str, path: Path, custom_objects: Classes) -> tu
     found = configs.modern(config, version, custom_objects)
     if found["class_name"] not in configs.MODELS:
         raise FileFormatError(f"the file must hold a model, got a {found['class_name']}")
-    with initializers.placeholders(h5.allowance(path.stat().st_size)):
+    with budget.placeholders(h5.allowance(path.stat().st_size)):
         model = layers.deserialize(found, custom_objects)
         if not model.built:
             shape = _build_shape(config)
