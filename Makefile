@@ -5,8 +5,8 @@ THREADS ?= 1
 
 BIN := build/venv/bin
 NATIVE := setup.py pyproject.toml $(wildcard fastmask/kernels/*.pyx fastmask/kernels/*.pxi fastmask/kernels/*.h)
-SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md *.in LICENSE) $(shell find fastmask tests bench tools \
-	-name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name py.typed)
+SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) $(shell find fastmask tests bench tools examples \
+	-name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
 
 .PHONY: help demo test bench lint build wheel check-wheel clean
 .NOTPARALLEL:
@@ -50,7 +50,7 @@ check-wheel: dist/.made
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f fastmask/kernels/*.c fastmask/kernels/*.so
-	find fastmask tests bench tools -name __pycache__ -prune -exec rm -rf {} +
+	find fastmask tests bench tools examples -name __pycache__ -prune -exec rm -rf {} +
 
 build/venv/pyvenv.cfg build/tools/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'

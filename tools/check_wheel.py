@@ -91,7 +91,8 @@ def install(wheel: Path, python: Path, environment: Path) -> Path:
 def copy_tests(folder: Path) -> Path:
     """Copy the tests and what they read to a folder that has no package in it."""
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "docs", folder / "docs")
+    for name in ("docs", "examples"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (ROOT / "pyproject.toml", *ROOT.glob("*.md")):
         shutil.copy(path, folder)
     return folder
