@@ -5,8 +5,8 @@ THREADS ?= 1
 
 BIN := build/venv/bin
 NATIVE := setup.py pyproject.toml $(wildcard fastmask/kernels/*.pyx fastmask/kernels/*.pxi fastmask/kernels/*.h)
-SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) $(shell find fastmask tests bench tools examples \
-	-name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
+SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) \
+	$(shell find fastmask tests bench tools examples -name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
 
 .PHONY: help demo test bench lint build wheel check-wheel clean
 .NOTPARALLEL:
