@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastmask import losses, metrics, optimizers
 from fastmask.saving import h5
-from fastmask.saving.errors import BRIDGE, FileFormatError
+from fastmask.saving.errors import REMEDY, FileFormatError
 from fastmask.saving.order import Orders, trained
 
 Array = NDArray[Any]
@@ -173,7 +173,7 @@ def _known(name: str, module: ModuleType) -> Any:
             return found
     raise FileFormatError(
         f"fastmask has no {base.lower()} {name!r}; load the model with compile=False and compile it, or pass "
-        f"the class in custom_objects; {BRIDGE}"
+        f"the class in custom_objects; {REMEDY}"
     )
 
 

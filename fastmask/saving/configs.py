@@ -5,7 +5,7 @@ from typing import Any
 
 from fastmask import layers, ops
 from fastmask.saving import keras1, nodes
-from fastmask.saving.errors import BRIDGE, FileFormatError
+from fastmask.saving.errors import REMEDY, FileFormatError
 
 Config = dict[str, Any]
 Classes = Mapping[str, Any] | None
@@ -137,7 +137,7 @@ def _require(name: str, config: Config, custom_objects: Classes) -> None:
     kind = f"operation {name!r} ({module})" if operation else f"layer class {name!r}"
     raise FileFormatError(
         f"fastmask has no {kind}; supported are {', '.join(supported())}, and classes of your own in "
-        f"custom_objects; {BRIDGE}"
+        f"custom_objects; {REMEDY}"
     )
 
 
@@ -185,7 +185,7 @@ def _activation(value: Any, layer: str, version: str) -> Any:
     if value is None or value in ops.ACTIVATIONS:
         return value
     raise FileFormatError(
-        f"the {layer} uses the activation {value!r}; fastmask has {', '.join(ops.ACTIVATIONS)}; {BRIDGE}"
+        f"the {layer} uses the activation {value!r}; fastmask has {', '.join(ops.ACTIVATIONS)}; {REMEDY}"
     )
 
 

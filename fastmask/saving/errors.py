@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-BRIDGE = "the bridge fastmask.keras runs such a model in Keras itself, on fastmask's kernels"
+REMEDY = "docs/keras_support.md lists what there is; such a model has to stay in Keras"
 
 
 class FileFormatError(ValueError):

@@ -8,7 +8,7 @@ only if they are what an `Embedding` or `Masking` before the layer would compute
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fastmask.saving.errors import BRIDGE, FileFormatError
+from fastmask.saving.errors import REMEDY, FileFormatError
 
 Config = dict[str, Any]
 Ref = tuple[str, int, int]
@@ -71,7 +71,7 @@ class _Masks:
             if not any(self._makes(name, source, value, reduced) for name in upstream):
                 raise FileFormatError(
                     f"layer {layer!r} has a mask of its own, not one that Embedding(mask_zero=True) or "
-                    f"Masking before it makes; {BRIDGE}"
+                    f"Masking before it makes; {REMEDY}"
                 )
 
     def _atoms(self, refs: list[Ref]) -> list[tuple[Ref, Any, bool]]:
@@ -129,7 +129,7 @@ def _is_mask_operation(entry: Config) -> bool:
 
 def _unsupported(entry: Config) -> FileFormatError:
     return FileFormatError(
-        f"fastmask has no operation {entry.get('class_name')!r} in a graph, other than on masks; {BRIDGE}"
+        f"fastmask has no operation {entry.get('class_name')!r} in a graph, other than on masks; {REMEDY}"
     )
 
 
