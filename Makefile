@@ -25,19 +25,19 @@ help:
 demo: build/demo/.installed
 	build/demo/bin/python -P -m fastmask $(ARGS)
 
-test: build/venv/.test
+test: build/venv/.ready
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: build/venv/.bench
+bench: build/venv/.ready
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest bench -W default --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)
 
-lint: build/venv/.lint
+lint: build/venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest fastmask.kernels.cpu fastmask.kernels.packing
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml fastmask.kernels.cpu fastmask.kernels.packing
 	PATH="$$PWD/$(BIN):$$PATH" cython-lint fastmask/kernels/*.pyx fastmask/kernels/*.pxi
 
-build: build/venv/.test
+build: build/venv/.ready
 
 wheel: dist/.made
 
@@ -56,10 +56,10 @@ build/venv/pyvenv.cfg build/tools/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv --clear $(@D)
 
-# The package, compiled in place, with the extra of that name.
-build/venv/.%: build/venv/pyvenv.cfg $(NATIVE)
-	@echo 'Installing fastmask and its "$*" tools; the first time it is compiled, which takes a minute or two.'
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+# The package, compiled in place, with what testing, timing and checking it need.
+build/venv/.ready: build/venv/pyvenv.cfg $(NATIVE)
+	@echo 'Installing fastmask and its tools; the first time it is compiled, which takes a minute or two.'
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench,lint]'
 	touch $@
 
 # The wheel is made from the source distribution, in environments of their own.
