@@ -1,0 +1,198 @@
+"""Starts the workers, gives a case to all of them, compares what they compute, and times them in turn."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from multiprocessing import Pipe
+from typing import Any
+
+import numpy as np
+
+from bench.peers import messages
+from bench.peers.data import Array
+from bench.peers.libraries import LIBRARIES
+from bench.peers.shapes import Case, LayerCase
+from bench.peers.worker import environment
+
+# Largest difference from fastmask, relative to the largest value: float32 sums in another order, over 1000 steps.
+TOLERANCE = 2e-3
+# A burst of calls takes about this long, a round is one burst of each library.
+BURST_SECONDS = 0.03
+ROUNDS = 5
+# Calls longer than this are timed once more, not in rounds.
+LONG_CALL_SECONDS = 2.0
+# OpenMP's threads spin for 5 ms after a call, and would take the next library's time.
+PAUSE_SECONDS = 0.01
+# No answer within this time: the worker hangs.
+PATIENCE_SECONDS = 900.0
+
+Outcome = dict[str, Any]
+
+
+class WorkerDiedError(Exception):
+    """The process of a library ended or hangs."""
+
+
+class WorkerProcess:
+    """A library in a process of its own."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name, self.threads = name, threads
+        self.connection, end = Pipe()
+        command = [sys.executable, "-m", "bench.peers.worker", name, str(threads), str(end.fileno())]
+        self.process = subprocess.Popen(
+            command, env=environment(threads), pass_fds=[end.fileno()], stdin=subprocess.DEVNULL
+        )
+        end.close()
+        try:
+            self._receive()
+        except WorkerDiedError:
+            self.close()
+            raise
+
+    def request(self, message: Any) -> Any:
+        try:
+            self.connection.send(message)
+        except OSError as error:
+            raise WorkerDiedError(f"{self.name} is gone") from error
+        return self._receive()
+
+    def _receive(self) -> Any:
+        if not self.connection.poll(PATIENCE_SECONDS):
+            raise WorkerDiedError(f"{self.name} gave no answer in {PATIENCE_SECONDS:.0f} s")
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerDiedError(f"{self.name} died") from error
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class Forecast:
+    """The least time that a case can take a library, from the best rate that it has shown."""
+
+    def __init__(self) -> None:
+        self.rates: dict[tuple[Any, ...], float] = {}
+
+    def _key(self, name: str, case: Case) -> tuple[Any, ...]:
+        return name, type(case).__name__, case.kind, case.cell, case.threads
+
+    def least(self, name: str, case: Case) -> float:
+        rate = self.rates.get(self._key(name, case), math.inf)
+        return case.work / rate
+
+    def learn(self, name: str, case: Case, seconds: float) -> None:
+        key = self._key(name, case)
+        self.rates[key] = max(self.rates.get(key, 0.0), case.work / seconds)
+
+
+class Conductor:
+    """Measures cases with a set of libraries; a context manager that ends their processes."""
+
+    def __init__(self, names: Iterable[str] = LIBRARIES, longest: float = 20.0) -> None:
+        self.names, self.longest = list(names), longest
+        self.workers: dict[tuple[str, int], WorkerProcess] = {}
+        self.forecast = Forecast()
+
+    def __enter__(self) -> Conductor:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.retire()
+
+    def retire(self, threads: int | None = None) -> None:
+        """End the processes, or those with a number of threads."""
+        for key in [key for key in self.workers if threads in (None, key[1])]:
+            self.workers.pop(key).close()
+
+    def ask(self, name: str, threads: int, message: Any) -> Any:
+        """The answer of a worker, which is started if need be; `Failed` if it dies."""
+        key = name, threads
+        try:
+            if key not in self.workers:
+                self.workers[key] = WorkerProcess(name, threads)
+            return self.workers[key].request(message)
+        except WorkerDiedError as error:
+            if key in self.workers:
+                self.workers.pop(key).close()
+            return messages.Failed(str(error), False)
+
+    def measure(self, case: Case) -> Outcome:
+        """Time a case with all libraries.
+
+        Returns
+        -------
+        dict
+            "seconds" of each library that does the case, "reasons" of those that do not, for layers also
+            "peak_gflops" of one core in the same rounds.
+        """
+        reasons: dict[str, str] = {}
+        first = self._prepare(case, reasons)
+        best, peak = self._rounds(case, first, reasons)
+        for name, seconds in best.items():
+            self.forecast.learn(name, case, seconds)
+        return {"seconds": best, "reasons": reasons, "peak_gflops": peak}
+
+    def _prepare(self, case: Case, reasons: dict[str, str]) -> dict[str, float]:
+        """Let every library compute the case; return the seconds of those that agree with fastmask, the first one."""
+        expected: dict[str, Array] | None = None
+        seconds = {}
+        for name in self.names:
+            least = self.forecast.least(name, case)
+            if least > self.longest:
+                reasons[name] = f"would take more than {least:.0f} s at its best rate so far"
+                continue
+            answer = self.ask(name, case.threads, messages.Prepare(case))
+            if isinstance(answer, messages.Failed):
+                reasons[name] = answer.reason if answer.expected else f"failed: {answer.reason}"
+                continue
+            expected = expected or answer.arrays
+            reason = difference(answer.arrays, expected)
+            if reason:
+                reasons[name] = f"differs: {reason}"
+            else:
+                seconds[name] = answer.seconds
+        return seconds
+
+    def _rounds(
+        self, case: Case, first: dict[str, float], reasons: dict[str, str]
+    ) -> tuple[dict[str, float], float | None]:
+        best, peak = dict(first), 0.0
+        with_peak = isinstance(case, LayerCase) and "fastmask" in first
+        for turn in range(ROUNDS):
+            for name, seconds in first.items():
+                if name in reasons or (turn and seconds > LONG_CALL_SECONDS):
+                    continue
+                time.sleep(PAUSE_SECONDS)
+                calls = min(1000, math.ceil(BURST_SECONDS / max(best[name], 1e-6)))
+                answer = self.ask(name, case.threads, messages.Time(calls))
+                if isinstance(answer, messages.Failed):
+                    reasons[name] = f"failed: {answer.reason}"
+                    del best[name]
+                else:
+                    best[name] = min(best[name], *answer)
+            if with_peak and "fastmask" not in reasons:
+                peak = max(peak, self.ask("fastmask", case.threads, messages.Peak()))
+        return best, peak or None
+
+
+def difference(arrays: dict[str, Array], expected: dict[str, Array]) -> str:
+    """What is wrong with the arrays, or nothing."""
+    if arrays.keys() != expected.keys():
+        return f"got {', '.join(arrays)}, expected {', '.join(expected)}"
+    for name, right in expected.items():
+        found = arrays[name]
+        if found.shape != right.shape:
+            return f"{name} has shape {found.shape}, expected {right.shape}"
+        error = float(np.abs(found.astype(np.float64) - right).max(initial=0.0))
+        scale = float(np.abs(right).max(initial=0.0))
+        if not error <= TOLERANCE * scale:
+            return f"{name} by {error:.2g} of {scale:.2g}"
+    return ""
