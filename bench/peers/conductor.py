@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from multiprocessing import Pipe
 from typing import Any
 
@@ -14,8 +13,7 @@ import numpy as np
 
 from bench.peers import messages
 from bench.peers.data import Array
-from bench.peers.libraries import LIBRARIES
-from bench.peers.shapes import Case, LayerCase
+from bench.peers.shapes import Case, LayerCase, ModelCase
 from bench.peers.worker import environment
 
 # Largest difference from fastmask, relative to the largest value: float32 sums in another order, over 1000 steps.
@@ -25,12 +23,15 @@ BURST_SECONDS = 0.03
 ROUNDS = 5
 # Calls longer than this are timed once more, not in rounds.
 LONG_CALL_SECONDS = 2.0
+# A library alone is timed for about this long.
+ALONE_SECONDS = 1.0
 # OpenMP's threads spin for 5 ms after a call, and would take the next library's time.
 PAUSE_SECONDS = 0.01
 # No answer within this time: the worker hangs.
 PATIENCE_SECONDS = 900.0
 
 Outcome = dict[str, Any]
+Participants = dict[str, tuple[str, Case]]
 
 
 class WorkerDiedError(Exception):
@@ -94,10 +95,10 @@ class Forecast:
 
 
 class Conductor:
-    """Measures cases with a set of libraries; a context manager that ends their processes."""
+    """Measures cases; a context manager that ends the processes of the libraries."""
 
-    def __init__(self, names: Iterable[str] = LIBRARIES, longest: float = 20.0) -> None:
-        self.names, self.longest = list(names), longest
+    def __init__(self, longest: float = 20.0) -> None:
+        self.longest = longest
         self.workers: dict[tuple[str, int], WorkerProcess] = {}
         self.forecast = Forecast()
 
@@ -107,10 +108,10 @@ class Conductor:
     def __exit__(self, *error: object) -> None:
         self.retire()
 
-    def retire(self, threads: int | None = None) -> None:
-        """End the processes, or those with a number of threads."""
-        for key in [key for key in self.workers if threads in (None, key[1])]:
-            self.workers.pop(key).close()
+    def retire(self) -> None:
+        """End all processes."""
+        while self.workers:
+            self.workers.popitem()[1].close()
 
     def ask(self, name: str, threads: int, message: Any) -> Any:
         """The answer of a worker, which is started if need be; `Failed` if it dies."""
@@ -124,32 +125,37 @@ class Conductor:
                 self.workers.pop(key).close()
             return messages.Failed(str(error), False)
 
-    def measure(self, case: Case) -> Outcome:
-        """Time a case with all libraries.
+    def measure(self, parts: Participants) -> Outcome:
+        """Compare what the participants compute with what the first one does, and time them in turn.
+
+        Parameters
+        ----------
+        parts : dict
+            For each name of the result the library and the case.
 
         Returns
         -------
         dict
-            "seconds" of each library that does the case, "reasons" of those that do not, for layers also
-            "peak_gflops" of one core in the same rounds.
+            "seconds" of each participant that does its case, "reasons" of those that do not, and "peak_gflops" of
+            one core in the same rounds if fastmask runs a layer.
         """
         reasons: dict[str, str] = {}
-        first = self._prepare(case, reasons)
-        best, peak = self._rounds(case, first, reasons)
+        first = self._prepare(parts, reasons)
+        best, peak = self._rounds(parts, first, reasons)
         for name, seconds in best.items():
-            self.forecast.learn(name, case, seconds)
+            self.forecast.learn(*parts[name], seconds)
         return {"seconds": best, "reasons": reasons, "peak_gflops": peak}
 
-    def _prepare(self, case: Case, reasons: dict[str, str]) -> dict[str, float]:
-        """Let every library compute the case; return the seconds of those that agree with fastmask, the first one."""
+    def _prepare(self, parts: Participants, reasons: dict[str, str]) -> dict[str, float]:
+        """Let each participant compute its case; return the seconds of those that agree with the first one."""
         expected: dict[str, Array] | None = None
         seconds = {}
-        for name in self.names:
-            least = self.forecast.least(name, case)
+        for name, (library, case) in parts.items():
+            least = self.forecast.least(library, case)
             if least > self.longest:
-                reasons[name] = f"would take more than {least:.0f} s at its best rate so far"
+                reasons[name] = f"takes more than {self.longest:.0f} s"
                 continue
-            answer = self.ask(name, case.threads, messages.Prepare(case))
+            answer = self.ask(library, case.threads, messages.Prepare(case))
             if isinstance(answer, messages.Failed):
                 reasons[name] = answer.reason if answer.expected else f"failed: {answer.reason}"
                 continue
@@ -162,25 +168,48 @@ class Conductor:
         return seconds
 
     def _rounds(
-        self, case: Case, first: dict[str, float], reasons: dict[str, str]
+        self, parts: Participants, first: dict[str, float], reasons: dict[str, str]
     ) -> tuple[dict[str, float], float | None]:
         best, peak = dict(first), 0.0
-        with_peak = isinstance(case, LayerCase) and "fastmask" in first
         for turn in range(ROUNDS):
             for name, seconds in first.items():
                 if name in reasons or (turn and seconds > LONG_CALL_SECONDS):
                     continue
+                library, case = parts[name]
                 time.sleep(PAUSE_SECONDS)
                 calls = min(1000, math.ceil(BURST_SECONDS / max(best[name], 1e-6)))
-                answer = self.ask(name, case.threads, messages.Time(calls))
+                answer = self.ask(library, case.threads, messages.Time(calls))
                 if isinstance(answer, messages.Failed):
                     reasons[name] = f"failed: {answer.reason}"
                     del best[name]
-                else:
-                    best[name] = min(best[name], *answer)
-            if with_peak and "fastmask" not in reasons:
-                peak = max(peak, self.ask("fastmask", case.threads, messages.Peak()))
+                    continue
+                best[name] = min(best[name], *answer)
+                if library == "fastmask" and isinstance(case, LayerCase):
+                    peak = max(peak, self.ask(library, case.threads, messages.Peak()))
         return best, peak or None
+
+
+def measure_alone(library: str, case: ModelCase) -> Outcome:
+    """Time training steps in a process of their own.
+
+    Returns
+    -------
+    dict
+        "seconds", "bytes" (the peak of memory above that of the imported library) and the "losses" of three steps;
+        or "reason".
+    """
+    with Conductor() as conductor:
+        before = conductor.ask(library, case.threads, messages.Memory())
+        prepared = conductor.ask(library, case.threads, messages.Prepare(case))
+        if isinstance(prepared, messages.Failed):
+            return {"reason": f"failed: {prepared.reason}"}
+        calls = max(2, math.ceil(ALONE_SECONDS / prepared.seconds))
+        answer = conductor.ask(library, case.threads, messages.Time(calls if prepared.seconds < ALONE_SECONDS else 1))
+        after = conductor.ask(library, case.threads, messages.Memory())
+    if isinstance(answer, messages.Failed):
+        return {"reason": f"failed: {answer.reason}"}
+    losses = prepared.arrays["losses"].tolist()
+    return {"seconds": min(prepared.seconds, *answer), "bytes": after.peak - before.resident, "losses": losses}
 
 
 def difference(arrays: dict[str, Array], expected: dict[str, Array]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from bench.peers.shapes import LayerCase, ModelCase, StreamCase
 
 class TensorFlow:
     """Functions of one layer as ``tf.function``."""
+
+    stream_options: ClassVar = {"stateful": True}
 
     def __init__(self, threads: int) -> None:
         self.tf = import_module("tensorflow")
@@ -47,7 +49,9 @@ class TensorFlow:
 
 
 class Jax:
-    """Functions of one layer under ``jax.jit``."""
+    """Functions of one layer under ``jax.jit``, which the states of a stateful layer would not leave."""
+
+    stream_options: ClassVar = {"return_state": True}
 
     def __init__(self, threads: int) -> None:
         self.jax = import_module("jax")
@@ -79,12 +83,17 @@ class Jax:
         return lambda: self.jax.block_until_ready(run(weights, x, mask, dy))
 
     def step(self, layer: Any) -> Callable[[Array], Any]:
-        run = self.jax.jit(layer.stateless_call)
-        weights = self._values(layer.trainable_variables)
-        state = [self._values(layer.non_trainable_variables)]
+        fixed, weights = self._values(layer.non_trainable_variables), self._values(layer.trainable_variables)
+
+        @self.jax.jit
+        def run(weights: Any, x: Any, state: Any) -> Any:
+            y, *state = layer.stateless_call(weights, fixed, x, initial_state=state)[0]
+            return y, state
+
+        kept = [[np.zeros((1, layer.units), np.float32)] * 2]
 
         def one(x: Array) -> Any:
-            y, state[0] = run(weights, state[0], x)
+            y, kept[0] = run(weights, x, kept[0])
             return np.asarray(y)
 
         return one
@@ -92,6 +101,8 @@ class Jax:
 
 class Torch:
     """Functions of one layer, eager."""
+
+    stream_options: ClassVar = {"stateful": True}
 
     def __init__(self, threads: int) -> None:
         self.torch = import_module("torch")
@@ -182,7 +193,7 @@ class Keras:
 
     def stream(self, case: StreamCase) -> Run:
         data = stream_data(case)
-        layer = self.keras.layers.LSTM(case.units, stateful=True)
+        layer = self.keras.layers.LSTM(case.units, **self.backend.stream_options)
         layer.build((1, 1, case.units))
         layer.set_weights(data.weights)
         one = self.backend.step(layer)
