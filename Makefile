@@ -8,7 +8,7 @@ NATIVE := setup.py pyproject.toml $(wildcard fastmask/kernels/*.pyx fastmask/ker
 SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) \
 	$(shell find fastmask tests bench tools examples -name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
 
-.PHONY: help demo test bench lint build wheel check-wheel clean
+.PHONY: help demo test bench bench-peers lint build wheel check-wheel clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -16,6 +16,7 @@ help:
 	@echo 'make demo         build the wheel, install it into an environment of its own and run the demo'
 	@echo 'make test         run the tests                        (make test ARGS="-k lstm")'
 	@echo 'make bench        time every operation                 (make bench THREADS=2 ARGS="-k gru")'
+	@echo 'make bench-peers  time it beside PyTorch, Keras, ONNX Runtime and NumPy; writes docs/benchmarks/'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint'
 	@echo 'make build        compile in place what has changed'
 	@echo 'make wheel        make the source distribution, and from it the wheel, in dist/'
@@ -30,6 +31,9 @@ test: build/venv/.ready
 
 bench: build/venv/.ready
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest bench -W default --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)
+
+bench-peers: build/peers/venv/.ready
+	build/peers/venv/bin/python -m bench.peers $(ARGS)
 
 lint: build/venv/.ready
 	$(BIN)/ruff check .
@@ -52,7 +56,7 @@ clean:
 	rm -f fastmask/kernels/*.c fastmask/kernels/*.so
 	find fastmask tests bench tools examples -name __pycache__ -prune -exec rm -rf {} +
 
-build/venv/pyvenv.cfg build/tools/pyvenv.cfg:
+build/venv/pyvenv.cfg build/tools/pyvenv.cfg build/peers/venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv --clear $(@D)
 
@@ -60,6 +64,13 @@ build/venv/pyvenv.cfg build/tools/pyvenv.cfg:
 build/venv/.ready: build/venv/pyvenv.cfg $(NATIVE)
 	@echo 'Installing fastmask and its tools; the first time it is compiled, which takes a minute or two.'
 	$(BIN)/python -m pip install --quiet --editable '.[test,bench,lint]'
+	touch $@
+
+# The package, compiled in place, with the libraries that it is timed beside: they take 3 GB.
+build/peers/venv/.ready: build/peers/venv/pyvenv.cfg bench/peers/requirements.txt $(NATIVE)
+	@echo 'Installing PyTorch, TensorFlow, JAX and ONNX Runtime.'
+	build/peers/venv/bin/python -m pip install --quiet --requirement bench/peers/requirements.txt
+	build/peers/venv/bin/python -m pip install --quiet --editable .
 	touch $@
 
 # The wheel is made from the source distribution, in environments of their own.

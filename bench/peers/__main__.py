@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench.peers import plots, report
-from bench.peers.results import Results
+from bench.peers.results import Results, describe_machine
 from bench.peers.sections import SECTIONS, Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> None:
     arguments = parse()
     start = time.monotonic()
-    results = Results(arguments.results, arguments.fresh)
+    results = Results(arguments.results, describe_machine(), arguments.fresh)
     run = Run(results, arguments.full, arguments.only, arguments.longest)
     for section in [] if arguments.report else arguments.section:
         getattr(run, section)()

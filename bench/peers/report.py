@@ -185,9 +185,12 @@ def growth_part(records: list[Record]) -> str:
         "1000 rows with 30,000 tokens in all: one row grows to 10,000 steps, and the others give up what it takes, "
         "down to 20. fastmask gets the padded batch, or the list of its rows."
     )
-    parts = [intro, "### With padding", padding, "![Growth with padding](padding.png)", growth_table(records, "padding")]
-    parts += ["### With tokens", "32 rows of which 45 % of the steps are valid.", "![Growth with tokens](tokens.png)"]
-    return "\n\n".join([*parts, growth_table(records, "tokens")])
+    tokens = "32 rows of which 45 % of the steps are valid."
+    parts = [intro]
+    for section, words in (("padding", padding), ("tokens", tokens)):
+        picture = f"![Growth with {section}]({section}.png)"
+        parts += [f"### With {section}", words, picture, growth_table(records, section)]
+    return "\n\n".join(parts)
 
 
 def growth_title(record: Record) -> str:

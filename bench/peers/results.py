@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fastmask
 from bench.peers.libraries import LIBRARIES
@@ -20,11 +20,10 @@ Record = dict[str, Any]
 
 
 class Results:
-    """Records of one state of fastmask and one set of versions; those of others in the file are not looked at."""
+    """Records of one machine, one state of fastmask and one set of versions; others in the file are not looked at."""
 
-    def __init__(self, path: Path, fresh: bool = False) -> None:
-        self.path = path
-        self.machine = describe_machine()
+    def __init__(self, path: Path, machine: dict[str, Any], fresh: bool = False) -> None:
+        self.path, self.machine = path, machine
         path.parent.mkdir(parents=True, exist_ok=True)
         if fresh:
             path.unlink(missing_ok=True)
@@ -36,10 +35,17 @@ class Results:
     def add(self, section: str, key: str, **values: Any) -> Record:
         """Append a record to the file at once."""
         record = {"section": section, "key": key, "machine": self.machine, **values}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with self.path.open("a+b") as file:
+            file.write(self._line_end(file) + json.dumps(record).encode() + b"\n")
         self.records[key] = record
         return record
+
+    def _line_end(self, file: BinaryIO) -> bytes:
+        """What ends a last line that was cut off."""
+        if not file.tell():
+            return b""
+        file.seek(-1, os.SEEK_END)
+        return b"" if file.read() == b"\n" else b"\n"
 
 
 def key_of(section: str, case: Case | str, *more: str) -> str:

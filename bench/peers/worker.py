@@ -37,7 +37,7 @@ class Worker:
         from bench.peers import libraries
 
         self.library = libraries.start(name, threads)
-        self.unsupported = libraries.Unsupported
+        self.unsupported = libraries.UnsupportedError
         self.run: Any = None
 
     def answer(self, request: Any) -> Any:

@@ -10,7 +10,7 @@ from bench.peers.data import Array
 from bench.peers.shapes import LayerCase, ModelCase, StreamCase
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """A library has no way to do a case; the text says why."""
 
 

@@ -9,7 +9,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.peers.data import layer_data, model_data, stream_data
-from bench.peers.libraries import Array, Run, Unsupported
+from bench.peers.libraries import Array, Run, UnsupportedError
 from bench.peers.shapes import GATES, LayerCase, ModelCase, StreamCase
 
 OPERATORS = {"SimpleRNN": "RNN", "LSTM": "LSTM", "GRU": "GRU"}
@@ -57,9 +57,9 @@ class OnnxRuntime:
 
     def layer(self, case: LayerCase) -> Run:
         if case.kind != "forward":
-            raise Unsupported("no gradients")
+            raise UnsupportedError("no gradients")
         if case.mask in ("left", "holed"):
-            raise Unsupported("no such masks")
+            raise UnsupportedError("no such masks")
         data = layer_data(case)
         masked = data.mask is not None
         node = recurrent_node(case, ["lengths"] if masked else [], ["", "h"])
@@ -79,7 +79,7 @@ class OnnxRuntime:
 
     def model(self, case: ModelCase) -> Run:
         if case.kind != "prediction":
-            raise Unsupported("no gradients")
+            raise UnsupportedError("no gradients")
         data = model_data(case)
         nodes = [
             helper.make_node("Transpose", ["ids"], ["steps"], perm=[1, 0]),
