@@ -195,7 +195,7 @@ def measure_alone(library: str, case: ModelCase) -> Outcome:
     Returns
     -------
     dict
-        "seconds", "bytes" (the peak of memory above that of the imported library) and the "losses" of three steps;
+        "seconds", "bytes" (the peak of memory above that of the imported library) and the first two "losses";
         or "reason".
     """
     with Conductor() as conductor:

@@ -28,7 +28,7 @@ import {module}
 print(perf_counter() - start)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
-TRIES = 7
+TRIES = 5
 
 
 def measure_imports() -> dict[str, dict[str, float]]:

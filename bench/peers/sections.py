@@ -26,7 +26,7 @@ class Run:
         self.results, self.full, self.only, self.longest = results, full, only, longest
 
     def layer(self) -> None:
-        cases = list(shapes.full_grid() if self.full else shapes.selection())
+        cases = shapes.full_grid() if self.full else shapes.selection()
         self.together("layer", by_threads(shapes.both_passes(cases)))
 
     def model(self) -> None:
@@ -49,7 +49,7 @@ class Run:
 
     def threads(self) -> None:
         """fastmask with one thread and with two, in turn."""
-        layers = shapes.both_passes(list(dict.fromkeys(replace(case, threads=1) for case in shapes.selection())))
+        layers = shapes.both_passes(dict.fromkeys(replace(case, threads=1) for case in shapes.selection()))
         models = [case for case in shapes.model_cases() if case.threads == 1]
         with Conductor(self.longest) as conductor:
             for key, case in self.waiting("threads", [*layers, *models]):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations, product
 from typing import Any
 
@@ -162,13 +163,14 @@ COMMON = [
 ]
 
 
-def selection() -> list[LayerCase]:
+@cache
+def selection() -> tuple[LayerCase, ...]:
     """The layer cases of a default run."""
     affordable = [case for case in full_grid() if case.work <= SELECTED_WORK]
-    return list(dict.fromkeys([*covering(affordable), *COMMON]))
+    return tuple(dict.fromkeys([*covering(affordable), *COMMON]))
 
 
-def both_passes(cases: list[LayerCase]) -> list[LayerCase]:
+def both_passes(cases: Iterable[LayerCase]) -> list[LayerCase]:
     return [replace(case, kind=kind) for case in cases for kind in PASSES]
 
 

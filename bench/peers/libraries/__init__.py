@@ -69,7 +69,7 @@ def per_step(gradient: Array) -> Array:
 
 
 def losses(step: Callable[[], Any]) -> dict[str, Array]:
-    """The losses of three training steps."""
+    """The losses before and after one training step."""
     import numpy as np
 
-    return {"losses": np.array([float(step()) for _ in range(3)])}
+    return {"losses": np.array([float(step()) for _ in range(2)])}

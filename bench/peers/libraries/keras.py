@@ -107,7 +107,6 @@ class Torch:
     def __init__(self, threads: int) -> None:
         self.torch = import_module("torch")
         self.torch.set_num_threads(threads)
-        self.torch.set_num_interop_threads(1)
 
     def _tensors(self, data: LayerData) -> tuple[Any, Any]:
         convert = self.torch.from_numpy

@@ -171,5 +171,4 @@ class PyTorch:
 
 def start(threads: int, variant: str) -> PyTorch:
     torch.set_num_threads(threads)
-    torch.set_num_interop_threads(1)
     return PyTorch(variant == "packed")
