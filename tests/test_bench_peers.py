@@ -236,7 +236,8 @@ def test_verdicts():
 
 def test_report_renders_what_was_recorded(records):
     text = report.render(records)
-    assert "Not measured" not in text
+    missing = [part.split("\n")[0] for part in text.split("\n## ") if "Not measured." in part]
+    assert missing == ["Loading"]
     assert "nan" not in text
     widths = [line.count(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert min(widths) >= 1
@@ -245,9 +246,8 @@ def test_report_renders_what_was_recorded(records):
             row = next(line for line in text.splitlines() if line.startswith(f"| {record['shape']} | "))
             assert report.milliseconds(record["seconds"]["fastmask"]) in text
             assert len(row.split(" | ")) >= 6
-    assert len(targets.verdicts(records)) == sum(
-        line.endswith((" yes |", " **no** |", " - |")) for line in targets_of(text)
-    )
+    judged = [line for line in targets_of(text) if line.endswith((" yes |", " **no** |", " - |"))]
+    assert len(targets.verdicts(records)) == len(judged)
 
 
 def targets_of(text):

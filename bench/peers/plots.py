@@ -64,6 +64,7 @@ def draw_speedups(records: list[Record], kind: str) -> Any:
         panel.axhline(1, color="black", linewidth=1)
         panel.axhline(PASS_TARGETS[kind], color="black", linewidth=1, linestyle=":")
         panel.set_xticks(range(len(places)), [str(value) for value in places])
+        panel.set_xlim(-0.5, len(places) - 0.5)
         panel.set_xlabel("hidden units" if axis == "units" else "batch")
         panel.set_yscale("log", base=2)
         panel.yaxis.set_major_formatter("{x:g}")
@@ -96,5 +97,6 @@ def draw_growth(records: list[Record], section: str, label: str) -> Any:
         panel.set(xscale="log", yscale="log", xlabel=label, title=title)
         panel.xaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure

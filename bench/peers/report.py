@@ -30,7 +30,9 @@ burst of calls each, and the least time of all rounds counts. Everything is floa
 - Keras runs under `tf.function`, under `jax.jit`, and eagerly on torch. Training is `train_on_batch`.
 - ONNX Runtime takes `sequence_lens`, and arrays with the time first. It has no gradients and no other masks.
 - NumPy is `fastmask.reference`, which runs over the padded batch.
-- Adam of PyTorch is the fused one. A step of PyTorch's stream is an `LSTMCell`.
+- Adam of PyTorch is the fused one. PyTorch trains two biases where Keras has one, and Keras on TensorFlow steps on each
+  occurrence of an id: after a step their losses agree with the others' to 0.1 % only.
+- A step of PyTorch's stream is an `LSTMCell`.
 """
 
 
