@@ -40,6 +40,18 @@ cdef vec activate(int kind, vec x) noexcept nogil:
     return x
 
 
+cdef inline void squash(const bint fused, int kind, const int n, vec *x) noexcept nogil:
+    # x = activation of x; fused: kind is a literal, TANH or SIGMOID
+    cdef int i
+    if fused and kind == TANH:
+        tanhs(n, x)
+    elif fused:
+        sigmoids(n, x)
+    else:
+        for i in range(n):
+            x[i] = activate(kind, x[i])
+
+
 cdef inline vec positive(vec y) noexcept nogil:
     # 1 where y > 0, 0 elsewhere
     return v_where_negative(v_set1(0.0) - y, v_set1(1.0), v_set1(0.0))

@@ -1,7 +1,7 @@
 # Gradients of weights: products over all tokens, x.T @ d.
 
 cdef enum:
-    TOKEN_BLOCK = 128   # tokens taken at a time: a panel of d then stays in the first-level cache
+    TOKEN_BLOCK = 256   # tokens taken at a time: larger blocks read and write the result less often
     UNIT_BLOCK = 192    # columns of x taken at a time, a multiple of ROWS
 
 
@@ -75,26 +75,31 @@ cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit,
     # out[unit : unit + units, column : ] += x_block.T @ d_block
     cdef Tile t
     cdef Py_ssize_t m = 0
-    cdef real *out
+    cdef real *out = g.out + unit * g.columns + column
+    cdef bint whole = column + width * LANES <= g.columns
     cdef int i, j, rows
     t.depth = count
     t.panel = g.d_block
     t.x_stride = ROWS
     t.start_step = LANES
+    keep_sums(&t)
     while m < units:
         rows = rows_left(units - m)
         t.x[0] = g.x_block + m * TOKEN_BLOCK
         for i in range(rows):
-            out = g.out + (unit + m + i) * g.columns + column
-            for j in range(width):
-                t.sums[i][j] = load(out + j * LANES, lanes_left(g.columns, column + j * LANES))
-            t.start[i] = <const real *>t.sums[i]
+            if whole:
+                t.out[i] = out + i * g.columns
+            else:
+                for j in range(width):
+                    t.sums[i][j] = load(out + i * g.columns + j * LANES, lanes_left(g.columns, column + j * LANES))
+            t.start[i] = t.out[i]
         run_column_tile(rows, width, &t)
-        for i in range(rows):
-            out = g.out + (unit + m + i) * g.columns + column
-            for j in range(width):
-                store(out + j * LANES, t.sums[i][j], lanes_left(g.columns, column + j * LANES))
+        if not whole:
+            for i in range(rows):
+                for j in range(width):
+                    store(out + i * g.columns + j * LANES, t.sums[i][j], lanes_left(g.columns, column + j * LANES))
         m = m + ROWS
+        out = out + ROWS * g.columns
 
 
 def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[:, :] d,

@@ -19,42 +19,52 @@ cdef struct GruStep:
     real *gates                 # out  [rows, 4 * padded] n, z, r and the fourth; NULL in inference with reset_after
 
 
-cdef inline vec squash(const bint fused, int kind, vec x) noexcept nogil:
-    return v_sigmoid(x) if fused else activate(kind, x)
+cdef inline void gru_cell(const bint fused, const int count, const GruStep *s, vec (*sums)[WIDTH],
+                          Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+    # One vector of units of `count` rows
+    cdef const real *x
+    cdef vec gates[2 * PAIR]    # z, r of each row
+    cdef vec n[PAIR]
+    cdef vec h
+    cdef real *stored
+    cdef int i, k = lanes_left(s.units, unit)
+    for i in range(count):
+        x = s.x + place(s.x_index, row + i) * 3 * s.padded + unit
+        gates[2 * i] = v_load(x + s.padded) + sums[i][0]
+        gates[2 * i + 1] = v_load(x + 2 * s.padded) + sums[i][1]
+        n[i] = v_load(x)
+    squash(fused, SIGMOID if fused else s.recurrent_activation, 2 * count, gates)
+    for i in range(count):
+        n[i] = v_fma(gates[2 * i + 1], sums[i][2], n[i])
+    squash(fused, TANH if fused else s.activation, count, n)
+    for i in range(count):
+        h = load(s.h_previous + (row + i) * s.units + unit, k)
+        store(s.h + (row + i) * s.units + unit, v_fma(gates[2 * i], h - n[i], n[i]), k)
+        if s.gates != NULL:
+            stored = s.gates + (row + i) * 4 * s.padded + unit
+            v_store(stored, n[i])
+            v_store(stored + s.padded, gates[2 * i])
+            v_store(stored + 2 * s.padded, gates[2 * i + 1])
+            v_store(stored + 3 * s.padded, sums[i][2])
 
 
-cdef inline void gru_cell(const bint fused, const GruStep *s, vec *sums, Py_ssize_t row,
-                          Py_ssize_t unit) noexcept nogil:
-    cdef const real *x = s.x + place(s.x_index, row) * 3 * s.padded + unit
-    cdef int k = lanes_left(s.units, unit)
-    cdef vec z = squash(fused, s.recurrent_activation, v_load(x + s.padded) + sums[0])
-    cdef vec r = squash(fused, s.recurrent_activation, v_load(x + 2 * s.padded) + sums[1])
-    cdef vec n = v_fma(r, sums[2], v_load(x))
-    cdef vec h = load(s.h_previous + row * s.units + unit, k)
-    cdef real *gates
-    n = v_tanh(n) if fused else activate(s.activation, n)
-    store(s.h + row * s.units + unit, v_fma(z, h - n, n), k)
-    if s.gates != NULL:
-        gates = s.gates + row * 4 * s.padded + unit
-        v_store(gates, n)
-        v_store(gates + s.padded, z)
-        v_store(gates + 2 * s.padded, r)
-        v_store(gates + 3 * s.padded, sums[2])
-
-
-cdef inline void reset_cell(const bint fused, const GruStep *s, vec *sums, Py_ssize_t row,
+cdef inline void reset_cell(const bint fused, const GruStep *s, const vec *sums, Py_ssize_t row,
                             Py_ssize_t unit) noexcept nogil:
     # z, r and r * h of the variant that resets before the product
     cdef const real *x = s.x + place(s.x_index, row) * 3 * s.padded + unit
-    cdef real *gates = s.gates + row * 4 * s.padded + unit
+    cdef real *stored = s.gates + row * 4 * s.padded + unit
     cdef int n = lanes_left(s.units, unit)
-    cdef vec r = squash(fused, s.recurrent_activation, v_load(x + 2 * s.padded) + sums[1])
-    v_store(gates + s.padded, squash(fused, s.recurrent_activation, v_load(x + s.padded) + sums[0]))
-    v_store(gates + 2 * s.padded, r)
-    r = r * load(s.h_previous + row * s.units + unit, n)
+    cdef vec gates[2]           # z, r
+    cdef vec r
+    gates[0] = v_load(x + s.padded) + sums[0]
+    gates[1] = v_load(x + 2 * s.padded) + sums[1]
+    squash(fused, SIGMOID if fused else s.recurrent_activation, 2, gates)
+    v_store(stored + s.padded, gates[0])
+    v_store(stored + 2 * s.padded, gates[1])
+    r = gates[1] * load(s.h_previous + row * s.units + unit, n)
     if s.reset_mask != NULL:
         r = r * load(s.reset_mask + row * s.units + unit, n)
-    v_store(gates + 3 * s.padded, r)
+    v_store(stored + 3 * s.padded, r)
 
 
 cdef inline void gru_start(const GruStep *s, Tile *t, int i, Py_ssize_t row, Py_ssize_t unit, int width,
@@ -67,15 +77,26 @@ cdef inline void gru_start(const GruStep *s, Tile *t, int i, Py_ssize_t row, Py_
         t.start[i] = <const real *>zero
 
 
-cdef inline void gru_cells(const GruStep *s, Tile *t, Py_ssize_t row, Py_ssize_t unit, int i,
-                           const bint reset_after) noexcept nogil:
-    cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
-    if reset_after and fused:
-        gru_cell(True, s, t.sums[i], row, unit)
-    elif reset_after:
-        gru_cell(False, s, t.sums[i], row, unit)
+cdef inline void gru_cells(const bint fused, const bint reset_after, const GruStep *s, vec (*sums)[WIDTH],
+                           Py_ssize_t row, Py_ssize_t unit, int count) noexcept nogil:
+    cdef int i = 0
+    while reset_after and i + PAIR <= count:
+        gru_cell(fused, PAIR, s, sums + i, row + i, unit)
+        i = i + PAIR
+    while i < count:
+        if reset_after:
+            gru_cell(fused, 1, s, sums + i, row + i, unit)
+        else:
+            reset_cell(fused, s, sums[i], row + i, unit)
+        i = i + 1
+
+
+cdef inline void gru_tile(const bint reset_after, const GruStep *s, vec (*sums)[WIDTH], Py_ssize_t row,
+                          Py_ssize_t unit, int count) noexcept nogil:
+    if s.recurrent_activation == SIGMOID and (s.activation == TANH or not reset_after):
+        gru_cells(True, reset_after, s, sums, row, unit, count)
     else:
-        reset_cell(fused, s, t.sums[i], row, unit)
+        gru_cells(False, reset_after, s, sums, row, unit, count)
 
 
 cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit, const vec *zero) noexcept nogil:
@@ -86,7 +107,7 @@ cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit, const vec *
         gru_start(s, t, i, 0, unit + i * LANES, 3, zero)
     run_panels(3, t)
     for i in range(PANELS):
-        gru_cells(s, t, 0, unit + i * LANES, i, True)
+        gru_tile(True, s, &t.sums[i], 0, unit + i * LANES, 1)
 
 
 cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, const bint reset_after,
@@ -100,8 +121,7 @@ cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, 
             t.x[i] = s.h_previous + (row + i) * s.units
             gru_start(s, t, i, row + i, unit, width, zero)
         run_tile(m, width, t)
-        for i in range(m):
-            gru_cells(s, t, row + i, unit, i, reset_after)
+        gru_tile(reset_after, s, t.sums, row, unit, m)
         row = row + m
 
 
@@ -109,6 +129,7 @@ cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after) n
     cdef Tile t
     cdef vec zero = v_set1(0.0)
     cdef Py_ssize_t panels, unit = 0
+    keep_sums(&t)
     t.panel = s.panels
     t.depth = s.depth
     t.start_step = 0 if s.bias == NULL and s.products == NULL else s.padded
@@ -129,6 +150,7 @@ cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
     cdef int i, j, m, k, width
     cdef vec n, h
     cdef real *gates
+    keep_sums(&t)
     t.panel = s.candidate
     t.depth = s.units
     t.start_step = LANES
@@ -291,6 +313,7 @@ cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t
     cdef Py_ssize_t next_token = 0 if ends else shard.offsets[t + 1] + shard.begin
     cdef int i, j, m, width
     cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
+    keep_sums(&tile)
     tile.depth = s.state.depth
     tile.start_step = LANES
     tile.panel = s.state.panels

@@ -15,30 +15,68 @@ cdef struct LstmStep:
     real *gates                         # out  [rows, 4 * padded], or NULL in inference
 
 
-cdef inline void lstm_cell(const bint fused, const LstmStep *s, vec *z, Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
-    cdef vec i = v_sigmoid(z[0]) if fused else activate(s.recurrent_activation, z[0])
-    cdef vec f = v_sigmoid(z[1]) if fused else activate(s.recurrent_activation, z[1])
-    cdef vec g = v_tanh(z[2]) if fused else activate(s.activation, z[2])
-    cdef vec o = v_sigmoid(z[3]) if fused else activate(s.recurrent_activation, z[3])
-    cdef Py_ssize_t here = row * s.units + unit
-    cdef int n = lanes_left(s.units, unit)
-    cdef vec c = v_fma(f, load(s.c_previous + here, n), i * g)
-    cdef real *gates
-    store(s.c + here, c, n)
-    store(s.h + here, o * (v_tanh(c) if fused else activate(s.activation, c)), n)
-    if s.gates != NULL:
-        gates = s.gates + row * 4 * s.padded + unit
-        v_store(gates, i)
-        v_store(gates + s.padded, f)
-        v_store(gates + 2 * s.padded, g)
-        v_store(gates + 3 * s.padded, o)
+cdef inline void lstm_gates(const bint fused, const int count, const LstmStep *s, vec (*z)[WIDTH],
+                            Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+    # One vector of units of `count` rows: z becomes i, f, c', o.
+    cdef vec gates[3 * PAIR]
+    cdef vec candidate[PAIR]
+    cdef int i, n = lanes_left(s.units, unit)
+    cdef Py_ssize_t here
+    cdef real *stored
+    for i in range(count):
+        gates[3 * i] = z[i][0]
+        gates[3 * i + 1] = z[i][1]
+        gates[3 * i + 2] = z[i][3]
+        candidate[i] = z[i][2]
+    squash(fused, SIGMOID if fused else s.recurrent_activation, 3 * count, gates)
+    squash(fused, TANH if fused else s.activation, count, candidate)
+    for i in range(count):
+        here = (row + i) * s.units + unit
+        z[i][2] = v_fma(gates[3 * i + 1], load(s.c_previous + here, n), gates[3 * i] * candidate[i])
+        z[i][3] = gates[3 * i + 2]
+        store(s.c + here, z[i][2], n)
+        if s.gates != NULL:
+            stored = s.gates + (row + i) * 4 * s.padded + unit
+            v_store(stored, gates[3 * i])
+            v_store(stored + s.padded, gates[3 * i + 1])
+            v_store(stored + 2 * s.padded, candidate[i])
+            v_store(stored + 3 * s.padded, gates[3 * i + 2])
 
 
-cdef inline void lstm_cells(const LstmStep *s, Tile *t, Py_ssize_t row, Py_ssize_t unit, int i) noexcept nogil:
+cdef inline void lstm_output(const bint fused, const int count, const LstmStep *s, vec (*z)[WIDTH],
+                             Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+    cdef vec c[PAIR]
+    cdef int i
+    for i in range(count):
+        c[i] = z[i][2]
+    squash(fused, TANH if fused else s.activation, count, c)
+    for i in range(count):
+        store(s.h + (row + i) * s.units + unit, z[i][3] * c[i], lanes_left(s.units, unit))
+
+
+cdef inline void lstm_cells(const bint fused, const LstmStep *s, vec (*z)[WIDTH], Py_ssize_t row, Py_ssize_t unit,
+                            int count) noexcept nogil:
+    # One vector of units of some rows. The outputs come last: each waits for all gates of its row.
+    cdef int i = 0
+    while i + PAIR <= count:
+        lstm_gates(fused, PAIR, s, z + i, row + i, unit)
+        i = i + PAIR
+    if i < count:
+        lstm_gates(fused, 1, s, z + i, row + i, unit)
+    i = 0
+    while i + PAIR <= count:
+        lstm_output(fused, PAIR, s, z + i, row + i, unit)
+        i = i + PAIR
+    if i < count:
+        lstm_output(fused, 1, s, z + i, row + i, unit)
+
+
+cdef inline void lstm_tile(const LstmStep *s, vec (*z)[WIDTH], Py_ssize_t row, Py_ssize_t unit,
+                           int count) noexcept nogil:
     if s.activation == TANH and s.recurrent_activation == SIGMOID:
-        lstm_cell(True, s, t.sums[i], row, unit)
+        lstm_cells(True, s, z, row, unit, count)
     else:
-        lstm_cell(False, s, t.sums[i], row, unit)
+        lstm_cells(False, s, z, row, unit, count)
 
 
 cdef void lstm_single_row(const LstmStep *s, Tile *t, Py_ssize_t unit) noexcept nogil:
@@ -49,7 +87,7 @@ cdef void lstm_single_row(const LstmStep *s, Tile *t, Py_ssize_t unit) noexcept 
         t.start[i] = s.z + place(s.z_index, 0) * 4 * s.padded + unit + i * LANES
     run_panels(4, t)
     for i in range(PANELS):
-        lstm_cells(s, t, 0, unit + i * LANES, i)
+        lstm_tile(s, &t.sums[i], 0, unit + i * LANES, 1)
 
 
 cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit) noexcept nogil:
@@ -62,14 +100,14 @@ cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit
             t.x[i] = s.h_previous + (row + i) * s.units
             t.start[i] = s.z + place(s.z_index, row + i) * 4 * s.padded + unit
         run_tile(m, 4, t)
-        for i in range(m):
-            lstm_cells(s, t, row + i, unit, i)
+        lstm_tile(s, t.sums, row, unit, m)
         row = row + m
 
 
 cdef void lstm_step(const LstmStep *s, Py_ssize_t rows) noexcept nogil:
     cdef Tile t
     cdef Py_ssize_t panels, unit = 0
+    keep_sums(&t)
     t.panel = s.panels
     t.depth = s.depth
     t.start_step = s.padded
@@ -137,26 +175,45 @@ cdef struct LstmBackward:
     real *dc                    # in/out [rows, units]
 
 
-cdef inline void lstm_cell_backward(const bint fused, const LstmBackward *s, vec dh, Py_ssize_t token,
-                                    Py_ssize_t row, Py_ssize_t before, Py_ssize_t after,
+cdef inline void lstm_cell_backward(const bint fused, const int count, const LstmBackward *s, const vec *dh,
+                                    Py_ssize_t token, Py_ssize_t row, Py_ssize_t before, Py_ssize_t after,
                                     Py_ssize_t unit) noexcept nogil:
+    # `count` vectors of units of a row
     cdef int act = TANH if fused else s.activation
     cdef int rec = SIGMOID if fused else s.recurrent_activation
     cdef Py_ssize_t units = s.state.units
-    cdef int n = lanes_left(units, unit)
-    cdef real *gates = s.gates + token * 4 * s.padded + unit
-    cdef vec i = v_load(gates)
-    cdef vec f = v_load(gates + s.padded)
-    cdef vec g = v_load(gates + 2 * s.padded)
-    cdef vec o = v_load(gates + 3 * s.padded)
-    cdef vec c = load(s.c + after * units + unit, n)
-    cdef vec squashed = v_tanh(c) if fused else activate(act, c)
-    cdef vec dc = v_fma(dh * o, slope(act, squashed), load(s.dc + row * units + unit, n))
-    v_store(gates, dc * g * slope(rec, i))
-    v_store(gates + s.padded, dc * load(s.c + before * units + unit, n) * slope(rec, f))
-    v_store(gates + 2 * s.padded, dc * i * slope(act, g))
-    v_store(gates + 3 * s.padded, dh * squashed * slope(rec, o))
-    store(s.dc + row * units + unit, dc * f, n)
+    cdef real *gates
+    cdef vec squashed[PAIR]
+    cdef vec i, f, g, o, dc
+    cdef int k, n
+    for k in range(count):
+        squashed[k] = load(s.c + after * units + unit + k * LANES, lanes_left(units, unit + k * LANES))
+    squash(fused, act, count, squashed)
+    for k in range(count):
+        n = lanes_left(units, unit)
+        gates = s.gates + token * 4 * s.padded + unit
+        i = v_load(gates)
+        f = v_load(gates + s.padded)
+        g = v_load(gates + 2 * s.padded)
+        o = v_load(gates + 3 * s.padded)
+        dc = v_fma(dh[k] * o, slope(act, squashed[k]), load(s.dc + row * units + unit, n))
+        v_store(gates, dc * g * slope(rec, i))
+        v_store(gates + s.padded, dc * load(s.c + before * units + unit, n) * slope(rec, f))
+        v_store(gates + 2 * s.padded, dc * i * slope(act, g))
+        v_store(gates + 3 * s.padded, dh[k] * squashed[k] * slope(rec, o))
+        store(s.dc + row * units + unit, dc * f, n)
+        unit = unit + LANES
+
+
+cdef inline void lstm_cells_backward(const bint fused, const LstmBackward *s, const vec *dh, int width,
+                                     Py_ssize_t token, Py_ssize_t row, Py_ssize_t before, Py_ssize_t after,
+                                     Py_ssize_t unit) noexcept nogil:
+    cdef int j = 0
+    while j + PAIR <= width:
+        lstm_cell_backward(fused, PAIR, s, dh + j, token, row, before, after, unit + j * LANES)
+        j = j + PAIR
+    if j < width:
+        lstm_cell_backward(fused, 1, s, dh + j, token, row, before, after, unit + j * LANES)
 
 
 cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize_t t, Py_ssize_t begin,
@@ -166,8 +223,9 @@ cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize
     cdef Py_ssize_t unit = 0, i0, token, row
     cdef Py_ssize_t before = state_before(shard, True, t), after = state_after(shard, True, t)
     cdef Py_ssize_t next_token = 0 if ends else shard.offsets[t + 1] + shard.begin
-    cdef int i, j, m, width
+    cdef int i, m, width
     cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
+    keep_sums(&tile)
     tile.depth = s.state.depth
     tile.start_step = LANES
     tile.panel = s.state.panels
@@ -180,13 +238,12 @@ cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize
             row = shard.begin + i0
             state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
             for i in range(m):
-                for j in range(width):
-                    if fused:
-                        lstm_cell_backward(True, s, tile.sums[i][j], token + i, row + i, before + i0 + i,
-                                           after + i0 + i, unit + j * LANES)
-                    else:
-                        lstm_cell_backward(False, s, tile.sums[i][j], token + i, row + i, before + i0 + i,
-                                           after + i0 + i, unit + j * LANES)
+                if fused:
+                    lstm_cells_backward(True, s, tile.sums[i], width, token + i, row + i, before + i0 + i,
+                                        after + i0 + i, unit)
+                else:
+                    lstm_cells_backward(False, s, tile.sums[i], width, token + i, row + i, before + i0 + i,
+                                        after + i0 + i, unit)
             i0 = i0 + m
         tile.panel = tile.panel + s.state.depth * WIDTH * LANES
         unit = unit + WIDTH * LANES

@@ -22,38 +22,49 @@ cdef inline Py_ssize_t place(const int64_t *index, Py_ssize_t n) noexcept nogil:
     return n if index == NULL else index[n]
 
 
-cdef void start_tile(const Product *p, const vec *zero, Py_ssize_t n, Py_ssize_t column, int rows,
-                     int width, Tile *t) noexcept nogil:
-    cdef const real *out
+cdef inline void start_tile(const Product *p, const vec *zero, Py_ssize_t n, Py_ssize_t column, int rows, int width,
+                            bint whole, Tile *t) noexcept nogil:
+    # whole: all vectors of the tile stand in out; otherwise its results go to the tile's own room.
+    cdef real *out
     cdef int i, j
     t.start_step = 0 if p.start == NULL and not p.accumulate else LANES
     for i in range(rows):
         t.x[i] = p.x + place(p.x_index, n + i) * p.x_stride
-        t.start[i] = <const real *>zero if p.start == NULL else p.start + column
+        out = p.out + place(p.out_index, n + i) * p.out_stride + column
+        t.out[i] = out if whole else <real *>t.sums[i]
         if p.accumulate:
-            out = p.out + place(p.out_index, n + i) * p.out_stride + column
-            for j in range(width):
-                t.sums[i][j] = load(out + j * LANES, lanes_left(p.columns, column + j * LANES))
-            t.start[i] = <const real *>t.sums[i]
+            if not whole:
+                for j in range(width):
+                    t.sums[i][j] = load(out + j * LANES, lanes_left(p.columns, column + j * LANES))
+            t.start[i] = t.out[i]
+        else:
+            t.start[i] = <const real *>zero if p.start == NULL else p.start + column
+
+
+cdef void store_rest(const Product *p, Py_ssize_t n, Py_ssize_t column, int rows, int width, Tile *t) noexcept nogil:
+    cdef real *out
+    cdef int i, j
+    for i in range(rows):
+        out = p.out + place(p.out_index, n + i) * p.out_stride + column
+        for j in range(width):
+            store(out + j * LANES, t.sums[i][j], lanes_left(p.columns, column + j * LANES))
 
 
 cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t column,
                         const real *panel) noexcept nogil:
     cdef Tile t
     cdef vec zero = v_set1(0.0)
-    cdef real *out
     cdef Py_ssize_t n = begin
-    cdef int i, j, rows, width = panel_width(p.columns, column)
+    cdef int rows, width = panel_width(p.columns, column)
+    cdef bint whole = column + width * LANES <= p.columns
     t.depth = p.depth
     t.panel = panel
     while n < end:
         rows = even_rows(end - n)
-        start_tile(p, &zero, n, column, rows, width, &t)
+        start_tile(p, &zero, n, column, rows, width, whole, &t)
         run_tile(rows, width, &t)
-        for i in range(rows):
-            out = p.out + place(p.out_index, n + i) * p.out_stride + column
-            for j in range(width):
-                store(out + j * LANES, t.sums[i][j], lanes_left(p.columns, column + j * LANES))
+        if not whole:
+            store_rest(p, n, column, rows, width, &t)
         n = n + rows
 
 

@@ -6,7 +6,7 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padd
     cdef Tile t
     cdef Py_ssize_t row, column, unit = 0
     cdef int i, j, m, width
-    cdef vec y
+    keep_sums(&t)
     t.panel = panels
     t.depth = depth
     t.start_step = LANES
@@ -20,10 +20,13 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padd
                 t.start[i] = z + place(z_index, row + i) * padded + unit
             run_tile(m, width, &t)
             for i in range(m):
+                if width == WIDTH and activation == TANH:
+                    tanhs(WIDTH, t.sums[i])
+                else:
+                    squash(False, activation, width, t.sums[i])
                 for j in range(width):
                     column = unit + j * LANES
-                    y = v_tanh(t.sums[i][j]) if activation == TANH else activate(activation, t.sums[i][j])
-                    store(h + (row + i) * units + column, y, lanes_left(units, column))
+                    store(h + (row + i) * units + column, t.sums[i][j], lanes_left(units, column))
             row = row + m
         t.panel = t.panel + depth * WIDTH * LANES
         unit = unit + WIDTH * LANES
@@ -66,6 +69,7 @@ cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, P
     cdef Py_ssize_t next_token = 0 if ends else shard.offsets[t + 1] + shard.begin
     cdef int i, j, m, n, width
     cdef vec y
+    keep_sums(&tile)
     tile.depth = s.depth
     tile.start_step = LANES
     tile.panel = s.panels

@@ -16,35 +16,85 @@ cdef struct Tile:
     const real *panel           # in   [depth][width][LANES]
     const real *start[ROWS]     # in   vector j of row i starts from start[i] + j * start_step
     Py_ssize_t start_step
-    vec sums[ROWS][WIDTH]       # out
+    real *out[ROWS]             # out  [width][LANES] of each row; may be start
+    vec sums[ROWS][WIDTH]       # room for out where the results are not kept
+
+
+# Written out, because a compiler unrolls an outermost loop only after it has decided what lives in registers.
+
+cdef inline void load_row(const int width, const real *p, Py_ssize_t step, vec *a) noexcept nogil:
+    a[0] = v_load(p)
+    if width > 1:
+        a[1] = v_load(p + step)
+    if width > 2:
+        a[2] = v_load(p + 2 * step)
+    if width > 3:
+        a[3] = v_load(p + 3 * step)
+
+
+cdef inline void store_row(const int width, const vec *a, real *p) noexcept nogil:
+    v_store(p, a[0])
+    if width > 1:
+        v_store(p + LANES, a[1])
+    if width > 2:
+        v_store(p + 2 * LANES, a[2])
+    if width > 3:
+        v_store(p + 3 * LANES, a[3])
+
+
+cdef inline void load_tile(const int rows, const int width, const Tile *t, vec *a) noexcept nogil:
+    load_row(width, t.start[0], t.start_step, a)
+    if rows > 1:
+        load_row(width, t.start[1], t.start_step, a + WIDTH)
+    if rows > 2:
+        load_row(width, t.start[2], t.start_step, a + 2 * WIDTH)
+    if rows > 3:
+        load_row(width, t.start[3], t.start_step, a + 3 * WIDTH)
+    if rows > 4:
+        load_row(width, t.start[4], t.start_step, a + 4 * WIDTH)
+    if rows > 5:
+        load_row(width, t.start[5], t.start_step, a + 5 * WIDTH)
+
+
+cdef inline void store_tile(const int rows, const int width, const vec *a, const Tile *t) noexcept nogil:
+    store_row(width, a, t.out[0])
+    if rows > 1:
+        store_row(width, a + WIDTH, t.out[1])
+    if rows > 2:
+        store_row(width, a + 2 * WIDTH, t.out[2])
+    if rows > 3:
+        store_row(width, a + 3 * WIDTH, t.out[3])
+    if rows > 4:
+        store_row(width, a + 4 * WIDTH, t.out[4])
+    if rows > 5:
+        store_row(width, a + 5 * WIDTH, t.out[5])
 
 
 cdef inline void multiply(const int rows, const int width, const bint by_columns, Tile *t) noexcept nogil:
     # rows and width are literals after inlining: the loops over them unroll and `a` lives in registers.
-    cdef vec a[ROWS][WIDTH]
+    cdef vec a[ROWS * WIDTH]
     cdef vec xk[ROWS]
     cdef const real *x[ROWS]
     cdef const real *panel = t.panel
     cdef const real *column = t.x[0]
     cdef vec b
     cdef Py_ssize_t k, depth = t.depth
-    cdef int i, j
+    cdef int i, n
     for i in range(rows):
         x[i] = t.x[i]
-        for j in range(width):
-            a[i][j] = v_load(t.start[i] + j * t.start_step)
+    load_tile(rows, width, t, a)
     for k in range(depth):
         for i in range(rows):
             xk[i] = v_set1(column[i] if by_columns else x[i][k])
-        for j in range(width):
-            b = v_hold(v_load(panel + j * LANES))
-            for i in range(rows):
-                a[i][j] = v_fma(xk[i], b, a[i][j])
+        for n in range(width * rows):
+            # One loop, as two nested ones would not unroll in time.
+            i = n % rows
+            if i == 0:
+                b = v_hold(v_load(panel + n // rows * LANES))
+            a[i * WIDTH + n // rows] = v_fma(xk[i], b, a[i * WIDTH + n // rows])
         panel = panel + width * LANES
         column = column + t.x_stride
-    for i in range(rows):
-        for j in range(width):
-            t.sums[i][j] = a[i][j]
+    store_tile(rows, width, a, t)
 
 
 cdef inline void multiply_rows(int rows, const int width, const bint by_columns, Tile *t) noexcept nogil:
@@ -83,26 +133,24 @@ cdef void run_column_tile(int rows, int width, Tile *t) noexcept nogil:
 
 cdef inline void multiply_panels(const int width, Tile *t) noexcept nogil:
     # One row times PANELS panels, the first of which is t.panel: a single row's chains of additions are too
-    # few to keep the multipliers busy. start and sums count panels where the other tiles count rows.
-    cdef vec a[ROWS][WIDTH]
-    cdef const real *panel[ROWS]
+    # few to keep the multipliers busy. start and out count panels where the other tiles count rows.
+    cdef vec a[ROWS * WIDTH]
+    cdef const real *panel[PANELS]
     cdef const real *x = t.x[0]
     cdef vec xk
     cdef Py_ssize_t k, depth = t.depth
-    cdef int i, j
+    cdef int i, n
     for i in range(PANELS):
         panel[i] = t.panel + i * depth * width * LANES
-        for j in range(width):
-            a[i][j] = v_load(t.start[i] + j * t.start_step)
+    load_tile(PANELS, width, t, a)
     for k in range(depth):
         xk = v_set1(x[k])
+        for n in range(PANELS * width):
+            i = n // width
+            a[i * WIDTH + n % width] = v_fma(xk, v_load(panel[i] + n % width * LANES), a[i * WIDTH + n % width])
         for i in range(PANELS):
-            for j in range(width):
-                a[i][j] = v_fma(xk, v_load(panel[i] + j * LANES), a[i][j])
             panel[i] = panel[i] + width * LANES
-    for i in range(PANELS):
-        for j in range(width):
-            t.sums[i][j] = a[i][j]
+    store_tile(PANELS, width, a, t)
 
 
 cdef void run_panels(int width, Tile *t) noexcept nogil:
@@ -112,14 +160,25 @@ cdef void run_panels(int width, Tile *t) noexcept nogil:
         multiply_panels(3, t)
 
 
+cdef inline void keep_sums(Tile *t) noexcept nogil:
+    cdef int i
+    for i in range(ROWS):
+        t.out[i] = <real *>t.sums[i]
+
+
 cdef inline int rows_left(Py_ssize_t rows) noexcept nogil:
     return ROWS if rows >= ROWS else <int>rows
 
 
 cdef inline int even_rows(Py_ssize_t rows) noexcept nogil:
-    # Rows of the next tile when all are to be of about one height: one or two rows cost as much as three.
-    cdef Py_ssize_t tiles = (rows + ROWS - 1) // ROWS
-    return <int>((rows + tiles - 1) // tiles)
+    # Rows of the next tile when the last three are to be of about one height: one or two rows cost as much as three.
+    if rows <= ROWS:
+        return <int>rows
+    if rows <= 2 * ROWS:
+        return <int>((rows + 1) // 2)
+    if rows <= 3 * ROWS:
+        return <int>((rows + 2) // 3)
+    return ROWS
 
 
 cdef inline int panel_width(Py_ssize_t columns, Py_ssize_t column) noexcept nogil:
