@@ -1,103 +1,80 @@
-"""The plan of a batch for calls outside of torch.compile."""
+"""Which steps of a batch count, as a layer is told: from a mask, from lengths, or by a PackedSequence."""
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from fastmask.packing import Packing
-from fastmask.torch import _eager
-from fastmask.torch._tape import Inputs, Job, Outputs, Spec, Tensor, as_array
-
-Indices = NDArray[np.int64]
+from fastmask.torch._checks import check_mask
+from fastmask.torch._eager import EagerPlan
+from fastmask.torch._tape import Inputs, Outputs, Spec, Tensor
+from fastmask.torch._traced import TracedPlan
 
 
-class Plan:
-    """How padded tensors become packed ones and back.
+class Plan(Protocol):
+    """How padded tensors become packed ones and back, and the runs of layers in between."""
 
-    Parameters
-    ----------
-    packing : Packing
-    time_major : bool, default False
-        Padded tensors are (T, B, F) instead of (B, T, F).
-    """
+    @property
+    def batch_size(self) -> int:
+        """Rows of the batch."""
+        ...
 
-    def __init__(self, packing: Packing, time_major: bool = False) -> None:
-        self.packing = packing
-        self.time_major = time_major
-
-    @classmethod
-    def from_mask(cls, mask: Tensor, time_major: bool = False) -> Plan:
-        """The plan of a mask (B, T), or (T, B) if ``time_major``."""
-        grid = as_array(mask)
-        return cls(Packing.from_mask(grid.T if time_major else grid), time_major)
-
-    @classmethod
-    def from_lengths(cls, lengths: Tensor, steps: int, time_major: bool = False) -> Plan:
-        """The plan of rows whose first ``lengths[b]`` of ``steps`` steps count."""
-        return cls(Packing.from_lengths(as_array(lengths), steps), time_major)
-
-    @classmethod
-    def full(cls, batch: int, steps: int, time_major: bool = False) -> Plan:
-        """The plan of a batch whose every step counts."""
-        return cls(Packing.full(batch, steps), time_major)
-
-    @classmethod
-    def from_batch_sizes(cls, batch_sizes: Tensor, sorted_indices: Tensor | None) -> Plan:
-        """The plan of a ``torch.nn.utils.rnn.PackedSequence``."""
-        order = None if sorted_indices is None else as_array(sorted_indices)
-        return cls(Packing.from_batch_sizes(as_array(batch_sizes), order))
-
-    @cached_property
-    def _positions(self) -> Indices:
-        """Place of each packed token in the flattened padded tensor."""
-        return self._places(self.packing)
-
-    def _places(self, packing: Packing) -> Indices:
-        if not self.time_major:
-            return packing.positions
-        return (packing.positions - packing.rows * packing.total_length) * packing.batch_size + packing.rows
-
-    def _cells(self, packing: Packing, repeat: bool) -> Indices:
-        """Packed token that each place of the flattened padded tensor shows, or -1."""
-        cells = packing.grid(repeat)
-        if not self.time_major:
-            return cells
-        return np.ascontiguousarray(cells.reshape(packing.batch_size, packing.total_length).T).reshape(-1)
+    def with_time_major(self, time_major: bool) -> Any:
+        """The same plan with padded tensors (T, B, F), or (B, T, F)."""
+        ...
 
     def pack(self, x: Tensor) -> Tensor:
         """The valid tokens (N, F) of a padded tensor."""
-        features = x.shape[2]
-        if not self.packing.masked:
-            return (x if self.time_major else x.transpose(0, 1)).reshape(self.packing.tokens, features)
-        rows = x.reshape(x.shape[0] * x.shape[1], features)
-        return _eager.take(rows, self._positions, self._cells(self.packing, False))
+        ...
 
     def unpack(self, values: Tensor, *, repeat: bool = False, flipped: bool = False) -> Tensor:
-        """The padded tensor of values (N, H).
+        """The padded tensor of values (N, H). Masked places show zeros, or with ``repeat`` the token before them.
 
-        Parameters
-        ----------
-        values : tensor (N, H)
-        repeat : bool, default False
-            Masked places show the valid token before them; otherwise zeros.
-        flipped : bool, default False
-            The values are in the order of a run from the end, and so are the steps of the result.
+        ``flipped``: values and result are in the order of a run from the end.
         """
-        batch, steps, units = self.packing.batch_size, self.packing.total_length, values.shape[1]
-        if not self.packing.masked:
-            padded = values.view(steps, batch, units)
-            return padded if self.time_major else padded.transpose(0, 1)
-        packing = self.packing.reversed if flipped else self.packing
-        rows = _eager.take(values, self._cells(packing, repeat), None if repeat else self._places(packing))
-        return rows.view(*((steps, batch) if self.time_major else (batch, steps)), units)
+        ...
 
     def reverse(self, values: Tensor) -> Tensor:
         """Values of a run from the end in the order of time, or the other way round."""
-        return _eager.take(values, self.packing.reverse, self.packing.reverse)
+        ...
 
-    def run(self, spec: Spec, inputs: Inputs, differentiable: bool, index: Indices | None = None) -> Outputs:
-        """Run a layer on packed values."""
-        return _eager.recurrent(Job(spec, self.packing, index), inputs, differentiable)
+    def run(self, spec: Spec, inputs: Inputs, differentiable: bool, index: Tensor | None = None) -> Outputs:
+        """Run a layer on values (U, F); with an index (N,) token n is ``values[index[n]]``."""
+        ...
+
+
+def _plan_type() -> type[EagerPlan] | type[TracedPlan]:
+    return TracedPlan if torch.compiler.is_compiling() else EagerPlan
+
+
+def padded_plan(
+    shape: Sequence[int], mask: Tensor | None, lengths: Tensor | Sequence[int] | None, time_major: bool = False
+) -> Plan:
+    """The plan of padded tensors whose first two dimensions are ``shape``; the mask has this shape, too."""
+    steps, batch = shape if time_major else (shape[1], shape[0])
+    if mask is not None and lengths is not None:
+        raise ValueError("mask, lengths: expected one of them, got both.")
+    if mask is not None:
+        check_mask(mask, shape)
+        return _plan_type().from_mask(mask, time_major)
+    if lengths is not None:
+        return _plan_type().from_lengths(_checked_lengths(lengths, batch), steps, time_major)
+    return _plan_type().full(batch, steps, time_major)
+
+
+def _checked_lengths(lengths: Tensor | Sequence[int], batch: int) -> Tensor:
+    tensor = torch.as_tensor(lengths)
+    if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype is torch.bool:
+        raise TypeError(f"lengths: expected integers, got {tensor.dtype}.")
+    if tuple(tensor.shape) != (batch,) or tensor.device.type != "cpu":
+        raise ValueError(
+            f"lengths: expected shape ({batch},) on the CPU, got {tuple(tensor.shape)} on {tensor.device}."
+        )
+    return tensor.to(torch.int64)
+
+
+def packed_plan(batch_sizes: Tensor, sorted_indices: Tensor | None) -> Plan:
+    """The plan of a ``torch.nn.utils.rnn.PackedSequence``."""
+    return _plan_type().from_batch_sizes(batch_sizes, sorted_indices)

@@ -93,15 +93,17 @@ class Tape:
     Parameters
     ----------
     job : Job
-    pullback : callable
-        Of the operation; it can be called once.
+    pullback : callable or None
+        Of the operation; it can be called once. None: the run is to be repeated.
     read : sequence of tensors or None
         The tensors that the pullback goes on reading.
     """
 
-    def __init__(self, job: Job, pullback: Callable[..., RecurrentGradients], read: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self, job: Job, pullback: Callable[..., RecurrentGradients] | None, read: Sequence[Tensor | None]
+    ) -> None:
         self._job = job
-        self._pullback: Callable[..., RecurrentGradients] | None = pullback
+        self._pullback = pullback
         self._addresses = _addresses(read)
 
     def gradients(

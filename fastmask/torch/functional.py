@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from fastmask.torch._checks import check_mask, check_shape, check_tensor, differentiable, widen
-from fastmask.torch._plan import Plan
+from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
+from fastmask.torch._plan import padded_plan
 from fastmask.torch._tape import STATES, Inputs, Spec
 
 __all__ = ["gru", "lstm", "simple_rnn"]
@@ -126,12 +126,7 @@ def _run(
     mask: Tensor | None, repeat: bool,
 ) -> Result:
     inputs = _checked(spec, x, weights, initial_state)
-    batch, steps = x.shape[:2]
-    if mask is None:
-        plan = Plan.full(batch, steps)
-    else:
-        check_mask(mask, (batch, steps))
-        plan = Plan.from_mask(mask)
+    plan = padded_plan(x.shape[:2], mask, None)
     recorded = differentiable((inputs.values, *inputs.weights, *inputs.states))
     values, states = plan.run(spec, inputs._replace(values=plan.pack(inputs.values)), recorded)
     if values is None:
