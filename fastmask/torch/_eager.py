@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from fastmask import kernels
 from fastmask.ops._products import segment_sum
 from fastmask.packing import Packing, take_rows
+from fastmask.torch._checks import differentiable
 from fastmask.torch._tape import Gradients, Inputs, Job, Outputs, Spec, Tensor, as_array, forward, taped_forward
 
 Indices = NDArray[np.int64]
@@ -41,9 +42,9 @@ def _inputs(tensors: Any) -> Inputs:
     return Inputs(values, tuple(weights_and_states[:4]), tuple(weights_and_states[4:]))
 
 
-def recurrent(job: Job, inputs: Inputs, differentiable: bool) -> Outputs:
-    """Run a layer; with ``differentiable`` PyTorch records it."""
-    if not differentiable:
+def recurrent(job: Job, inputs: Inputs, recorded: bool) -> Outputs:
+    """Run a layer; with ``recorded`` PyTorch records it."""
+    if not recorded:
         return forward(job, inputs)
     sequence, *states = _Recurrent.apply(job, inputs.values, *inputs.weights, *inputs.states)
     return sequence, tuple(states)
@@ -68,6 +69,8 @@ class _TakeRows(torch.autograd.Function):
 
 def take(source: Tensor, index: Indices, inverse: Indices | None) -> Tensor:
     """Rows (m, F) of ``source`` (n, F) by an index (m,); zeros where it is -1."""
+    if not differentiable((source,)):
+        return torch.from_numpy(take_rows(as_array(source), index))
     rows: Tensor = _TakeRows.apply(source, index, inverse)
     return rows
 
@@ -166,6 +169,6 @@ class EagerPlan:
         """Values of a run from the end in the order of time, or the other way round."""
         return take(values, self.packing.reverse, self.packing.reverse)
 
-    def run(self, spec: Spec, inputs: Inputs, differentiable: bool, index: Tensor | None = None) -> Outputs:
+    def run(self, spec: Spec, inputs: Inputs, recorded: bool, index: Tensor | None = None) -> Outputs:
         """Run a layer on packed values."""
-        return recurrent(Job(spec, self.packing, None if index is None else as_array(index)), inputs, differentiable)
+        return recurrent(Job(spec, self.packing, None if index is None else as_array(index)), inputs, recorded)

@@ -40,8 +40,11 @@ class Plan(Protocol):
         """Values of a run from the end in the order of time, or the other way round."""
         ...
 
-    def run(self, spec: Spec, inputs: Inputs, differentiable: bool, index: Tensor | None = None) -> Outputs:
-        """Run a layer on values (U, F); with an index (N,) token n is ``values[index[n]]``."""
+    def run(self, spec: Spec, inputs: Inputs, recorded: bool, index: Tensor | None = None) -> Outputs:
+        """Run a layer on values (U, F); with an index (N,) token n is ``values[index[n]]``.
+
+        ``recorded``: PyTorch is to record the run for a backward pass.
+        """
         ...
 
 

@@ -96,11 +96,11 @@ class TracedPlan:
         """Values of a run from the end in the order of time, or the other way round."""
         return _library.reverse(values, self.batch_sizes)
 
-    def run(self, spec: Spec, inputs: Inputs, differentiable: bool, index: Tensor | None = None) -> Outputs:
+    def run(self, spec: Spec, inputs: Inputs, recorded: bool, index: Tensor | None = None) -> Outputs:
         """Run a layer on packed values."""
         states = (*inputs.states, None, None)[:2]
         sequence, *finals, _ = _library.recurrent(
-            inputs.values, *inputs.weights, *states, index, self.batch_sizes, self.sorted_indices, differentiable,
+            inputs.values, *inputs.weights, *states, index, self.batch_sizes, self.sorted_indices, recorded,
             *spec,
         )
         return sequence if spec.return_sequences else None, tuple(finals[: STATES[spec.cell]])

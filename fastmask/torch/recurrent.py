@@ -75,7 +75,7 @@ class Recurrent(torch.nn.RNNBase):
         self._check(values, weights)
         states = self._initial_states(hx, plan.batch_size, single, values.dtype)
         output, finals = self._run_layers(plan, values, index, weights, states)
-        last = tuple(torch.stack(states) for states in zip(*finals, strict=True))
+        last = tuple(_stack(states) for states in zip(*finals, strict=True))
         if single:
             last = tuple(state.squeeze(1) for state in last)
         hidden = last if len(last) > 1 else last[0]
@@ -153,6 +153,10 @@ class Recurrent(torch.nn.RNNBase):
     def _spec(self, go_backwards: bool) -> Spec:
         activation = "relu" if self.mode == "RNN_RELU" else "tanh"
         return Spec(self._cell, "torch", activation, "sigmoid", True, go_backwards, True)
+
+
+def _stack(states: States) -> Tensor:
+    return torch.stack(states) if len(states) > 1 else states[0].unsqueeze(0)
 
 
 class LSTM(Recurrent):
