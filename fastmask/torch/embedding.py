@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import PackedSequence
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import PackedSequence
 
 from fastmask.ops._embedding import distinct_ids
 from fastmask.torch import _library
@@ -38,11 +38,17 @@ class _DistinctRows(torch.autograd.Function):
             kept = unique != ctx.padding
             unique, d = unique[kept], d[kept]
         if ctx.sparse:
-            order = unique.argsort()
-            return torch.sparse_coo_tensor(
-                unique[order][None], d[order], ctx.shape, is_coalesced=True, check_invariants=False
-            ), None, None, None
+            return torch.sparse_coo_tensor(unique[None], d, ctx.shape, check_invariants=False), None, None, None
         return d.new_zeros(ctx.shape).index_copy_(0, unique, d), None, None, None
+
+
+def _check_ids(ids: Tensor) -> None:
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"input: expected a tensor or a PackedSequence of ids, got {type(ids).__name__}.")
+    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype is torch.bool:
+        raise TypeError(f"input: expected integers, got {ids.dtype}.")
+    if ids.device.type != "cpu":
+        raise ValueError(f"input: expected ids on the CPU, got {ids.device}.")
 
 
 class Embedding(torch.nn.Embedding):
@@ -50,8 +56,8 @@ class Embedding(torch.nn.Embedding):
 
     Constructor arguments, ``weight``, initialisation, ``from_pretrained`` and state dicts are those of
     ``torch.nn.Embedding``; ``max_norm`` and ``scale_grad_by_freq`` are refused. With ``sparse=True`` the gradient
-    of the weight is a coalesced sparse tensor, as ``torch.optim.SparseAdam`` takes it. The gradient of the row
-    ``padding_idx`` is zero.
+    of the weight is a sparse tensor in which each row occurs once, as ``torch.optim.SparseAdam`` takes it. The
+    gradient of the row ``padding_idx`` is zero.
     """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, *arguments: Any, **keywords: Any) -> None:
@@ -91,6 +97,7 @@ class Embedding(torch.nn.Embedding):
             Where a tensor has another dtype, device or shape.
         """
         check_tensor("weight", self.weight)
+        _check_ids(input.data if isinstance(input, PackedSequence) else input)
         if isinstance(input, PackedSequence):
             if mask is not None or lengths is not None:
                 raise ValueError("mask, lengths: expected neither with packed ids, which say what counts.")

@@ -116,7 +116,7 @@ def test_functional(name, go_backwards, zeros):
 
 
 def test_input_that_the_graph_changes():
-    """The layer's input is overwritten behind it, so that what the tape reads is not what it read."""
+    """The layer's input is overwritten behind it: an error, as without the compiler, and never other numbers."""
     module = bridge.LSTM(3, 4)
 
     def call(x):
@@ -125,11 +125,9 @@ def test_input_that_the_graph_changes():
         return y
 
     x = torch.randn(5, 2, 3)
-    (expected,) = [torch.autograd.grad(module(x)[0].square().sum(), list(module.parameters()))]
-    for backend in BACKENDS:
-        torch._dynamo.reset()
-        y = torch.compile(call, fullgraph=True, backend=backend)(x.clone())
-        torch.testing.assert_close(torch.autograd.grad(y, list(module.parameters())), expected)
+    for function in (call, torch.compile(call, fullgraph=True, backend="aot_eager")):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            function(x.clone()).backward()
 
 
 def test_backward_twice():
@@ -153,7 +151,7 @@ def test_tapes_go_with_their_graph(backend):
     compiled(x)[0].sum().backward()
     assert len(_library._tapes) == before
     with torch.no_grad():
-        output = compiled(x)
+        compiled(x)
     assert len(_library._tapes) == before
 
 

@@ -228,7 +228,7 @@ def test_autocast_widens():
         actual = caller(problem)(*halves)
     for a, b in zip(actual, expected, strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(TypeError, match="x: .* got torch.bfloat16"):
+    with pytest.raises(TypeError, match=r"x: .* got torch.bfloat16"):
         caller(problem)(*halves)
 
 

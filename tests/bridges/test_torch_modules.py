@@ -234,7 +234,7 @@ class TestModule:
     def test_autocast_widens(self, cell):
         _, ours = make_pair(cell, 3, 4, dtype=torch.float32, batch_first=True)
         half = padded(torch.bfloat16)
-        with pytest.raises(TypeError, match="input: .* got torch.bfloat16"):
+        with pytest.raises(TypeError, match=r"input: .* got torch.bfloat16"):
             ours(half)
         expected = ours(half.float(), lengths=LENGTHS)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -278,7 +278,7 @@ class TestErrors:
     module = bridge.LSTM(3, 4, batch_first=True)
 
     def test_projections(self):
-        with pytest.raises(ValueError, match="proj_size: expected 0, .* got 2"):
+        with pytest.raises(ValueError, match=r"proj_size: expected 0, .* got 2"):
             bridge.LSTM(3, 4, proj_size=2)
 
     def test_nonlinearity(self):
@@ -314,5 +314,5 @@ class TestErrors:
     def test_broken_packed_sequence(self):
         good = packed(padded(torch.float32))
         for sizes in ([1, 2, 1], [5, 5], [0], [5, -1]):
-            with pytest.raises(ValueError, match="batch_sizes|sorted_indices|values"):
+            with pytest.raises(ValueError, match=r"batch_sizes|sorted_indices|values"):
                 self.module(PackedSequence(good.data, torch.tensor(sizes), good.sorted_indices))

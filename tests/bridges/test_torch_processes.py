@@ -44,37 +44,36 @@ def test_forked_workers(threads, set_threads):
     assert torch.equal(made[0], expected)
 
 
-@pytest.mark.parametrize("mode", ["recorded", "backward", "no_grad"])
-def test_memory_stays_flat(mode):
-    """Forward calls whose results are dropped, with and without a backward pass."""
-    script = f"""
+def test_memory_stays_flat():
+    """Calls whose results are dropped: recorded, with a backward pass, and without recording."""
+    script = """
         import resource
         import torch
         import fastmask.torch
 
-        layer = fastmask.torch.LSTM(64, 64, batch_first=True)
-        x = torch.randn(32, 50, 64)
+        layer = fastmask.torch.LSTM(32, 32, batch_first=True)
+        x = torch.randn(32, 50, 32)
 
         def call():
-            with torch.set_grad_enabled({mode != "no_grad"}):
-                y = layer(x, lengths=[50] * 32)[0].sum()
-            if {mode == "backward"}:
-                y.backward()
+            layer(x, lengths=[50] * 32)
+            layer(x, lengths=[50] * 32)[0].sum().backward()
+            with torch.no_grad():
+                layer(x, lengths=[50] * 32)
 
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
-        for _ in range(20):
+        for _ in range(5):
             call()
         before = peak()
-        for _ in range(200):
+        for _ in range(50):
             call()
         print(peak() - before)
     """
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    # One call keeps about 3 MB: 200 of them would be 600.
-    assert int(result.stdout) < 30
+    # A recorded call keeps 1.4 MB: those of 50 rounds would be more than 100.
+    assert int(result.stdout) < 20
 
 
 def test_nothing_is_left_of_a_dropped_graph():
