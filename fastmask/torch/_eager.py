@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastmask import kernels
 from fastmask.ops._products import segment_sum
 from fastmask.packing import Packing, take_rows
 from fastmask.torch._checks import differentiable
-from fastmask.torch._tape import Gradients, Inputs, Job, Outputs, Spec, Tensor, as_array, forward, taped_forward
+from fastmask.torch._tape import Gradients, Inputs, Job, Outputs, Spec, as_array, forward, taped_forward
 
 Indices = NDArray[np.int64]
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastmask import kernels
 from fastmask.ops._embedding import distinct_ids
 from fastmask.ops._products import segment_sum
 from fastmask.packing import Packing, take_rows
 from fastmask.torch._tape import STATES, Inputs, Job, Spec, Tape, as_array, forward, taped_forward
-
-Tensor = torch.Tensor
 
 _tapes: dict[int, Tape] = {}
 _numbers = count(1)
@@ -96,13 +96,13 @@ def _(rows: Tensor, index: Tensor, count: int) -> Tensor:
     return rows.new_empty((count, rows.shape[1]))
 
 
-def _save_take(ctx, inputs, output) -> None:
+def _save_take(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     source, index, inverse = inputs
     ctx.count = source.shape[0]
     ctx.save_for_backward(index, inverse)
 
 
-def _take_backward(ctx, d):
+def _take_backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
     index, inverse = ctx.saved_tensors
     if inverse is not None:
         return take(d, inverse, index), None, None
@@ -124,11 +124,11 @@ def _(values: Tensor, batch_sizes: Tensor) -> Tensor:
     return values.new_empty(values.shape)
 
 
-def _save_reverse(ctx, inputs, output) -> None:
+def _save_reverse(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(inputs[1])
 
 
-def _reverse_backward(ctx, d):
+def _reverse_backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
     return reverse(d, ctx.saved_tensors[0]), None
 
 
@@ -235,13 +235,15 @@ def _(
 _DIFFERENTIABLE = 7
 
 
-def _save_recurrent(ctx, inputs, output) -> None:
+def _save_recurrent(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     tensors, ctx.spec = inputs[:10], inputs[11:]
     ctx.save_for_backward(*tensors, output[0], output[3])
     ctx.set_materialize_grads(False)
 
 
-def _recurrent_backward(ctx, d_sequence, d_h, d_c, d_handle):
+def _recurrent_backward(
+    ctx: Any, d_sequence: Tensor | None, d_h: Tensor | None, d_c: Tensor | None, d_handle: None
+) -> tuple[Tensor | None, ...]:
     *tensors, sequence, handle = ctx.saved_tensors
     if not ctx.spec[-1]:
         sequence = d_sequence = None

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from fastmask.torch._checks import check_mask
 from fastmask.torch._eager import EagerPlan
-from fastmask.torch._tape import Inputs, Outputs, Spec, Tensor
+from fastmask.torch._tape import Inputs, Outputs, Spec
 from fastmask.torch._traced import TracedPlan
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastmask.torch._plan import Plan
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)

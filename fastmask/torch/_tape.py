@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fastmask import ops
 from fastmask.ops import RecurrentGradients
 from fastmask.packing import PackedSequence, Packing
 from fastmask.torch._weights import keras_weights, layout_gradients
 
-Tensor = torch.Tensor
 Outputs = tuple[Tensor | None, tuple[Tensor, ...]]
 Gradients = tuple[Tensor | None, ...]
 
@@ -42,7 +43,8 @@ class Spec(NamedTuple):
     return_sequences: bool
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Job:
     """A layer on the plan of a batch. With an index (N,) token n is ``values[index[n]]``."""
 
     spec: Spec

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fastmask.torch import _library
 from fastmask.torch._tape import STATES, Inputs, Outputs, Spec
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)

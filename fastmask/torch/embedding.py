@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
@@ -17,8 +18,6 @@ from fastmask.torch._rows import PackedRows
 from fastmask.torch._tape import as_array
 
 __all__ = ["Embedding"]
-
-Tensor = torch.Tensor
 
 
 class _DistinctRows(torch.autograd.Function):

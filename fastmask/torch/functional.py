@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+from torch import Tensor
 
 from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
 from fastmask.torch._plan import padded_plan
 from fastmask.torch._tape import STATES, Inputs, Spec
 
 __all__ = ["gru", "lstm", "simple_rnn"]
-
-Tensor = torch.Tensor
 Result = tuple[Tensor | None, tuple[Tensor, ...]]
 
 _GATES = {"lstm": 4, "gru": 3, "simple_rnn": 1}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
@@ -14,8 +15,6 @@ from fastmask.torch._rows import PackedRows
 from fastmask.torch._tape import STATES, Inputs, Spec
 
 __all__ = ["GRU", "LSTM", "RNN"]
-
-Tensor = torch.Tensor
 States = tuple[Tensor, ...]
 
 

@@ -64,7 +64,8 @@ def test_results_and_report(model, batch):
     before = model(*batch)
     report = bridge.accelerate(model)
     assert report.swapped == [
-        (name, f"torch.nn.{kind} -> fastmask.torch.{kind}") for name, kind in zip(NAMES, ("LSTM", "GRU", "RNN"), strict=False)
+        (name, f"torch.nn.{kind} -> fastmask.torch.{kind}")
+        for name, kind in zip(NAMES, ("LSTM", "GRU", "RNN"), strict=True)
     ]
     assert report.left == []
     assert isinstance(model.encoder["first"], bridge.LSTM)
@@ -199,5 +200,5 @@ def test_what_is_left(make, reason):
 
 
 def test_no_model():
-    with pytest.raises(TypeError, match="model: expected a torch.nn.Module, got list"):
+    with pytest.raises(TypeError, match=r"model: expected a torch\.nn.Module, got list"):
         bridge.accelerate([torch.nn.LSTM(3, 4)])

@@ -155,11 +155,11 @@ class TestErrors:
             self.module(torch.tensor([3, bad]))
 
     def test_floats(self):
-        with pytest.raises(TypeError, match="input: expected integers, got torch.float32"):
+        with pytest.raises(TypeError, match=r"input: expected integers, got torch\.float32"):
             self.module(torch.zeros(3))
 
     def test_no_tensor(self):
-        with pytest.raises(TypeError, match="input: expected .*, got ndarray"):
+        with pytest.raises(TypeError, match=r"input: expected .*, got ndarray"):
             self.module(np.zeros(3, int))
 
     def test_shape(self):
