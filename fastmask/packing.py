@@ -136,6 +136,38 @@ class Packing:
         kernels.fill_leading_positions(plan.sorted_indices, plan.batch_sizes, total, plan.positions, plan.rows)
         return plan
 
+    @classmethod
+    def from_batch_sizes(cls, batch_sizes: ArrayLike, sorted_indices: ArrayLike | None = None) -> Packing:
+        """The plan of a ``torch.nn.utils.rnn.PackedSequence``; arrays of the right form are not copied.
+
+        Parameters
+        ----------
+        batch_sizes : integer array (S,)
+            Rows that have a step, for each step: positive and never growing.
+        sorted_indices : integer array (B,), optional
+            Row of the batch at each place of the sorted batch; by default row b stands at place b. Rows behind
+            the first ``batch_sizes[0]`` places are empty.
+        """
+        sizes = _whole_numbers("batch_sizes", batch_sizes)
+        if sizes.size and (sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any()):
+            raise ValueError(f"batch_sizes: expected positive numbers that never grow, got {sizes.tolist()}.")
+        first = int(sizes[0]) if sizes.size else 0
+        order = np.arange(first) if sorted_indices is None else _whole_numbers("sorted_indices", sorted_indices)
+        unsorted = _inverse_order(order)
+        if unsorted is None or order.size < first:
+            raise ValueError(
+                f"sorted_indices: expected a permutation of at least {first} rows, got {order.tolist()}."
+            )
+        plan = object.__new__(cls)
+        plan.batch_size, plan.total_length, plan.masked = order.size, sizes.size, True
+        plan.batch_sizes, plan.sorted_indices, plan.unsorted_indices = sizes, order, unsorted
+        plan.offsets = np.cumsum(sizes) - sizes
+        plan.tokens = int(sizes.sum())
+        plan.lengths = np.searchsorted(-sizes, -np.arange(order.size))[unsorted]
+        plan.positions, plan.rows = np.empty((2, plan.tokens), np.int64)
+        kernels.fill_leading_positions(order, sizes, sizes.size, plan.positions, plan.rows)
+        return plan
+
     @property
     def mask(self) -> NDArray[np.bool_]:
         """The mask, bool (B, T)."""
@@ -195,6 +227,22 @@ class Packing:
         grid = np.empty(self.batch_size * self.total_length, np.int64)
         kernels.fill_grid(self.positions, self.batch_size, self.total_length, repeat, grid)
         return grid
+
+
+def _whole_numbers(name: str, values: ArrayLike) -> Indices:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise ValueError(f"{name}: expected integers in one dimension, got {array.dtype} {array.shape}.")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _inverse_order(order: Indices) -> Indices | None:
+    """The inverse of a permutation; None if ``order`` is none."""
+    if order.size and (order.min() < 0 or order.max() >= order.size):
+        return None
+    inverse = np.full(order.size, -1, np.int64)
+    inverse[order] = np.arange(order.size)
+    return None if (inverse < 0).any() else inverse
 
 
 def _row_bytes(rows: Array) -> NDArray[np.uint8]:

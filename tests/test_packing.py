@@ -259,3 +259,47 @@ def test_masked_places_that_show_stored_values():
         PackedSequence(values[:3], plan, None, None, False, np.array([0, 0, 0]))
     with pytest.raises(ValueError, match="shown: expected"):
         PackedSequence(values, plan, np.arange(3), None, False, np.array([3]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+class TestBatchSizes:
+    def test_plan_of_leading_steps(self, shape):
+        """The plan of lengths, made again from its own batch sizes and order."""
+        lengths = np.random.default_rng(0).integers(0, shape[1] + 1, shape[0])
+        plan = Packing.from_lengths(lengths)
+        again = Packing.from_batch_sizes(plan.batch_sizes, plan.sorted_indices)
+        assert again.batch_sizes is plan.batch_sizes
+        assert again.sorted_indices is plan.sorted_indices
+        assert again.masked
+        mask = np.arange(plan.total_length) < lengths[:, None]
+        check_plan(again, mask)
+        np.testing.assert_array_equal(again.reverse, plan.reverse)
+        np.testing.assert_array_equal(again.last_steps, plan.last_steps)
+
+    def test_rows_in_any_order_of_equal_lengths(self, shape):
+        rng = np.random.default_rng(1)
+        lengths = np.sort(rng.integers(0, shape[1] + 1, shape[0]))[::-1]
+        order = rng.permutation(shape[0])
+        sizes = (lengths[:, None] > np.arange(lengths.max(initial=0))).sum(0)
+        plan = Packing.from_batch_sizes(sizes, order)
+        assert plan.lengths.dtype == plan.unsorted_indices.dtype == np.int64
+        np.testing.assert_array_equal(plan.lengths[order], lengths)
+        np.testing.assert_array_equal(plan.unsorted_indices[order], np.arange(shape[0]))
+        np.testing.assert_array_equal(plan.rows, np.concatenate([order[:n] for n in sizes] or [order[:0]]))
+
+
+class TestBadBatchSizes:
+    def test_sorted_rows_by_default(self):
+        plan = Packing.from_batch_sizes([3, 1])
+        assert plan.lengths.tolist() == [2, 1, 1]
+        assert Packing.from_batch_sizes([]).batch_size == 0
+
+    @pytest.mark.parametrize("sizes", [[1, 2], [2, 0], [-1], [[2, 1]], [1.0]])
+    def test_sizes(self, sizes):
+        with pytest.raises(ValueError, match="batch_sizes: expected"):
+            Packing.from_batch_sizes(sizes)
+
+    @pytest.mark.parametrize("order", [[0], [0, 0], [0, 2], [-1, 0], [[0, 1]], [0.0, 1.0]])
+    def test_order(self, order):
+        with pytest.raises(ValueError, match="sorted_indices: expected"):
+            Packing.from_batch_sizes([2, 1], order)

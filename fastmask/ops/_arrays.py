@@ -21,8 +21,13 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _OPERATIONS_PER_THREAD = 20_000_000
 
 
-def check_float(name: str, value: ArrayLike, ndim: int | None = None, dtype: np.dtype[Any] | None = None) -> Array:
-    """``value`` as a C-contiguous, aligned, native float32 or float64 array; TypeError or ValueError otherwise."""
+def check_float(
+    name: str, value: ArrayLike, ndim: int | None = None, dtype: np.dtype[Any] | None = None, *, strided: bool = False
+) -> Array:
+    """``value`` as a C-contiguous, aligned, native float32 or float64 array; TypeError or ValueError otherwise.
+
+    With ``strided`` any order of the elements will do: a transposed weight is not copied.
+    """
     array = np.asarray(value)
     native = array.dtype in FLOATS
     if not native and array.dtype.newbyteorder("=") not in FLOATS:
@@ -31,7 +36,7 @@ def check_float(name: str, value: ArrayLike, ndim: int | None = None, dtype: np.
         raise TypeError(f"{name}: expected {dtype}, as the other arrays, got {array.dtype}.")
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} dimensions, got shape {array.shape}.")
-    if native and array.flags.c_contiguous and array.flags.aligned:
+    if native and (strided or array.flags.c_contiguous) and array.flags.aligned:
         return array
     return np.require(array, array.dtype.newbyteorder("="), ("C", "A"))
 

@@ -38,7 +38,8 @@ class SparseRows(NamedTuple):
         return out
 
 
-def _distinct(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
+def distinct_ids(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
+    """The distinct ids in order of appearance, and the place of each id among them; IndexError for an illegal one."""
     if ids.dtype.kind not in "iu":
         raise TypeError(f"ids: expected integers, got {ids.dtype}.")
     if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
@@ -79,7 +80,7 @@ def embedding_vjp(
     table = check_float("embeddings", embeddings, 2)
     packed = isinstance(ids, PackedSequence)
     given = ids.values if isinstance(ids, PackedSequence) else np.asarray(ids)
-    unique, index = _distinct(given, table.shape[0])
+    unique, index = distinct_ids(given, table.shape[0])
     rows = take_rows(table, unique)
     out: Array | PackedSequence
     if isinstance(ids, PackedSequence):

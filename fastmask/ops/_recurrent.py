@@ -73,10 +73,10 @@ class Problem:
         self.plan: Packing = x.packing
         self.order = order
         self.gates = len(order)
-        self.recurrent_kernel = check_float("recurrent_kernel", recurrent_kernel, 2, self.dtype)
+        self.recurrent_kernel = check_float("recurrent_kernel", recurrent_kernel, 2, self.dtype, strided=True)
         self.units = self.recurrent_kernel.shape[0]
         self.features = self.values.shape[1]
-        self.weights = check_float("kernel", kernel, 2, self.dtype)
+        self.weights = check_float("kernel", kernel, 2, self.dtype, strided=True)
         check_shape("recurrent_kernel", self.recurrent_kernel, (self.units, self.gates * self.units))
         check_shape("kernel", self.weights, (self.features, self.gates * self.units))
         self.kernel: ModuleType = kernels.module(self.dtype)

@@ -1,0 +1,18 @@
+"""PyTorch modules and functions on fastmask's kernels; needs ``pip install 'fastmask[torch]'``.
+
+>>> import fastmask.torch
+>>> print(fastmask.torch.accelerate(model))
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("fastmask.torch needs PyTorch: pip install 'fastmask[torch]'.") from error
+
+from fastmask.torch import functional
+from fastmask.torch._rows import PackedRows
+from fastmask.torch.acceleration import Report, accelerate, restore
+from fastmask.torch.embedding import Embedding
+from fastmask.torch.recurrent import GRU, LSTM, RNN
+
+__all__ = ["GRU", "LSTM", "RNN", "Embedding", "PackedRows", "Report", "accelerate", "functional", "restore"]

@@ -1,0 +1,50 @@
+"""Checks of tensors that come from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+_FLOATS = (torch.float32, torch.float64)
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
+    """TypeError or ValueError unless ``tensor`` is a dense float32 or float64 tensor in the memory of the CPU."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}.")
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        raise ValueError(f"{name}: expected a dense tensor on the CPU, got {tensor.layout} on {tensor.device}.")
+    if tensor.dtype not in _FLOATS:
+        raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {tensor.dtype}.")
+    if dtype is not None and tensor.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, as the other tensors, got {tensor.dtype}.")
+
+
+def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
+    """ValueError unless ``tensor`` has the shape ``expected``."""
+    if tuple(tensor.shape) != tuple(expected):
+        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {tuple(tensor.shape)}.")
+
+
+def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
+    """TypeError or ValueError unless ``mask`` is a bool tensor on the CPU of the shape given."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"mask: expected a bool tensor, got {type(mask).__name__}.")
+    if mask.dtype is not torch.bool or mask.device.type != "cpu":
+        raise TypeError(f"mask: expected a torch.bool tensor on the CPU, got {mask.dtype} on {mask.device}.")
+    check_shape("mask", mask, shape)
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Under autocast a tensor of half precision in float32; any other as it is."""
+    if tensor.dtype in _HALVES and torch.is_autocast_enabled("cpu"):
+        return tensor.float()
+    return tensor
+
+
+def differentiable(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether PyTorch is to record what is done with these tensors."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

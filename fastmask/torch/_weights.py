@@ -1,0 +1,58 @@
+"""Weights in PyTorch's form as the operations take them, and gradients back.
+
+PyTorch stores (gates * units, features) and two biases; the operations take Keras's (features, gates * units) and
+one bias, two for a GRU. PyTorch's GRU has its gates in the order r, z, n and Keras's in the order z, r, n; those of
+the LSTM agree. For both cells: ``torch.nn.GRU`` and ``torch.nn.LSTM`` in PyTorch's reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastmask.ops import RecurrentGradients
+
+Array = NDArray[Any]
+
+
+def _swap_gates(weights: Array) -> Array:
+    """The first two of three blocks of rows exchanged; its own inverse."""
+    return np.ascontiguousarray(weights.reshape(3, -1, *weights.shape[1:])[[1, 0, 2]]).reshape(weights.shape)
+
+
+def keras_weights(
+    cell: str, layout: str, weights: Sequence[Array | None]
+) -> tuple[Array | None, Array | None, Array | None]:
+    """(kernel, recurrent_kernel, bias) from four weights in the ``layout`` "keras" or "torch"."""
+    if layout == "keras":
+        return weights[0], weights[1], weights[2]
+    present = [weight for weight in weights if weight is not None]
+    if cell == "gru":
+        present = [_swap_gates(weight) for weight in present]
+    kernel, recurrent_kernel, *biases = present
+    if not biases:
+        return kernel.T, recurrent_kernel.T, None
+    return kernel.T, recurrent_kernel.T, np.stack(biases) if cell == "gru" else biases[0] + biases[1]
+
+
+def _transposed(matrix: Array, cell: str) -> Array:
+    # PyTorch's copy of a transposed matrix is several times as fast as NumPy's.
+    rows = torch.from_numpy(matrix).t().contiguous().numpy()
+    return _swap_gates(rows) if cell == "gru" else rows
+
+
+def layout_gradients(cell: str, layout: str, gradients: RecurrentGradients) -> tuple[Array | None, ...]:
+    """Gradients of four weights, each an array of its own, in the ``layout`` "keras" or "torch"."""
+    bias = gradients.bias
+    if layout == "keras":
+        return gradients.kernel, gradients.recurrent_kernel, bias, None
+    kernels = _transposed(gradients.kernel, cell), _transposed(gradients.recurrent_kernel, cell)
+    if bias is None:
+        return *kernels, None, None
+    if cell == "gru":
+        return *kernels, _swap_gates(bias[0]), _swap_gates(bias[1])
+    return *kernels, bias, bias.copy()

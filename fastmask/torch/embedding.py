@@ -1,0 +1,120 @@
+"""An ``Embedding`` that takes each distinct row of a batch once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import PackedSequence
+
+from fastmask.ops._embedding import distinct_ids
+from fastmask.torch import _library
+from fastmask.torch._checks import check_tensor
+from fastmask.torch._plan import packed_plan, padded_plan
+from fastmask.torch._rows import PackedRows
+from fastmask.torch._tape import as_array
+
+__all__ = ["Embedding"]
+
+
+class _DistinctRows(torch.autograd.Function):
+    """Rows of a table by ids of which each occurs once; the gradient is dense or a sparse tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, unique: Tensor, padding: int | None, sparse: bool) -> Tensor:
+        ctx.save_for_backward(unique)
+        ctx.shape, ctx.padding, ctx.sparse = weight.shape, padding, sparse
+        return weight.index_select(0, unique)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
+        (unique,) = ctx.saved_tensors
+        if ctx.padding is not None:
+            kept = unique != ctx.padding
+            unique, d = unique[kept], d[kept]
+        if ctx.sparse:
+            return torch.sparse_coo_tensor(unique[None], d, ctx.shape, check_invariants=False), None, None, None
+        return d.new_zeros(ctx.shape).index_copy_(0, unique, d), None, None, None
+
+
+def _check_ids(ids: Tensor) -> None:
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"input: expected a tensor or a PackedSequence of ids, got {type(ids).__name__}.")
+    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype is torch.bool:
+        raise TypeError(f"input: expected integers, got {ids.dtype}.")
+    if ids.device.type != "cpu":
+        raise ValueError(f"input: expected ids on the CPU, got {ids.device}.")
+
+
+class Embedding(torch.nn.Embedding):
+    """:class:`torch.nn.Embedding` that reads and differentiates each distinct row of a batch once.
+
+    Constructor arguments, ``weight``, initialisation, ``from_pretrained`` and state dicts are those of
+    ``torch.nn.Embedding``; ``max_norm`` and ``scale_grad_by_freq`` are refused. With ``sparse=True`` the gradient
+    of the weight is a sparse tensor in which each row occurs once, as ``torch.optim.SparseAdam`` takes it. The
+    gradient of the row ``padding_idx`` is zero.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(num_embeddings, embedding_dim, *arguments, **keywords)
+        if self.max_norm is not None:
+            raise ValueError(f"max_norm: expected None, got {self.max_norm}; use torch.nn.Embedding for it.")
+        if self.scale_grad_by_freq:
+            raise ValueError("scale_grad_by_freq: expected False; use torch.nn.Embedding for it.")
+
+    def forward(
+        self, input: Tensor | PackedSequence, *, mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Any:
+        """Take the rows that ids name.
+
+        Parameters
+        ----------
+        input : integer tensor, or PackedSequence of ids
+            Ids from 0 to ``num_embeddings - 1``.
+        mask : bool tensor (B, T), optional
+            Which ids of a tensor (B, T) count; the others are not read.
+        lengths : integer tensor (B,) or sequence of int, optional
+            How many leading ids of each row count, instead of a mask.
+
+        Returns
+        -------
+        tensor of shape ``input.shape + (D,)``
+            From a tensor without mask and lengths.
+        PackedRows
+            Otherwise: the distinct rows and their places, for a layer of this package.
+
+        Raises
+        ------
+        IndexError
+            Where an id that counts is out of range.
+        TypeError, ValueError
+            Where a tensor has another dtype, device or shape.
+        """
+        check_tensor("weight", self.weight)
+        _check_ids(input.data if isinstance(input, PackedSequence) else input)
+        if isinstance(input, PackedSequence):
+            if mask is not None or lengths is not None:
+                raise ValueError("mask, lengths: expected neither with packed ids, which say what counts.")
+            plan = packed_plan(input.batch_sizes, input.sorted_indices)
+            rows, index = self._distinct(input.data)
+            return PackedRows(rows, index, plan, tuple(input[1:]))
+        if mask is None and lengths is None:
+            rows, index = self._distinct(input.reshape(-1))
+            return rows.index_select(0, index).view(*input.shape, self.embedding_dim)
+        if input.dim() != 2:
+            raise ValueError(f"input: expected ids (batch, steps), got shape {tuple(input.shape)}.")
+        plan = padded_plan(input.shape, mask, lengths)
+        rows, index = self._distinct(plan.pack(input[:, :, None]).reshape(-1))
+        return PackedRows(rows, index, plan, None)
+
+    def _distinct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling():
+            unique, index = _library.distinct(ids, self.num_embeddings)
+            return torch.nn.functional.embedding(unique, self.weight, self.padding_idx, sparse=self.sparse), index
+        unique, index = (torch.from_numpy(array) for array in distinct_ids(as_array(ids), self.num_embeddings))
+        return _DistinctRows.apply(self.weight, unique, self.padding_idx, self.sparse), index

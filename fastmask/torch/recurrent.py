@@ -1,0 +1,208 @@
+"""``LSTM``, ``GRU`` and ``RNN`` with the arguments, parameters and results of those in ``torch.nn``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
+from fastmask.torch._plan import Plan, packed_plan, padded_plan
+from fastmask.torch._rows import PackedRows
+from fastmask.torch._tape import STATES, Inputs, Spec
+
+__all__ = ["GRU", "LSTM", "RNN"]
+States = tuple[Tensor, ...]
+
+
+class Recurrent(torch.nn.RNNBase):
+    """What the three layers share. They are ``torch.nn.RNNBase``, but not ``torch.nn.LSTM`` and its relatives:
+    torch.compile refuses these by their class."""
+
+    _cell: ClassVar[str]
+
+    def __init__(
+        self, mode: str, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0,
+        device: Any = None, dtype: torch.dtype | None = None,
+    ) -> None:
+        if proj_size:
+            raise ValueError(f"proj_size: expected 0, as there are no projections here, got {proj_size}; "
+                             "use torch.nn.LSTM for them.")
+        super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+                         device=device, dtype=dtype)
+
+    def forward(
+        self, input: Tensor | PackedSequence | PackedRows, hx: Any = None, *, mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Any, Any]:
+        """Run the layers.
+
+        Parameters
+        ----------
+        input : tensor, PackedSequence or PackedRows
+            A tensor is (T, B, F), (B, T, F) with ``batch_first``, or (T, F) for one sequence; float32 or float64
+            like the parameters. PackedRows come from :class:`fastmask.torch.Embedding`.
+        hx : tensor (D * L, B, H), or a pair of them for an LSTM, optional
+            Initial states of L layers in D directions, in the order of the batch; zeros by default. Without the
+            dimension B for one sequence.
+        mask : bool tensor, optional
+            Which steps of a tensor count: the shape of the input without its features. Any pattern; what stands in
+            other places is not read.
+        lengths : integer tensor (B,) or sequence of int, optional
+            How many leading steps count, instead of a mask. Rows may be empty.
+
+        Returns
+        -------
+        output : tensor or PackedSequence
+            (T, B, D * H) and so on, in the form of the input, zeros where a step does not count; for a
+            PackedSequence one with the same plan.
+        states : tensor (D * L, B, H), or a pair of them for an LSTM
+            After the last step that counts, in the order of the batch; a row without any keeps its initial state.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where a tensor has another dtype, device or shape.
+        """
+        weights = [[widen(weight) for weight in layer] for layer in self.all_weights]
+        single = isinstance(input, Tensor) and input.dim() == 2
+        plan, values, index = self._packed(input, mask, lengths)
+        self._check(values, weights)
+        states = self._initial_states(hx, plan.batch_size, single, values.dtype)
+        output, finals = self._run_layers(plan, values, index, weights, states)
+        last = tuple(_stack(states) for states in zip(*finals, strict=True))
+        if single:
+            last = tuple(state.squeeze(1) for state in last)
+        hidden = last if len(last) > 1 else last[0]
+        if isinstance(input, PackedSequence):
+            return PackedSequence(output, *input[1:]), hidden
+        if isinstance(input, PackedRows) and input.packed is not None:
+            return PackedSequence(output, *input.packed), hidden
+        padded = plan.unpack(output)
+        return (padded.squeeze(0 if self.batch_first else 1) if single else padded), hidden
+
+    def _packed(self, input: Any, mask: Any, lengths: Any) -> tuple[Plan, Tensor, Any]:
+        """The plan, the values, and the index of the tokens among them."""
+        if isinstance(input, (PackedSequence, PackedRows)):
+            if mask is not None or lengths is not None:
+                raise ValueError("mask, lengths: expected neither with packed input, which says what counts.")
+            if isinstance(input, PackedRows):
+                return input.plan.with_time_major(not self.batch_first), widen(input.rows), input.index
+            return packed_plan(input.batch_sizes, input.sorted_indices), widen(input.data), None
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input: expected a tensor, PackedSequence or PackedRows, got {type(input).__name__}.")
+        x = widen(input)
+        if x.dim() == 2:
+            batch = 0 if self.batch_first else 1
+            x = x.unsqueeze(batch)
+            mask = mask.unsqueeze(batch) if isinstance(mask, Tensor) else mask
+        if x.dim() != 3:
+            raise ValueError(f"input: expected 2 or 3 dimensions, got shape {tuple(input.shape)}.")
+        check_tensor("input", x)
+        plan = padded_plan(x.shape[:2], mask, lengths, not self.batch_first)
+        return plan, plan.pack(x), None
+
+    def _check(self, values: Tensor, weights: list[list[Tensor]]) -> None:
+        check_tensor("input", values)
+        if values.dim() != 2 or values.shape[1] != self.input_size:
+            raise ValueError(f"input: expected {self.input_size} features (input_size), got {values.shape[-1]}.")
+        for names, layer in zip(self._all_weights, weights, strict=True):
+            for name, weight in zip(names, layer, strict=True):
+                check_tensor(name, weight, values.dtype)
+
+    def _initial_states(self, hx: Any, batch: int, single: bool, dtype: torch.dtype) -> list[States]:
+        """The states of each layer and direction."""
+        runs = len(self._all_weights)
+        if hx is None:
+            return [()] * runs
+        given = hx if STATES[self._cell] > 1 else (hx,)
+        if not isinstance(given, (tuple, list)) or len(given) != STATES[self._cell]:
+            raise TypeError("hx: expected a pair of tensors (h_0, c_0).")
+        shape = (runs, self.hidden_size) if single else (runs, batch, self.hidden_size)
+        wide = []
+        for tensor in given:
+            check_tensor("hx", widen(tensor), dtype)
+            check_shape("hx", tensor, shape)
+            wide.append(widen(tensor).unsqueeze(1) if single else widen(tensor))
+        return list(zip(*(state.unbind(0) for state in wide), strict=True))
+
+    def _run_layers(
+        self, plan: Plan, values: Tensor, index: Any, weights: list[list[Tensor]], states: list[States]
+    ) -> tuple[Tensor, list[States]]:
+        directions = 2 if self.bidirectional else 1
+        finals = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction in range(directions):
+                run = layer * directions + direction
+                inputs = Inputs(values, (*weights[run], None, None)[:4], states[run])
+                recorded = differentiable((values, *inputs.weights, *inputs.states))
+                sequence, final = plan.run(self._spec(direction == 1), inputs, recorded, index)
+                outputs.append(plan.reverse(sequence) if direction else sequence)
+                finals.append(final)
+            values, index = (torch.cat(outputs, 1) if directions > 1 else outputs[0]), None
+            if self.dropout and self.training and layer < self.num_layers - 1:
+                values = torch.nn.functional.dropout(values, self.dropout)
+        return values, finals
+
+    def _spec(self, go_backwards: bool) -> Spec:
+        activation = "relu" if self.mode == "RNN_RELU" else "tanh"
+        return Spec(self._cell, "torch", activation, "sigmoid", True, go_backwards, True)
+
+
+def _stack(states: States) -> Tensor:
+    return torch.stack(states) if len(states) > 1 else states[0].unsqueeze(0)
+
+
+class LSTM(Recurrent):
+    """:class:`torch.nn.LSTM` on fastmask's kernels.
+
+    Constructor arguments, parameter names, initialisation and state dicts are those of ``torch.nn.LSTM``;
+    ``proj_size`` is refused. Calls take ``mask=`` or ``lengths=`` besides, see :meth:`forward`.
+    """
+
+    _cell = "lstm"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__("LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+                         proj_size, device, dtype)
+
+
+class GRU(Recurrent):
+    """:class:`torch.nn.GRU` on fastmask's kernels; see :class:`LSTM`."""
+
+    _cell = "gru"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, device: Any = None, dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__("GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
+                         device, dtype)
+
+
+class RNN(Recurrent):
+    """:class:`torch.nn.RNN` on fastmask's kernels, ``nonlinearity`` "tanh" or "relu"; see :class:`LSTM`."""
+
+    _cell = "simple_rnn"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}.")
+        # RNNBase creates the parameters; torch.nn.RNN keeps this name as well.
+        mode = "RNN_TANH" if nonlinearity == "tanh" else "RNN_RELU"
+        super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
+                         device, dtype)
+        self.nonlinearity = nonlinearity
