@@ -10,6 +10,7 @@ include "recurrence.pxi"
 include "simple_rnn.pxi"
 include "lstm.pxi"
 include "gru.pxi"
+include "cell.pxi"
 include "optimizer.pxi"
 include "peak.pxi"
 

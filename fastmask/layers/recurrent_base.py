@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastmask import initializers, ops
-from fastmask.layers import checks
+from fastmask.layers import checks, streaming
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import keep_factor
@@ -77,6 +77,7 @@ class Recurrent(Layer):
         self.unroll = bool(unroll)
         self.zero_output_for_mask = bool(zero_output_for_mask)
         self.states: States | None = None
+        self.cell: ops.Cell | None = None
 
     def _take_initializers(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Keep what concerns the weights; return the arguments of `Layer`."""
@@ -128,6 +129,24 @@ class Recurrent(Layer):
         state = (input_shape[0], self.units)
         y = (*input_shape[:2], self.units) if self.return_sequences else state
         return (y, *[state for _ in self.state_names]) if self.return_state else y
+
+    @property
+    def one_step(self) -> bool:
+        """Whether `ops.Cell` computes what this layer does."""
+        return True
+
+    def cell_options(self) -> dict[str, Any]:
+        """Return what `ops.Cell` needs beyond the weights."""
+        return self.options()
+
+    def __call__(
+        self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
+    ) -> Any:
+        if mask is None and not options and not (training and self.stochastic) and streaming.streams(self, x):
+            return streaming.step(self, x, initial_state)
+        return super().__call__(x, mask, initial_state, training, **options)
+
+    __call__.__doc__ = Layer.__call__.__doc__
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         source, enter_back = enter(x, call.mask, call.keep)
@@ -200,7 +219,7 @@ class Recurrent(Layer):
             "kernel": self.kernel.value,
             "recurrent_kernel": self.recurrent_kernel.value,
             "bias": None if self.bias is None else self.bias.value,
-            "initial_state": self._initial_states(call.initial_state, x.packing.batch_size),
+            "initial_state": self.initial_states(call.initial_state, x.packing.batch_size),
             "go_backwards": self.go_backwards,
             "return_sequences": self.return_sequences,
             **self.options(),
@@ -220,7 +239,8 @@ class Recurrent(Layer):
 
         return without(h), without
 
-    def _initial_states(self, given: Any, batch_size: int) -> States | None:
+    def initial_states(self, given: Any, batch_size: int) -> States | None:
+        """Return the states to start from: those given, checked, or those kept; None for zeros."""
         if given is not None:
             return self._checked_states(given, batch_size)
         if not self.stateful or self.states is None:

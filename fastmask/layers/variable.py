@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmask.layers.checks import Array, real_array
+from fastmask.ops._memory import aligned_empty
 
 
 class Variable:
@@ -27,7 +28,7 @@ class Variable:
     Attributes
     ----------
     value : ndarray
-        C-contiguous; optimizers write into it.
+        C-contiguous, from the start of a cache line on if it is not small; optimizers write into it.
     regularizer, constraint : callable or None
         As in `Layer.add_weight`.
     """
@@ -44,7 +45,9 @@ class Variable:
         dtype: npt.DTypeLike | None = None,
     ) -> None:
         dtype = np.asarray(value).dtype if dtype is None else np.dtype(dtype)
-        self.value: Array = np.array(real_array("value", value, dtype), order="C")
+        given = real_array("value", value, dtype)
+        self.value: Array = aligned_empty(given.shape, given.dtype)
+        self.value[...] = given
         self.name = name
         self.trainable = trainable
         self.path = name if path is None else path

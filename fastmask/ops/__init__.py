@@ -7,6 +7,7 @@ twins are in :mod:`fastmask.reference`.
 
 from fastmask.ops._activations import ACTIVATIONS, RECURRENT_ACTIVATIONS, activation, activation_vjp
 from fastmask.ops._attention import AttentionGradients, attention, attention_vjp
+from fastmask.ops._cells import Cell
 from fastmask.ops._dense import DenseGradients, dense, dense_vjp, matmul
 from fastmask.ops._embedding import SparseRows, embedding, embedding_vjp
 from fastmask.ops._gru import gru, gru_vjp
@@ -47,6 +48,7 @@ __all__ = [
     "MERGE_MODES",
     "RECURRENT_ACTIVATIONS",
     "AttentionGradients",
+    "Cell",
     "DenseGradients",
     "NormalizationGradients",
     "RecurrentGradients",
