@@ -63,7 +63,20 @@ def nested():
     return fm.Model([one, two], layers.Subtract(**F64)([a, b])), [x, x[::-1].copy()], np.ones((4, 2))
 
 
-CASES = [residual, shared, encoder_decoder, two_outputs, nested]
+def explicit():
+    ids, valid = fm.Input((None,), name="words"), fm.Input((None,), dtype="bool", name="valid")
+    embedding = layers.Embedding(7, 3, mask_zero=True, **F64)
+    x = embedding(ids)
+    y = layers.LSTM(3, return_sequences=True, **F64)(x, mask=valid & embedding.compute_mask(ids))
+    z = layers.Bidirectional(layers.GRU(3, return_sequences=True, **F64), merge_mode="sum")(x, mask=valid)
+    inner = fm.Input((None, 3))
+    encode = fm.Model(inner, layers.SimpleRNN(3, return_sequences=True, **F64)(inner), name="encode")
+    y = layers.Add(**F64)([y, z, encode(layers.Dense(3, **F64)(x), mask=~valid)])
+    model = fm.Model([ids, valid], layers.Dense(2, **F64)(y))
+    return model, [WORDS, WORDS % 3 != 1], np.linspace(-1, 1, 32).reshape(4, 4, 2)
+
+
+CASES = [residual, shared, encoder_decoder, two_outputs, nested, explicit]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -144,8 +157,68 @@ def test_a_mask_is_never_dropped_silently():
     free = layers.DropMask(**F64)(x)
     assert free.mask_source is None
     assert fm.Model(ids, layers.Dense(1, **F64)(free)).predict(WORDS).shape == (4, 4, 1)
-    with pytest.raises(NotImplementedError, match="mask must be None for symbolic tensors"):
-        layers.LSTM(2)(x, mask=x)
+
+
+def test_a_mask_passed_to_a_call_counts_in_place_of_the_inputs():
+    ids, x = embedded("words")
+    valid = fm.Input((None,), dtype="bool")
+    lstm = layers.LSTM(3, return_sequences=True, **F64)
+    model = fm.Model([ids, valid], lstm(x, mask=valid))
+    mask = WORDS % 3 != 1
+    expected = lstm(fm.Model(ids, x).predict(WORDS), mask=mask)
+    np.testing.assert_array_equal(model.predict([WORDS, mask]), expected)
+    np.testing.assert_array_equal(model.predict([WORDS, mask.astype("int32")]), expected)
+    lengths = [4, 2, 3, 1]
+    listed = [[row[:n] for row, n in zip(data, lengths, strict=True)] for data in (WORDS, mask)]
+    for row, whole, n in zip(model.predict(listed), expected, lengths, strict=True):
+        np.testing.assert_array_equal(row, whole[:n])
+    assert model.outputs[0].mask_source is valid.history.layer
+
+
+def test_a_mask_of_another_layer():
+    class Early(layers.Layer):
+        def call(self, x):
+            return np.cumsum(x > 0, axis=1) < 2
+
+        def compute_output_shape(self, input_shape):
+            return tuple(input_shape)
+
+    inputs = fm.Input((4,))
+    x = layers.Reshape((4, 1), **F64)(inputs)
+    gru = layers.GRU(2, **F64)
+    data = np.array([[1.0, -1, 2, 3], [-1, -2, -3, -4], [0, 0, 1, 1]])
+    model = fm.Model(inputs, gru(x, mask=Early(**F64)(inputs)))
+    expected = gru(data[..., None], mask=np.cumsum(data > 0, axis=1) < 2)
+    np.testing.assert_array_equal(model.predict(data), expected)
+
+
+def test_the_mask_that_the_input_has_anyway_costs_no_plan(plans):
+    ids = fm.Input((None,))
+    embedding = layers.Embedding(7, 3, mask_zero=True)
+    model = fm.Model(ids, layers.LSTM(2)(embedding(ids), mask=embedding.compute_mask(ids)))
+    model.predict(WORDS)
+    assert len(plans) == 1
+
+
+def test_masks_that_do_not_fit():
+    ids, x = embedded("words")
+    lstm = layers.LSTM(2, **F64)
+    with pytest.raises(ValueError, match=r"mask must have shape \(B, T\) = \(None, None\), got \(None, None, 3\)"):
+        lstm(x, mask=x)
+    with pytest.raises(TypeError, match="mask must be a symbolic tensor where x is one, got ndarray"):
+        lstm(x, mask=WORDS != 0)
+    with pytest.raises(TypeError, match=r"'flat' \(Flatten\) does not support masking"):
+        layers.Flatten(name="flat")(fm.Input((4, 3)), mask=fm.Input((4,)))
+    with pytest.raises(ValueError, match="one mask or None for each of 2 inputs, got 1"):
+        layers.Attention(**F64)([x, x], mask=[ids != 0])
+    with pytest.raises(ValueError, match="a mask for each input that carries one"):
+        layers.Attention(**F64)([x, x], mask=[None, ids != 0])
+    with pytest.raises(ValueError, match="masks of one shape"):
+        fm.Input((3,)) & fm.Input((4,))
+    valid = fm.Input((None,), dtype="bool")
+    model = fm.Model([ids, valid], lstm(x, mask=valid))
+    with pytest.raises(ValueError, match=r"mask must have shape \(B, T\) = \(4, 4\), got \(4, 3\)"):
+        model.predict([WORDS, WORDS[:, :3] > 0])
 
 
 def test_data_by_name_and_lists_of_sequences():

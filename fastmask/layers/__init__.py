@@ -7,6 +7,11 @@ from fastmask.layers.core import Activation, Dense, Dropout, Flatten, Identity, 
 from fastmask.layers.embedding import Embedding
 from fastmask.layers.input import Input, InputLayer
 from fastmask.layers.joining import Concatenate, Dot, concatenate, dot
+from fastmask.layers.logic import AnyFeature as AnyFeature
+from fastmask.layers.logic import LogicalAnd as LogicalAnd
+from fastmask.layers.logic import LogicalNot as LogicalNot
+from fastmask.layers.logic import LogicalOr as LogicalOr
+from fastmask.layers.logic import NotEqual as NotEqual
 from fastmask.layers.masking import Masking
 from fastmask.layers.merging import (
     Add,

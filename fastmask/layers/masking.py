@@ -9,6 +9,8 @@ import numpy.typing as npt
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array
 from fastmask.layers.flow import Back, cotangents, run, same
+from fastmask.layers.logic import AnyFeature, NotEqual
+from fastmask.layers.symbolic import KerasTensor
 from fastmask.packing import PackedSequence
 
 
@@ -41,7 +43,9 @@ class Masking(Layer):
         return ("masking", self.mask_value)
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
-        """Return the mask (B, T) of a padded `x`: True where a feature is not `mask_value`."""
+        """Return the mask (B, T) of a padded or symbolic `x`: True where a feature is not `mask_value`."""
+        if isinstance(x, KerasTensor):
+            return AnyFeature()(NotEqual(self.mask_value)(x))
         return self._differs(self.check_input(x))
 
     def pack_input(self, x: Any, mask: Any = None) -> PackedSequence:

@@ -11,7 +11,8 @@ from fastmask.layers import Gradients, Layer
 from fastmask.layers.arguments import auto_name
 from fastmask.layers.calls import Pullback
 from fastmask.layers.flow import leave_all
-from fastmask.layers.symbolic import KerasTensor, Node, connect, is_symbolic
+from fastmask.layers.logic import MaskOperation
+from fastmask.layers.symbolic import KerasTensor, Node, connect, is_symbolic, symbolic_masks
 from fastmask.models import configs
 from fastmask.models.graph import Graph, from_intermediate, make_graph
 from fastmask.models.run import Entry, Plans, Run
@@ -40,7 +41,7 @@ class Model(Layer, Trainer):
     Attributes
     ----------
     layers : list of Layer
-        Ordered as in Keras; those of the inputs are among them.
+        Ordered as in Keras; those of the inputs are among them, operations on masks are not.
     inputs, outputs : list of KerasTensor
     input_names, output_names : list of str
         The keys of data given as dicts.
@@ -70,7 +71,7 @@ class Model(Layer, Trainer):
         starts, ends = _tensors("inputs", inputs), _tensors("outputs", outputs)
         starts, ends = from_intermediate(starts, ends)
         self._set_graph(pack_as(inputs, starts), pack_as(outputs, ends))
-        self.layers = self.graph.layers
+        self.layers = [layer for layer in self.graph.layers if not isinstance(layer, MaskOperation)]
         if not trainable:
             self.trainable = False
 
@@ -97,6 +98,11 @@ class Model(Layer, Trainer):
     @property
     def sublayers(self) -> Mapping[str, Layer]:
         return {layer.name: layer for layer in self.layers}
+
+    @property
+    def operations(self) -> list[Layer]:
+        """The layers, with the operations on masks among them."""
+        return self.graph.layers
 
     @property
     def input(self) -> Any:
@@ -178,8 +184,10 @@ class Model(Layer, Trainer):
         known = dict(zip(self.inputs, masked, strict=True))
         for step in self.graph.steps:
             node = step.node
-            flows = node.layer.mask_flow([known[tensor] for tensor in node.inputs], len(node.outputs))
-            if any(known[tensor] for tensor in node.inputs):
+            pairs = zip(node.inputs, node.masks, strict=True)
+            given = [known[tensor] or explicit is not None for tensor, explicit in pairs]
+            flows = node.layer.mask_flow(given, len(node.outputs))
+            if any(given):
                 node.layer.require_masking()
             known |= dict(zip(node.outputs, flows, strict=True))
         return [known[tensor] for tensor in self.outputs]
@@ -207,7 +215,8 @@ class Model(Layer, Trainer):
         """
         self._check_options(options)
         if is_symbolic(x):
-            outputs = connect(Node(self, self._flat_inputs(x), [], training))
+            inputs = self._flat_inputs(x)
+            outputs = connect(Node(self, inputs, [], training, masks=symbolic_masks(mask, inputs)))
             return pack_as(self.output_structure, outputs)
         if any(isinstance(value, PackedSequence) for value in flatten(x)):
             return pack_as(self.output_structure, self.run(self._flat_inputs(x), training=bool(training))[0])

@@ -140,6 +140,11 @@ class Sequential(Model):
             self.built, self.input_shape, self.output_shape = False, None, None
 
     @property
+    def operations(self) -> list[Layer]:
+        """The layers."""
+        return self.layers
+
+    @property
     def input_shape(self) -> Any:
         """Shape of the input with the batch axis; AttributeError while it is unknown."""
         return self._known("input_shape")

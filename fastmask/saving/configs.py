@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastmask import layers, ops
-from fastmask.saving import keras1, nodes
+from fastmask.saving import graphs, keras1
 from fastmask.saving.errors import REMEDY, FileFormatError
 
 Config = dict[str, Any]
@@ -87,7 +87,7 @@ def _model(config: Config, name: str, inner: Any, version: str, custom_objects: 
     if name == "Sequential":
         found = _sequential(inner, each)
         return {"module": "keras", "class_name": name, "config": found, "registered_name": None, **rest}
-    found = nodes.functional(inner, each, old=not version.startswith("3"))
+    found = graphs.functional(inner, each, old=not version.startswith("3"))
     return {
         "module": "keras.src.models.functional",
         "class_name": "Functional",
