@@ -358,3 +358,26 @@ X, Y = fm.Input((2,), name="same"), fm.Input((2,), name="same")
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_data_have_the_shape_of_the_input():
+    """As in Keras: lengths hold but in a Sequential, and a last axis of size 1 may be missing or too many."""
+    inputs = fm.Input((7, 4), name="in")
+    model = fm.Model(inputs, layers.LSTM(2)(inputs))
+    for shape in ((3, 5, 4), (3, 7, 3), (3, 7)):
+        with pytest.raises(ValueError, match=r"x must have shape \(B, 7, 4\) for input 'in', got \(3, "):
+            model.predict(np.zeros(shape))
+    with pytest.raises(ValueError, match=r"x\[1\] must have at most 7 steps for input 'in', got 8"):
+        model.predict([np.zeros((2, 4)), np.zeros((8, 4))])
+    with pytest.raises(ValueError, match=r"x must have shape \(None, 7, 4\) for input 'in', got \(None, 5, 4\)"):
+        model(fm.Input((5, 4)))
+    assert model(fm.Input((None, 4))).shape == (None, 2)
+    stack = fm.Sequential([fm.Input((7, 4), name="in"), layers.LSTM(2)])
+    assert stack.predict(np.zeros((3, 5, 4))).shape == (3, 2)
+    with pytest.raises(ValueError, match=r"x must have shape \(B, T, 4\) for input 'in', got \(3, 5, 2\)"):
+        stack.predict(np.zeros((3, 5, 2)))
+    series = fm.Sequential([fm.Input((None, 1)), layers.LSTM(2)])
+    x = np.linspace(0, 1, 12).reshape(3, 4)
+    np.testing.assert_array_equal(series.predict(x), series.predict(x[..., None]))
+    words = fm.Sequential([layers.Embedding(7, 3, mask_zero=True), layers.LSTM(2)])
+    np.testing.assert_array_equal(words.predict(WORDS[..., None]), words.predict(WORDS))

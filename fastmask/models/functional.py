@@ -127,10 +127,20 @@ class Model(Layer, Trainer):
     def layout(self) -> Layout:
         """What data for this model must look like."""
         inputs = [
-            InputSpec(name, self.input_takes_ids(i), tensor.ndim)
+            InputSpec(name, self.input_takes_ids(i), self._data_shape(tensor))
             for i, (name, tensor) in enumerate(zip(self.input_names, self.inputs, strict=True))
         ]
         return Layout(tuple(inputs), tuple(self.output_names), self.takes_list and len(inputs) == 1)
+
+    def _data_shape(self, tensor: KerasTensor) -> Shape:
+        """Return the shape that data for an input must have."""
+        return tensor.shape
+
+    def _require_shape(self, tensor: KerasTensor, shape: Shape) -> None:
+        wanted = self._data_shape(tensor)
+        pairs = zip(wanted[1:], shape[1:], strict=False)
+        if len(shape) != len(wanted) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            raise ValueError(f"x must have shape {wanted} for input {tensor.history.layer.name!r}, got {shape}")
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """Return a layer by its name or its place.
@@ -216,6 +226,8 @@ class Model(Layer, Trainer):
         self._check_options(options)
         if is_symbolic(x):
             inputs = self._flat_inputs(x)
+            for own, given in zip(self.inputs, inputs, strict=True):
+                self._require_shape(own, given.shape)
             outputs = connect(Node(self, inputs, [], training, masks=symbolic_masks(mask, inputs)))
             return pack_as(self.output_structure, outputs)
         if any(isinstance(value, PackedSequence) for value in flatten(x)):

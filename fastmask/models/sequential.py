@@ -182,6 +182,10 @@ class Sequential(Model):
         """Return whether the input holds integer ids."""
         return self._layers_or_fail()[0].input_takes_ids(index)
 
+    def _data_shape(self, tensor: KerasTensor) -> Shape:
+        """Return the shape that data must have; as in Keras, their length is free."""
+        return (tensor.shape[0], None, *tensor.shape[2:]) if tensor.ndim > 2 or self.takes_ids else tensor.shape
+
     @property
     def layout(self) -> Layout:
         """What data for this model must look like."""
