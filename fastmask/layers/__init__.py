@@ -1,5 +1,8 @@
 """Layers with Keras's names, arguments and results; their arithmetic is in `fastmask.ops`."""
 
+from typing import TYPE_CHECKING, Any
+
+from fastmask import objects
 from fastmask.layers.arguments import reset_names
 from fastmask.layers.attention import Attention
 from fastmask.layers.base import Gradients, Layer, require_mask_support
@@ -87,3 +90,10 @@ __all__ = [
     "serialize",
     "subtract",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Say what to do about a class of Keras that is not here."""
+        raise objects.missing(__name__, name)

@@ -18,7 +18,7 @@ from fastmask.random import SeedGenerator
 
 # Constructor arguments that Keras leaves out of configs too, or that wrappers add themselves.
 _NOT_IN_CONFIG = {
-    "self", "kwargs", "weights", "input_length", "use_cudnn", "lora_rank", "lora_alpha",
+    "self", "weights", "input_length", "use_cudnn", "lora_rank", "lora_alpha",
     "quantization_config", "layer", "backward_layer",
 }  # fmt: skip
 
@@ -89,7 +89,11 @@ class Layer(WeightHolder):
         activity_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
-        checks.not_supported(activity_regularizer=activity_regularizer)
+        if activity_regularizer is not None:
+            raise NotImplementedError(
+                "activity_regularizer must be None, since fastmask penalizes weights only (kernel_regularizer, "
+                f"embeddings_regularizer), got {activity_regularizer!r}"
+            )
         self.activity_regularizer = None
         self.declared_shape = arguments.declared_shape(type(self).__name__, kwargs)
         self.name = arguments.auto_name(type(self).__name__) if name is None else str(name)
@@ -323,7 +327,8 @@ class Layer(WeightHolder):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in a form that JSON can hold."""
-        names = [n for n in signature(type(self).__init__).parameters if n not in _NOT_IN_CONFIG]
+        given = signature(type(self).__init__).parameters.values()
+        names = [p.name for p in given if p.kind is not p.VAR_KEYWORD and p.name not in _NOT_IN_CONFIG]
         base = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype.name}
         for n in names:
             if not hasattr(self, n):

@@ -114,7 +114,8 @@ class Embedding(Layer):
 
     def pack_input(self, x: Any, mask: Any = None) -> PackedSequence:
         """Pack padded ids (B, T) by the mask that `compute_mask` gives."""
-        return super().pack_input(x, self.compute_mask(x, mask))
+        x = self.check_input(x)
+        return super().pack_input(x, self.compute_mask(x, checks.mask_for(mask, x.shape)))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         table = self.embeddings.value

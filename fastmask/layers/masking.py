@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array
 from fastmask.layers.flow import Back, cotangents, run, same
@@ -49,8 +50,9 @@ class Masking(Layer):
         return self._differs(self.check_input(x))
 
     def pack_input(self, x: Any, mask: Any = None) -> PackedSequence:
-        """Pack the steps of a padded `x` (B, T, F) that are not masked; `mask` is ignored."""
+        """Pack the steps of a padded `x` (B, T, F) that are not masked; what `mask` says is ignored."""
         x = self.check_input(x)
+        checks.mask_for(mask, x.shape)
         packed = PackedSequence.from_padded(x, self._differs(x))
         return packed.with_values(packed.values, fill=np.full(x.shape[2:], self.mask_value, x.dtype))
 

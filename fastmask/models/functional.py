@@ -52,6 +52,8 @@ class Model(Layer, Trainer):
     ------
     TypeError
         If `inputs` or `outputs` hold something else.
+    NotImplementedError
+        If a subclass defines `call`.
     ValueError
         If an output does not depend on the inputs alone, or two layers have one name.
     """
@@ -64,7 +66,9 @@ class Model(Layer, Trainer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Leave methods of subclasses as they are."""
 
-    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, trainable: bool = True) -> None:
+    def __init__(
+        self, inputs: Any = None, outputs: Any = None, name: str | None = None, trainable: bool = True
+    ) -> None:
         self._begin(name)
         if isinstance(inputs, Mapping):
             inputs = {key: inputs[key] for key in inputs}
@@ -76,6 +80,11 @@ class Model(Layer, Trainer):
             self.trainable = False
 
     def _begin(self, name: str | None) -> None:
+        if type(self).call is not Layer.call:
+            raise NotImplementedError(
+                f"{type(self).__name__} must not define call: a model is made of inputs and outputs; what a call does "
+                "belongs into a Layer with call and vjp, or the model under real Keras"
+            )
         plain = "functional" if type(self) is Model else type(self).__name__
         super().__init__(name=auto_name(plain) if name is None else name)
         self.layers = []

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastmask import layers, ops
+from fastmask.layers.checks import ACTIVATION_ALIASES
 from fastmask.saving import graphs, keras1
 from fastmask.saving.errors import REMEDY, FileFormatError
 
@@ -15,7 +16,6 @@ _NOT_LAYERS = ("Layer", "Variable", "Gradients", "Recurrent")
 _CUDNN = {"CuDNNLSTM": "LSTM", "CuDNNGRU": "GRU"}
 _ACTIVATIONS = ("activation", "recurrent_activation")
 _OLD_HARD_SIGMOID = "hard_sigmoid_keras2"
-_OTHER_NAMES = {"swish": "silu"}
 # Arguments of Keras's layers that say nothing fastmask has to know, with the values they may have.
 _IDLE: dict[str, tuple[Any, ...]] = {
     "autocast": (True, False, None),
@@ -179,7 +179,7 @@ def _activation(value: Any, layer: str, version: str) -> Any:
     if isinstance(value, Mapping):
         known = str(value.get("module") or "keras").split(".")[0] in ("keras", "builtins")
         value = value.get("config") if known and isinstance(value.get("config"), str) else value
-    value = _OTHER_NAMES.get(value, value) if isinstance(value, str) else value
+    value = ACTIVATION_ALIASES.get(value, value) if isinstance(value, str) else value
     if value == "hard_sigmoid" and not version.startswith("3"):
         value = _OLD_HARD_SIGMOID
     if value is None or value in ops.ACTIVATIONS:
