@@ -7,9 +7,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmask.data import Batch, Layout, as_batch
 from fastmask.random import global_generator
+
+Array = NDArray[Any]
 
 
 class RowSource:
@@ -25,8 +28,8 @@ class RowSource:
     steps : int, optional
         Batches per epoch; by default those of one pass.
     repeat : bool, default False
-        Whether an epoch of `steps` batches starts where the one before stopped, in pass after
-        pass, instead of anew.
+        Whether an epoch of `steps` batches starts where the one before stopped, instead of anew.
+        As in Keras it ends with the pass over the rows, short of batches or not.
     """
 
     def __init__(
@@ -41,12 +44,19 @@ class RowSource:
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.endless = self._forever() if repeat and steps is not None else None
-        self.steps = steps if self.endless is not None else min(whole, steps or whole)
+        self.resumes = repeat and steps is not None
+        self.steps = steps if self.resumes else min(whole, steps or whole)
+        self.waiting: list[slice | Array] = []
 
     def epoch(self) -> Generator[Batch, None, None]:
         """Yield the batches of the next epoch."""
-        yield from islice(self._once() if self.endless is None else self.endless, self.steps)
+        if not (self.resumes and self.waiting):
+            self.waiting = self._pass()
+        chosen, self.waiting = self.waiting[: self.steps], self.waiting[self.steps :]
+        for rows in chosen:
+            yield self.rows.take(rows)
+        if len(chosen) < (self.steps or 0):
+            warnings.warn(_run_out(len(chosen), self.steps), stacklevel=2)
 
     def split(
         self, fraction: float, batch_size: int | None, steps: int | None
@@ -64,22 +74,18 @@ class RowSource:
                 "validation_split must leave rows to train and to validate on, got "
                 f"{fraction!r} for {len(self.rows)} rows"
             )
-        repeat = self.endless is not None
         first, last = self.rows.take(slice(at)), self.rows.take(slice(at, None))
         return (
-            RowSource(first, self.batch_size, self.shuffle, self.steps if repeat else None, repeat),
+            RowSource(first, self.batch_size, self.shuffle, self.steps if self.resumes else None, self.resumes),
             RowSource(last, batch_size or self.batch_size, steps=steps),
         )
 
-    def _once(self) -> Iterator[Batch]:
+    def _pass(self) -> list[slice | Array]:
+        """Return the rows of each batch of a pass."""
         order = global_generator().permutation(len(self.rows)) if self.shuffle else None
-        for start in range(0, len(self.rows), self.batch_size):
-            chosen = slice(start, start + self.batch_size)
-            yield self.rows.take(chosen if order is None else order[chosen])
-
-    def _forever(self) -> Iterator[Batch]:
-        while True:
-            yield from self._once()
+        starts = range(0, len(self.rows), self.batch_size)
+        chosen = [slice(start, start + self.batch_size) for start in starts]
+        return [*chosen] if order is None else [order[part] for part in chosen]
 
 
 class StreamSource:
@@ -116,7 +122,7 @@ class StreamSource:
             raise ValueError("x must yield batches in every epoch, but it has run out of them")
         begins_anew = self.iterator is None or hasattr(self.stream, "batches")
         if not begins_anew and count < (self.steps or 0):
-            warnings.warn(f"x has run out of batches after {count} of {self.steps} steps", stacklevel=2)
+            warnings.warn(_run_out(count, self.steps), stacklevel=2)
 
     def _items(self) -> Generator[Any, None, None]:
         """Yield what the next epoch is made of; a dataset that has run out begins anew."""
@@ -184,6 +190,10 @@ def source(
                 raise ValueError(f"{name} must be None when x is an iterable of batches")
         return StreamSource(x, layout, steps, shuffle)
     return RowSource(as_batch(x, y, sample_weight, layout), batch_size or 32, shuffle, steps, repeat)
+
+
+def _run_out(count: int, steps: int | None) -> str:
+    return f"x has run out of batches after {count} of {steps} steps"
 
 
 def is_stream(x: Any) -> bool:

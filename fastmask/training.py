@@ -124,7 +124,8 @@ class Trainer(Loop, Storable):
             Weights of rows or tokens; for several outputs also a list or dict.
         initial_epoch : int, default 0
         steps_per_epoch, validation_steps : int, optional
-            Batches per epoch and per validation; by default all.
+            Batches per epoch and per validation; by default all. An epoch goes on in the rows where the one before
+            stopped, and ends with them, as in Keras.
         validation_batch_size : int, optional
             `batch_size` by default.
         validation_freq : int or collection of int, default 1
