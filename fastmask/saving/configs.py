@@ -168,6 +168,8 @@ def _from_keras2(name: str, config: Config, class_name: str) -> None:
         config["axis"] = config["axis"][0]
     if name == "Embedding":
         config.pop("input_length", None)
+    if name == "SpatialDropout1D":
+        config.pop("noise_shape", None)
     if name != "InputLayer":
         shape = config.pop("batch_input_shape", None)
         if shape is not None:

@@ -7,6 +7,8 @@ from fastmask.saving.errors import REMEDY, FileFormatError
 from fastmask.saving.explicit import Masks, is_mask_operation
 from fastmask.saving.nodes import Config, modern_node, tensors, tensors_of
 
+_MODELS = ("Sequential", "Functional", "Model")
+
 
 def functional(config: Config, each: Callable[[Any], Config], old: bool) -> Config:
     """Return the config of a functional model in Keras 3's form, with no more operations on masks than it needs.
@@ -28,6 +30,7 @@ def functional(config: Config, each: Callable[[Any], Config], old: bool) -> Conf
         raise FileFormatError("the layers of a functional model must have different names")
     operations = {name for name, entry in named.items() if is_mask_operation(entry)}
     masks = Masks(named, operations)
+    counted = _counted_from_making(named, config.get("output_layers")) if old else set()
     found = []
     for name, entry in named.items():
         if name in operations:
@@ -35,14 +38,37 @@ def functional(config: Config, each: Callable[[Any], Config], old: bool) -> Conf
         new = each(entry)
         new["name"] = name
         calls = [modern_node(node, entry) for node in entry.get("inbound_nodes") or []]
-        new["inbound_nodes"] = [_call(call, name, masks) for call in calls]
+        new["inbound_nodes"] = [_call(_recounted(call, counted), name, masks) for call in calls]
         found.append(new)
     outputs = [ref for ref in tensors_of(config.get("output_layers")) if ref[0] in operations]
     if outputs:
         raise _unsupported(named[outputs[0][0]])
     ends = {key: _ends(config.get(key), old) for key in ("input_layers", "output_layers")}
+    stacks = {name for name in counted if named[name]["class_name"] == "Sequential"}
+    ends["output_layers"] = _recounted(ends["output_layers"], stacks)
     found += masks.needed.values()
     return {"name": config.get("name"), "trainable": config.get("trainable", True), "layers": found, **ends}
+
+
+def _counted_from_making(named: dict[str, Config], outputs: Any) -> set[str]:
+    """Return the models in a graph of Keras 2 whose first call has number 1: their making had number 0."""
+    models = {name for name, entry in named.items() if entry.get("class_name") in _MODELS}
+    refs = list(tensors_of(outputs))
+    for entry in named.values() if models else ():
+        calls = [modern_node(node, entry) for node in entry.get("inbound_nodes") or []]
+        refs += tensors([[call["args"], call["kwargs"]] for call in calls])
+    return {name for name, call, _ in refs if name in models and call >= len(named[name].get("inbound_nodes") or [])}
+
+
+def _recounted(value: Any, counted: set[str]) -> Any:
+    """Return calls or places of tensors with calls of the models `counted` numbered from 0."""
+    if isinstance(value, dict):
+        return {key: _recounted(entry, counted) for key, entry in value.items()}
+    if not isinstance(value, list):
+        return value
+    if len(value) == 3 and isinstance(value[0], str) and value[0] in counted:
+        return [value[0], value[1] - 1, value[2]]
+    return [_recounted(entry, counted) for entry in value]
 
 
 def _call(call: Config, layer: str, masks: Masks) -> Config:

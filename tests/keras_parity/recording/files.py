@@ -114,7 +114,20 @@ def pointed(layers: Any, keras: Any) -> tuple[Any, list[np.ndarray], list[np.nda
     return model, [IDS, features(2, "sounds"), IDS % 3 != 1], [LABELS]
 
 
-MODELS = {"reader": reader, "listener": listener, "graph": graph, "translator": translator, "pointed": pointed}
+def nested(layers: Any, keras: Any) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
+    """Models in a model: a stack that is called twice, and a graph that makes the output."""
+    one, two = keras.Input((5, 2), name="one"), keras.Input((5, 2), name="two")
+    parts = [layers.Masking(), layers.SpatialDropout1D(0.0), layers.GRU(3, name="gru")]
+    stack = keras.Sequential([keras.Input((5, 2)), *parts], name="stack")
+    both = layers.Subtract(name="both")([stack(one), stack(two)])
+    inner = keras.Input((3,), name="inner")
+    head = keras.Model(inner, layers.Dense(1, activation="sigmoid", name="mood")(inner), name="head")
+    model = keras.Model([one, two], head(both))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "binary_crossentropy")
+    return model, [features(2, "one"), features(2, "two")], [LABELS]
+
+
+MODELS = {model.__name__: model for model in (reader, listener, graph, translator, pointed, nested)}
 
 
 def record_files() -> dict[str, Any]:
