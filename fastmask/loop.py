@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from fastmask import ops
 from fastmask.callbacks import CallbackList
-from fastmask.data import Batch, RowSource, StreamSource
+from fastmask.data import Batch
 from fastmask.layers.flow import add
 from fastmask.layers.variable import Variable
 from fastmask.packing import PackedSequence
 from fastmask.scores import Head, Scores
+from fastmask.sources import Source
 from fastmask.tokens import Tokens, align, split_rows
 
 Array = NDArray[Any]
-Source = RowSource | StreamSource
 ClassWeight = Mapping[int, float] | None
 Part = tuple[float, Tokens | None]
 

@@ -1,7 +1,15 @@
-"""Losses, metrics, optimizers and schedules to configs and back, in the form that Keras writes."""
+"""Losses, metrics, optimizers and schedules to configs and back, in the form that Keras writes; what is not there."""
 
 from collections.abc import Mapping
 from typing import Any
+
+
+def missing(module: str, name: str) -> AttributeError:
+    """Return the error of a name that a module has not; for the name of a class, with a way out."""
+    from fastmask.saving.errors import REMEDY
+
+    hint = f"; {REMEDY}" if name[:1].isupper() else ""
+    return AttributeError(f"module {module!r} has no attribute {name!r}{hint}", name=name)
 
 
 def serialize(thing: Any, module: str) -> dict[str, Any]:

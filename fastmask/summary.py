@@ -21,7 +21,7 @@ def table(model: Any, expand_nested: bool = False) -> str:
 
 def _rows(model: Any, chain: bool, expand_nested: bool, level: int = 0) -> list[tuple[str, ...]]:
     rows = []
-    for layer in model.layers:
+    for layer in model.operations:
         nodes = [node for node in layer.nodes if model.built and node in model.graph.nodes]
         kind = "Functional" if layer.is_graph and type(layer).__name__ == "Model" else type(layer).__name__
         params = f"{layer.count_params():,}" if layer.built else "0 (unbuilt)"
@@ -37,13 +37,13 @@ def _is_chain(model: Any) -> bool:
     if not model.built:
         return True
     nodes = model.graph.nodes
-    used = [tensor for node in nodes for tensor in (*node.inputs, *node.states)]
+    used = [tensor for node in nodes for tensor in node.parents]
     once = len({node.layer for node in nodes}) == len(nodes) == len(model.graph.layers)
-    return once and len({*used}) == len(used) and all(len(n.inputs) + len(n.states) < 2 for n in nodes)
+    return once and len({*used}) == len(used) and all(len(n.parents) < 2 for n in nodes)
 
 
 def _connections(nodes: Sequence[Any]) -> str:
-    places = [tensor.history for node in nodes for tensor in (*node.inputs, *node.states)]
+    places = [tensor.history for node in nodes for tensor in node.parents]
     return ", ".join(f"{layer.name}[{node}][{tensor}]" for layer, node, tensor in places) or "-"
 
 
@@ -61,7 +61,7 @@ def _mask(model: Any, layer: Any, nodes: Sequence[Any]) -> str:
     sources = [tensor.mask_source for node in nodes for tensor in node.outputs]
     if any(source is not None for source in sources):
         return "made" if layer in sources else "passed"
-    return "used" if any(tensor.mask_source for node in nodes for tensor in node.inputs) else "-"
+    return "used" if any(source for node in nodes for source in node.mask_sources) else "-"
 
 
 def _box(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -231,9 +231,8 @@ def expand_weights(
         own in (1, full) for own, full in zip(array.shape, shape[: array.ndim], strict=True)
     )
     if not fits or (array.ndim and array.shape[0] != shape[0]):
-        raise ValueError(
-            f"{name} must have shape {shape} or {shape[:1]}, got shape {np.shape(weights)}"
-        )
+        wanted = " or ".join(dict.fromkeys([str(shape), str(shape[:1])]))
+        raise ValueError(f"{name} must have shape {wanted}, got shape {np.shape(weights)}")
     return np.broadcast_to(array.reshape(array.shape + (1,) * missing), shape)
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fastmask import data, optimizers, options
+from fastmask import data, optimizers, options, sources
 from fastmask.callbacks import Callback, CallbackList, History, ProgressBar
-from fastmask.loop import Loop, Source
+from fastmask.loop import Loop
 from fastmask.metrics import Metric
 from fastmask.saving.storable import Storable
 from fastmask.scores import Scores
+from fastmask.sources import Source
 
 Outcome = float | list[float] | dict[str, float]
 
@@ -123,7 +124,8 @@ class Trainer(Loop, Storable):
             Weights of rows or tokens; for several outputs also a list or dict.
         initial_epoch : int, default 0
         steps_per_epoch, validation_steps : int, optional
-            Batches per epoch and per validation; by default all.
+            Batches per epoch and per validation; by default all. An epoch goes on in the rows where the one before
+            stopped, and ends with them, as in Keras.
         validation_batch_size : int, optional
             `batch_size` by default.
         validation_freq : int or collection of int, default 1
@@ -301,10 +303,10 @@ class Trainer(Loop, Storable):
         return self.scores.all
 
     def _source(self, x: Any, y: Any = None, sample_weight: Any = None, **options: Any) -> Source:
-        return data.source(x, y, sample_weight, layout=self.layout, **options)
+        return sources.source(x, y, sample_weight, layout=self.layout, **options)
 
     def _validation_source(self, given: Any, size: int | None, steps: int | None) -> Source:
-        if data.is_stream(given):
+        if sources.is_stream(given):
             return self._source(given, steps=steps)
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
             raise ValueError(
@@ -345,7 +347,7 @@ class _Listening:
     def __exit__(self, *error: object) -> None:
         for bar in self.progress:
             bar.close()
-        if isinstance(self.batches, data.StreamSource):
+        if isinstance(self.batches, sources.StreamSource):
             self.batches.close()
 
 
@@ -366,7 +368,7 @@ def _hold_out(
         raise ValueError(f"validation_split must be at least 0 and below 1, got {fraction!r}")
     if not fraction:
         return train, None
-    if not isinstance(train, data.RowSource):
+    if not isinstance(train, sources.RowSource):
         raise ValueError("validation_split must be 0 when x is an iterable of batches")
     return train.split(fraction, size, steps)
 

@@ -57,3 +57,12 @@ def test_names_in_notes_exist():
             for other in re.findall(r"`([A-Z]\w+)`", note):
                 places = [attrgetter(place)(fm) for place in (module, "initializers", "regularizers")]
                 assert any(hasattr(place, other) for place in places), (name, answer, other)
+
+
+@pytest.mark.parametrize("module", ["layers", "losses", "metrics", "optimizers", "callbacks"])
+def test_what_is_missing_comes_with_a_way_out(module):
+    missing = next(name for name, (answer, _) in rows(module).items() if answer == "no")
+    with pytest.raises(AttributeError, match=f"no attribute '{missing}'; docs/keras_support.md lists what there is"):
+        getattr(getattr(fm, module), missing)
+    with pytest.raises(AttributeError, match=r"no attribute 'conv'$"):
+        _ = getattr(fm, module).conv

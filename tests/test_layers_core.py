@@ -336,3 +336,7 @@ class TestMasking:
     def test_needs_three_axes(self):
         with pytest.raises(ValueError, match="x must have 3 axes"):
             layers.Masking()(np.zeros((2, 3)))
+
+
+def test_swish_is_silu():
+    assert layers.Dense(2, activation="swish").activation == "silu"

@@ -254,3 +254,25 @@ def test_a_layer_that_cannot_describe_itself():
         Silent(3).get_config()
     with pytest.raises(NotImplementedError, match=r"must define call\(self, x\)"):
         Silent(3)(np.ones((2, 2)))
+
+
+def test_wrapped_layers_of_ones_own(tmp_path):
+    pytest.importorskip("h5py")
+
+    class Own(layers.LSTM):
+        pass
+
+    class Times(Scale):
+        def __init__(self, start=2.0, **rest):
+            super().__init__(start, **rest)
+
+    model = model_of(layers.TimeDistributed(Times(3.0, **F64)), layers.Bidirectional(Own(2, **F64)))
+    known = {"Times": Times, "Own": Own}
+    model.save(tmp_path / "a.keras")
+    for again in (fm.Model.from_config(model.get_config(), known), fm.models.load_model(tmp_path / "a.keras", known)):
+        assert isinstance(again.layers[2].layer, Times)
+        assert isinstance(again.layers[3].backward_layer, Own)
+        again.set_weights(model.get_weights())
+        np.testing.assert_array_equal(again.predict(WORDS), model.predict(WORDS))
+    with pytest.raises(ValueError, match="no layer class 'Times'"):
+        fm.models.load_model(tmp_path / "a.keras")

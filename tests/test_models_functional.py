@@ -63,7 +63,20 @@ def nested():
     return fm.Model([one, two], layers.Subtract(**F64)([a, b])), [x, x[::-1].copy()], np.ones((4, 2))
 
 
-CASES = [residual, shared, encoder_decoder, two_outputs, nested]
+def explicit():
+    ids, valid = fm.Input((None,), name="words"), fm.Input((None,), dtype="bool", name="valid")
+    embedding = layers.Embedding(7, 3, mask_zero=True, **F64)
+    x = embedding(ids)
+    y = layers.LSTM(3, return_sequences=True, **F64)(x, mask=valid & embedding.compute_mask(ids))
+    z = layers.Bidirectional(layers.GRU(3, return_sequences=True, **F64), merge_mode="sum")(x, mask=valid)
+    inner = fm.Input((None, 3))
+    encode = fm.Model(inner, layers.SimpleRNN(3, return_sequences=True, **F64)(inner), name="encode")
+    y = layers.Add(**F64)([y, z, encode(layers.Dense(3, **F64)(x), mask=~valid)])
+    model = fm.Model([ids, valid], layers.Dense(2, **F64)(y))
+    return model, [WORDS, WORDS % 3 != 1], np.linspace(-1, 1, 32).reshape(4, 4, 2)
+
+
+CASES = [residual, shared, encoder_decoder, two_outputs, nested, explicit]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -144,8 +157,68 @@ def test_a_mask_is_never_dropped_silently():
     free = layers.DropMask(**F64)(x)
     assert free.mask_source is None
     assert fm.Model(ids, layers.Dense(1, **F64)(free)).predict(WORDS).shape == (4, 4, 1)
-    with pytest.raises(NotImplementedError, match="mask must be None for symbolic tensors"):
-        layers.LSTM(2)(x, mask=x)
+
+
+def test_a_mask_passed_to_a_call_counts_in_place_of_the_inputs():
+    ids, x = embedded("words")
+    valid = fm.Input((None,), dtype="bool")
+    lstm = layers.LSTM(3, return_sequences=True, **F64)
+    model = fm.Model([ids, valid], lstm(x, mask=valid))
+    mask = WORDS % 3 != 1
+    expected = lstm(fm.Model(ids, x).predict(WORDS), mask=mask)
+    np.testing.assert_array_equal(model.predict([WORDS, mask]), expected)
+    np.testing.assert_array_equal(model.predict([WORDS, mask.astype("int32")]), expected)
+    lengths = [4, 2, 3, 1]
+    listed = [[row[:n] for row, n in zip(data, lengths, strict=True)] for data in (WORDS, mask)]
+    for row, whole, n in zip(model.predict(listed), expected, lengths, strict=True):
+        np.testing.assert_array_equal(row, whole[:n])
+    assert model.outputs[0].mask_source is valid.history.layer
+
+
+def test_a_mask_of_another_layer():
+    class Early(layers.Layer):
+        def call(self, x):
+            return np.cumsum(x > 0, axis=1) < 2
+
+        def compute_output_shape(self, input_shape):
+            return tuple(input_shape)
+
+    inputs = fm.Input((4,))
+    x = layers.Reshape((4, 1), **F64)(inputs)
+    gru = layers.GRU(2, **F64)
+    data = np.array([[1.0, -1, 2, 3], [-1, -2, -3, -4], [0, 0, 1, 1]])
+    model = fm.Model(inputs, gru(x, mask=Early(**F64)(inputs)))
+    expected = gru(data[..., None], mask=np.cumsum(data > 0, axis=1) < 2)
+    np.testing.assert_array_equal(model.predict(data), expected)
+
+
+def test_the_mask_that_the_input_has_anyway_costs_no_plan(plans):
+    ids = fm.Input((None,))
+    embedding = layers.Embedding(7, 3, mask_zero=True)
+    model = fm.Model(ids, layers.LSTM(2)(embedding(ids), mask=embedding.compute_mask(ids)))
+    model.predict(WORDS)
+    assert len(plans) == 1
+
+
+def test_masks_that_do_not_fit():
+    ids, x = embedded("words")
+    lstm = layers.LSTM(2, **F64)
+    with pytest.raises(ValueError, match=r"mask must have shape \(B, T\) = \(None, None\), got \(None, None, 3\)"):
+        lstm(x, mask=x)
+    with pytest.raises(TypeError, match="mask must be a symbolic tensor where x is one, got ndarray"):
+        lstm(x, mask=WORDS != 0)
+    with pytest.raises(TypeError, match=r"'flat' \(Flatten\) does not support masking"):
+        layers.Flatten(name="flat")(fm.Input((4, 3)), mask=fm.Input((4,)))
+    with pytest.raises(ValueError, match="one mask or None for each of 2 inputs, got 1"):
+        layers.Attention(**F64)([x, x], mask=[ids != 0])
+    with pytest.raises(ValueError, match="a mask for each input that carries one"):
+        layers.Attention(**F64)([x, x], mask=[None, ids != 0])
+    with pytest.raises(ValueError, match="masks of one shape"):
+        fm.Input((3,)) & fm.Input((4,))
+    valid = fm.Input((None,), dtype="bool")
+    model = fm.Model([ids, valid], lstm(x, mask=valid))
+    with pytest.raises(ValueError, match=r"mask must have shape \(B, T\) = \(4, 4\), got \(4, 3\)"):
+        model.predict([WORDS, WORDS[:, :3] > 0])
 
 
 def test_data_by_name_and_lists_of_sequences():
@@ -285,3 +358,51 @@ X, Y = fm.Input((2,), name="same"), fm.Input((2,), name="same")
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_data_have_the_shape_of_the_input():
+    """As in Keras: lengths hold but in a Sequential, and a last axis of size 1 may be missing or too many."""
+    inputs = fm.Input((7, 4), name="in")
+    model = fm.Model(inputs, layers.LSTM(2)(inputs))
+    for shape in ((3, 5, 4), (3, 7, 3), (3, 7)):
+        with pytest.raises(ValueError, match=r"x must have shape \(B, 7, 4\) for input 'in', got \(3, "):
+            model.predict(np.zeros(shape))
+    with pytest.raises(ValueError, match=r"x\[1\] must have at most 7 steps for input 'in', got 8"):
+        model.predict([np.zeros((2, 4)), np.zeros((8, 4))])
+    with pytest.raises(ValueError, match=r"x must have shape \(None, 7, 4\) for input 'in', got \(None, 5, 4\)"):
+        model(fm.Input((5, 4)))
+    assert model(fm.Input((None, 4))).shape == (None, 2)
+    stack = fm.Sequential([fm.Input((7, 4), name="in"), layers.LSTM(2)])
+    assert stack.predict(np.zeros((3, 5, 4))).shape == (3, 2)
+    with pytest.raises(ValueError, match=r"x must have shape \(B, T, 4\) for input 'in', got \(3, 5, 2\)"):
+        stack.predict(np.zeros((3, 5, 2)))
+    series = fm.Sequential([fm.Input((None, 1)), layers.LSTM(2)])
+    x = np.linspace(0, 1, 12).reshape(3, 4)
+    np.testing.assert_array_equal(series.predict(x), series.predict(x[..., None]))
+    words = fm.Sequential([layers.Embedding(7, 3, mask_zero=True), layers.LSTM(2)])
+    np.testing.assert_array_equal(words.predict(WORDS[..., None]), words.predict(WORDS))
+
+
+@pytest.mark.parametrize("base", [fm.Model, fm.Sequential])
+def test_a_model_of_ones_own_with_a_call_is_refused(base):
+    class Own(base):
+        def call(self, x):
+            return x
+
+    with pytest.raises(NotImplementedError, match="Own must not define call: a model is made of inputs and outputs"):
+        Own()
+
+
+@pytest.mark.parametrize("make", [lambda: layers.Embedding(5, 2, mask_zero=True), lambda: layers.Masking()])
+def test_a_mask_of_another_shape_is_refused_where_it_is_ignored_too(make):
+    x = np.ones((2, 3), int) if make().takes_ids else np.ones((2, 3, 4))
+    model = fm.Sequential([make(), layers.LSTM(2)])
+    assert model(x, mask=np.ones((2, 3), bool)).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"mask must have shape \(B, T\) = \(2, 3\), got \(2, 4\)"):
+        model(x, mask=np.ones((2, 4), bool))
+
+
+def test_ids_that_are_words():
+    model = fm.Sequential([layers.Embedding(5, 2, mask_zero=True), layers.LSTM(2)])
+    with pytest.raises(TypeError, match="x must hold integer ids, got dtype <U1"):
+        model.predict(np.array([["a", "b"]]))

@@ -122,7 +122,7 @@ def test_arrays_that_are_no_arrays(name, tmp_path):
 
 
 def test_explicit_masks(tmp_path):
-    """Masks in files are those that layers make; others are refused."""
+    """A mask in a file that its layers would not make is kept; of what fastmask has not, it is refused."""
     ids = fm.Input((None,), dtype="int32", name="ids")
     embedded = layers.Embedding(6, 3, mask_zero=True, name="embedded")(ids)
     model = fm.Model(ids, layers.LSTM(2, name="last")(embedded))
@@ -138,8 +138,22 @@ def test_explicit_masks(tmp_path):
                 entry["inbound_nodes"][0]["args"][1] = 3
 
     rewrite(tmp_path / "a.keras", tmp_path / "b.keras", other_value)
-    with pytest.raises(FileFormatError, match="mask of its own"):
-        fm.models.load_model(tmp_path / "b.keras")
+    found = fm.models.load_model(tmp_path / "b.keras")
+    words = np.array([[3, 0, 1, 2], [1, 3, 3, 3]], np.int32)
+    table, *weights = model.get_weights()
+    last = layers.LSTM(2)
+    last.build((None, None, 3))
+    last.set_weights(weights)
+    np.testing.assert_array_equal(found.predict(words), last(table[words], mask=words != 3))
+
+    def other_operation(config):
+        for entry in config["config"]["layers"]:
+            if entry["class_name"] == "NotEqual":
+                entry["class_name"] = "OnesLike"
+
+    rewrite(tmp_path / "a.keras", tmp_path / "c.keras", other_operation)
+    with pytest.raises(FileFormatError, match=r"'last' has a mask of its own, .* operation 'OnesLike'"):
+        fm.models.load_model(tmp_path / "c.keras")
 
 
 def test_operations_on_values_are_refused(tmp_path):

@@ -88,7 +88,8 @@ def test_shuffling_is_seeded_and_can_be_turned_off():
 def test_steps_per_epoch_goes_on_through_the_rows():
     x, y = make_data()
     by_steps, by_epochs = make(), make()
-    by_steps.fit(x, y, batch_size=2, epochs=5, steps_per_epoch=2, shuffle=False, verbose=0)
+    with pytest.warns(UserWarning, match="x has run out of batches after 1 of 2 steps"):
+        by_steps.fit(x, y, batch_size=2, epochs=6, steps_per_epoch=2, shuffle=False, verbose=0)
     by_epochs.fit(x, y, batch_size=2, epochs=2, shuffle=False, verbose=0)
     np.testing.assert_array_equal(by_steps.get_weights()[0], by_epochs.get_weights()[0])
     assert by_steps.history.params["steps"] == 2

@@ -1,5 +1,8 @@
 """Objects that `fit`, `evaluate` and `predict` tell what happens."""
 
+from typing import TYPE_CHECKING, Any
+
+from fastmask import objects
 from fastmask.callbacks.base import Callback, CallbackList, History
 from fastmask.callbacks.monitors import (
     EarlyStopping,
@@ -29,3 +32,10 @@ __all__ = [
     "ReduceLROnPlateau",
     "TerminateOnNaN",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Say what to do about a class of Keras that is not here."""
+        raise objects.missing(__name__, name)

@@ -1,5 +1,8 @@
 """Layers with Keras's names, arguments and results; their arithmetic is in `fastmask.ops`."""
 
+from typing import TYPE_CHECKING, Any
+
+from fastmask import objects
 from fastmask.layers.arguments import reset_names
 from fastmask.layers.attention import Attention
 from fastmask.layers.base import Gradients, Layer, require_mask_support
@@ -7,6 +10,11 @@ from fastmask.layers.core import Activation, Dense, Dropout, Flatten, Identity, 
 from fastmask.layers.embedding import Embedding
 from fastmask.layers.input import Input, InputLayer
 from fastmask.layers.joining import Concatenate, Dot, concatenate, dot
+from fastmask.layers.logic import AnyFeature as AnyFeature
+from fastmask.layers.logic import LogicalAnd as LogicalAnd
+from fastmask.layers.logic import LogicalNot as LogicalNot
+from fastmask.layers.logic import LogicalOr as LogicalOr
+from fastmask.layers.logic import NotEqual as NotEqual
 from fastmask.layers.masking import Masking
 from fastmask.layers.merging import (
     Add,
@@ -82,3 +90,10 @@ __all__ = [
     "serialize",
     "subtract",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Say what to do about a class of Keras that is not here."""
+        raise objects.missing(__name__, name)

@@ -18,7 +18,7 @@ from fastmask.random import SeedGenerator
 
 # Constructor arguments that Keras leaves out of configs too, or that wrappers add themselves.
 _NOT_IN_CONFIG = {
-    "self", "kwargs", "weights", "input_length", "use_cudnn", "lora_rank", "lora_alpha",
+    "self", "weights", "input_length", "use_cudnn", "lora_rank", "lora_alpha",
     "quantization_config", "layer", "backward_layer",
 }  # fmt: skip
 
@@ -60,6 +60,8 @@ class Layer(WeightHolder):
         The calls on symbolic tensors.
     takes_ids : bool
         Whether its input holds integer ids.
+    takes_grid : bool
+        Whether it gets what enters a model as it is, not packed.
     input_rank : int or None
         Number of axes that its input must have.
     """
@@ -67,6 +69,7 @@ class Layer(WeightHolder):
     supports_masking: bool = False
     makes_mask: bool = False
     takes_ids: bool = False
+    takes_grid: ClassVar[bool] = False
     takes_state: ClassVar[bool] = False
     input_rank: ClassVar[int | None] = None
     takes_list: bool = False
@@ -86,7 +89,11 @@ class Layer(WeightHolder):
         activity_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
-        checks.not_supported(activity_regularizer=activity_regularizer)
+        if activity_regularizer is not None:
+            raise NotImplementedError(
+                "activity_regularizer must be None, since fastmask penalizes weights only (kernel_regularizer, "
+                f"embeddings_regularizer), got {activity_regularizer!r}"
+            )
         self.activity_regularizer = None
         self.declared_shape = arguments.declared_shape(type(self).__name__, kwargs)
         self.name = arguments.auto_name(type(self).__name__) if name is None else str(name)
@@ -159,8 +166,9 @@ class Layer(WeightHolder):
         ----------
         x : array_like (B, T, ...) or PackedSequence, or KerasTensor
             A list of them for layers that take several; a `KerasTensor` comes out of a `KerasTensor`.
-        mask : array_like of bool (B, T), optional
-            True where a step counts. A packed input carries its own.
+        mask : array_like of bool (B, T), or KerasTensor, optional
+            True where a step counts; a list of masks and None where `x` is a list. A packed input
+            carries its own. A symbolic mask counts in place of that of a symbolic input.
         initial_state : tuple of array_like (B, units), optional
             For recurrent layers.
         training : bool, default False
@@ -175,9 +183,7 @@ class Layer(WeightHolder):
         """
         self._check_options(options)
         if symbolic.is_symbolic(x):
-            if mask is not None:
-                raise NotImplementedError("mask must be None for symbolic tensors: their masks come with them")
-            return self._connect(x, initial_state, training, options)
+            return self._connect(x, mask, initial_state, training, options)
         return self.apply(x, mask, initial_state, training, False, options)[0]
 
     def vjp(
@@ -224,14 +230,15 @@ class Layer(WeightHolder):
         self._check_features(shape)
         return self.forward(x, replace(call, mask=mask))
 
-    def _connect(self, x: Any, initial_state: Any, training: bool | None, options: dict[str, Any]) -> Any:
+    def _connect(self, x: Any, mask: Any, initial_state: Any, training: bool | None, options: dict[str, Any]) -> Any:
         states = symbolic.symbolic_list("initial_state", initial_state)
         if states and not self.takes_state:
             raise TypeError(f"initial_state must be None: {describe(self)} has no state")
         inputs = symbolic.symbolic_list("x", x)
         if len(inputs) != 1 and not self.takes_list:
             raise ValueError(f"x must be one tensor for {describe(self)}, got {len(inputs)}")
-        outputs = symbolic.connect(symbolic.Node(self, inputs, states, training, options))
+        masks = symbolic.symbolic_masks(mask, inputs)
+        outputs = symbolic.connect(symbolic.Node(self, inputs, states, training, options, masks=masks))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def require_masking(self, source: "Layer | None" = None) -> None:
@@ -320,7 +327,8 @@ class Layer(WeightHolder):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in a form that JSON can hold."""
-        names = [n for n in signature(type(self).__init__).parameters if n not in _NOT_IN_CONFIG]
+        given = signature(type(self).__init__).parameters.values()
+        names = [p.name for p in given if p.kind is not p.VAR_KEYWORD and p.name not in _NOT_IN_CONFIG]
         base = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype.name}
         for n in names:
             if not hasattr(self, n):

@@ -16,6 +16,8 @@ from fastmask.packing import PackedSequence
 Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
 
+ACTIVATION_ALIASES = {"swish": "silu"}
+
 
 def positive_int(name: str, value: Any) -> int:
     """Return `value` as an int; ValueError unless it is an integer above zero."""
@@ -46,7 +48,7 @@ def not_supported(**arguments: Any) -> None:
     """Raise NotImplementedError for the first argument that is not None."""
     for name, value in arguments.items():
         if value is not None:
-            raise NotImplementedError(f"{name} is not supported yet, got {value!r}; leave it None")
+            raise NotImplementedError(f"{name} must be None, since fastmask has nothing else yet, got {value!r}")
 
 
 def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
@@ -63,7 +65,7 @@ def activation_name(name: str, value: Any, allowed: Collection[str]) -> str:
     """
     if value is None:
         return "linear"
-    known = value
+    known = ACTIVATION_ALIASES.get(value, value) if isinstance(value, str) else value
     if callable(value) and getattr(value, "__module__", "").split(".")[0] == "keras":
         known = getattr(value, "__name__", None)
     if not isinstance(known, str) or known not in allowed:

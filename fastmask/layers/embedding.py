@@ -10,6 +10,8 @@ from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import Shown, add, cotangents, run, unread_ids
+from fastmask.layers.logic import NotEqual
+from fastmask.layers.symbolic import KerasTensor
 from fastmask.layers.weights import add_kept, keep_options
 from fastmask.ops import SparseRows
 from fastmask.packing import PackedSequence
@@ -105,12 +107,15 @@ class Embedding(Layer):
         return x
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
-        """Return ``x != 0`` with `mask_zero`, which ignores `mask`; else `mask`."""
-        return np.not_equal(x, 0) if self.mask_zero else mask
+        """Return ``x != 0`` with `mask_zero`, which ignores `mask`; else `mask`. `x` may be symbolic."""
+        if not self.mask_zero:
+            return mask
+        return NotEqual()(x) if isinstance(x, KerasTensor) else np.not_equal(x, 0)
 
     def pack_input(self, x: Any, mask: Any = None) -> PackedSequence:
         """Pack padded ids (B, T) by the mask that `compute_mask` gives."""
-        return super().pack_input(x, self.compute_mask(x, mask))
+        x = self.check_input(x)
+        return super().pack_input(x, self.compute_mask(x, checks.mask_for(mask, x.shape)))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         table = self.embeddings.value

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array
 from fastmask.layers.flow import Back, cotangents, run, same
+from fastmask.layers.logic import AnyFeature, NotEqual
+from fastmask.layers.symbolic import KerasTensor
 from fastmask.packing import PackedSequence
 
 
@@ -41,12 +44,15 @@ class Masking(Layer):
         return ("masking", self.mask_value)
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
-        """Return the mask (B, T) of a padded `x`: True where a feature is not `mask_value`."""
+        """Return the mask (B, T) of a padded or symbolic `x`: True where a feature is not `mask_value`."""
+        if isinstance(x, KerasTensor):
+            return AnyFeature()(NotEqual(self.mask_value)(x))
         return self._differs(self.check_input(x))
 
     def pack_input(self, x: Any, mask: Any = None) -> PackedSequence:
-        """Pack the steps of a padded `x` (B, T, F) that are not masked; `mask` is ignored."""
+        """Pack the steps of a padded `x` (B, T, F) that are not masked; what `mask` says is ignored."""
         x = self.check_input(x)
+        checks.mask_for(mask, x.shape)
         packed = PackedSequence.from_padded(x, self._differs(x))
         return packed.with_values(packed.values, fill=np.full(x.shape[2:], self.mask_value, x.dtype))
 

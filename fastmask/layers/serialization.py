@@ -1,6 +1,7 @@
 """Layers to configs and back, in the form that Keras writes."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from fastmask.layers.base import Layer
@@ -39,6 +40,6 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | N
     found = (custom_objects or {}).get(name, getattr(known, _MODELS.get(name, name), None))
     if not (isinstance(found, type) and issubclass(found, Layer)):
         raise ValueError(f"class_name must be that of a layer, got {name!r}")
-    if found.is_graph:
+    if "custom_objects" in signature(found.from_config).parameters:
         return found.from_config(config["config"], custom_objects)  # type: ignore[call-arg]
     return found.from_config(config["config"])

@@ -1,8 +1,10 @@
 """Symbolic tensors: what layers called before there is data return, and the nodes between them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
 
 from fastmask.layers.checks import Shape
 
@@ -21,6 +23,8 @@ class History(NamedTuple):
 @dataclass(eq=False, slots=True)
 class KerasTensor:
     """A tensor without values, returned by `Input` and by layers called on such tensors.
+
+    ``tensor != number`` and the operators ``&``, ``|`` and ``~`` make masks to pass to layers.
 
     Attributes
     ----------
@@ -49,6 +53,27 @@ class KerasTensor:
         """Number of axes."""
         return len(self.shape)
 
+    def __ne__(self, other: object) -> Any:
+        """Return the tensor that tells where this one differs from a number."""
+        from fastmask.layers.logic import NotEqual
+
+        return NotEqual(other)(self) if isinstance(other, (int, float, np.number)) else self is not other
+
+    def __and__(self, other: "KerasTensor") -> "KerasTensor":
+        from fastmask.layers.logic import LogicalAnd
+
+        return cast(KerasTensor, LogicalAnd()([self, other]))
+
+    def __or__(self, other: "KerasTensor") -> "KerasTensor":
+        from fastmask.layers.logic import LogicalOr
+
+        return cast(KerasTensor, LogicalOr()([self, other]))
+
+    def __invert__(self) -> "KerasTensor":
+        from fastmask.layers.logic import LogicalNot
+
+        return cast(KerasTensor, LogicalNot()(self))
+
     def __repr__(self) -> str:
         return f"<KerasTensor shape={self.shape}, dtype={self.dtype}, name={self.name}>"
 
@@ -62,6 +87,8 @@ class Node:
     layer : Layer
     inputs, states, outputs : list of KerasTensor
         `states` are the initial states of a recurrent layer.
+    masks : list of KerasTensor or None
+        An entry for each input: a mask that was passed to the call, in place of the input's own.
     training : bool or None
         None leaves it to the run of the model.
     options : dict
@@ -74,6 +101,21 @@ class Node:
     training: bool | None = None
     options: dict[str, Any] = field(default_factory=dict)
     outputs: list[KerasTensor] = field(default_factory=list)
+    masks: list[KerasTensor | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.masks = self.masks or [None] * len(self.inputs)
+
+    @property
+    def parents(self) -> list[KerasTensor]:
+        """The tensors that the call depends on."""
+        return [*self.inputs, *self.states, *[mask for mask in self.masks if mask is not None]]
+
+    @property
+    def mask_sources(self) -> list["Layer | None"]:
+        """For each input the layer that its mask comes from, None if it has none."""
+        pairs = zip(self.inputs, self.masks, strict=True)
+        return [tensor.mask_source if mask is None else mask.history.layer for tensor, mask in pairs]
 
 
 def is_symbolic(x: Any) -> bool:
@@ -94,6 +136,33 @@ def symbolic_list(name: str, value: Any) -> list[KerasTensor]:
     return values
 
 
+def symbolic_masks(mask: Any, inputs: Sequence[KerasTensor]) -> list[KerasTensor | None]:
+    """Return the mask of each input of a call that was passed to it, None where there is none.
+
+    Raises
+    ------
+    TypeError
+        If there is something else than symbolic tensors among them.
+    ValueError
+        If their number or a shape does not fit, or one is missing.
+    """
+    given = list(mask) if isinstance(mask, (list, tuple)) else [mask]
+    masks = given if mask is not None else [None] * len(inputs)
+    if len(masks) != len(inputs):
+        raise ValueError(f"mask must hold one mask or None for each of {len(inputs)} inputs, got {len(masks)}")
+    for tensor, entry in zip(inputs, masks, strict=True):
+        if entry is None and mask is not None and tensor.mask_source is not None:
+            raise ValueError("mask must hold a mask for each input that carries one; layers.DropMask() takes it off")
+        if entry is None:
+            continue
+        if not isinstance(entry, KerasTensor):
+            raise TypeError(f"mask must be a symbolic tensor where x is one, got {type(entry).__name__}")
+        pairs = zip(entry.shape, tensor.shape[:2], strict=False)
+        if entry.ndim != 2 or tensor.ndim < 2 or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            raise ValueError(f"mask must have shape (B, T) = {tensor.shape[:2]}, got {entry.shape}")
+    return masks
+
+
 def several(shape: Any) -> bool:
     """Return whether `shape` holds the shapes of several tensors."""
     return len(shape) > 0 and isinstance(shape[0], (tuple, list))
@@ -102,7 +171,7 @@ def several(shape: Any) -> bool:
 def connect(node: Node) -> list[KerasTensor]:
     """Call a node's layer: check masks, build it, and give the node its outputs."""
     layer = node.layer
-    sources = [tensor.mask_source for tensor in node.inputs]
+    sources = node.mask_sources
     source = next((found for found in sources if found is not None), None)
     if source is not None:
         layer.require_masking(source)

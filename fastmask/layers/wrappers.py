@@ -96,8 +96,8 @@ class TimeDistributed(RowLayer):
         return super().get_config() | {"layer": serialize(self.layer)}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        return cls(**{**config, "layer": deserialize(config["layer"])})
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
+        return cls(**{**config, "layer": deserialize(config["layer"], custom_objects)})
 
 
 class Bidirectional(Layer):
@@ -278,10 +278,9 @@ class Bidirectional(Layer):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        inner = {
-            name: deserialize(config[name]) for name in ("layer", "backward_layer") if config.get(name) is not None
-        }
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
+        wrapped = [name for name in ("layer", "backward_layer") if config.get(name) is not None]
+        inner = {name: deserialize(config[name], custom_objects) for name in wrapped}
         return cls(**{**config, **inner})
 
 

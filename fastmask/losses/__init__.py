@@ -6,7 +6,7 @@ tokens, whatever the sample weights; a batch without valid tokens costs exactly 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmask import objects
 from fastmask.losses.base import FunctionLoss, Loss
@@ -180,3 +180,10 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | N
     """
     classes = {cls.__name__: cls for cls in _CLASSES}
     return get(objects.deserialize(config, classes, custom_objects, "loss"))
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Say what to do about a class of Keras that is not here."""
+        raise objects.missing(__name__, name)

@@ -6,7 +6,7 @@ Counts (`AUC`, `Precision` and the like) and `Perplexity` weigh every token alik
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmask import losses, objects
 from fastmask.losses.functions import FUNCTIONS as _LOSS_FUNCTIONS
@@ -208,3 +208,10 @@ def _named(name: str) -> Metric:
         return MeanMetricWrapper(_FUNCTIONS[wanted], name)
     legal = {*_NAMED, *_ALIASES, *_FUNCTIONS}
     raise ValueError(f"metrics must be among {', '.join(sorted(legal))}, got {name!r}")
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Say what to do about a class of Keras that is not here."""
+        raise objects.missing(__name__, name)

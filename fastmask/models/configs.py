@@ -80,7 +80,7 @@ def _called(layer: Layer, number: int, node: Mapping[str, Any], layers: Mapping[
         return [resolve(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
     args = [resolve(value) for value in node["args"]]
-    kwargs = {key: resolve(value) for key, value in node["kwargs"].items() if key != "mask" and value is not None}
+    kwargs = {key: resolve(value) for key, value in node["kwargs"].items() if value is not None}
     if missing or len(layer.nodes) != number:
         return False
     layer(*args, **kwargs)
@@ -124,6 +124,9 @@ def _node_config(node: Node, numbers: Mapping[Node, int]) -> Config:
     kwargs: Config = {**node.options}
     if node.states:
         kwargs["initial_state"] = [of(tensor) for tensor in node.states]
+    if any(mask is not None for mask in node.masks):
+        masks = [None if mask is None else of(mask) for mask in node.masks]
+        kwargs["mask"] = masks if node.layer.takes_list else masks[0]
     if node.training is not None:
         kwargs["training"] = node.training
     return {"args": [inputs if node.layer.takes_list else inputs[0]], "kwargs": kwargs}

@@ -11,7 +11,8 @@ from fastmask.layers import Gradients, Layer
 from fastmask.layers.arguments import auto_name
 from fastmask.layers.calls import Pullback
 from fastmask.layers.flow import leave_all
-from fastmask.layers.symbolic import KerasTensor, Node, connect, is_symbolic
+from fastmask.layers.logic import MaskOperation
+from fastmask.layers.symbolic import KerasTensor, Node, connect, is_symbolic, symbolic_masks
 from fastmask.models import configs
 from fastmask.models.graph import Graph, from_intermediate, make_graph
 from fastmask.models.run import Entry, Plans, Run
@@ -40,7 +41,7 @@ class Model(Layer, Trainer):
     Attributes
     ----------
     layers : list of Layer
-        Ordered as in Keras; those of the inputs are among them.
+        Ordered as in Keras; those of the inputs are among them, operations on masks are not.
     inputs, outputs : list of KerasTensor
     input_names, output_names : list of str
         The keys of data given as dicts.
@@ -51,6 +52,8 @@ class Model(Layer, Trainer):
     ------
     TypeError
         If `inputs` or `outputs` hold something else.
+    NotImplementedError
+        If a subclass defines `call`.
     ValueError
         If an output does not depend on the inputs alone, or two layers have one name.
     """
@@ -63,18 +66,25 @@ class Model(Layer, Trainer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Leave methods of subclasses as they are."""
 
-    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, trainable: bool = True) -> None:
+    def __init__(
+        self, inputs: Any = None, outputs: Any = None, name: str | None = None, trainable: bool = True
+    ) -> None:
         self._begin(name)
         if isinstance(inputs, Mapping):
             inputs = {key: inputs[key] for key in inputs}
         starts, ends = _tensors("inputs", inputs), _tensors("outputs", outputs)
         starts, ends = from_intermediate(starts, ends)
         self._set_graph(pack_as(inputs, starts), pack_as(outputs, ends))
-        self.layers = self.graph.layers
+        self.layers = [layer for layer in self.graph.layers if not isinstance(layer, MaskOperation)]
         if not trainable:
             self.trainable = False
 
     def _begin(self, name: str | None) -> None:
+        if type(self).call is not Layer.call:
+            raise NotImplementedError(
+                f"{type(self).__name__} must not define call: a model is made of inputs and outputs; what a call does "
+                "belongs into a Layer with call and vjp, or the model under real Keras"
+            )
         plain = "functional" if type(self) is Model else type(self).__name__
         super().__init__(name=auto_name(plain) if name is None else name)
         self.layers = []
@@ -99,6 +109,11 @@ class Model(Layer, Trainer):
         return {layer.name: layer for layer in self.layers}
 
     @property
+    def operations(self) -> list[Layer]:
+        """The layers, with the operations on masks among them."""
+        return self.graph.layers
+
+    @property
     def input(self) -> Any:
         """The symbolic inputs, as they were given."""
         return self.input_structure
@@ -121,10 +136,20 @@ class Model(Layer, Trainer):
     def layout(self) -> Layout:
         """What data for this model must look like."""
         inputs = [
-            InputSpec(name, self.input_takes_ids(i), tensor.ndim)
+            InputSpec(name, self.input_takes_ids(i), self._data_shape(tensor))
             for i, (name, tensor) in enumerate(zip(self.input_names, self.inputs, strict=True))
         ]
         return Layout(tuple(inputs), tuple(self.output_names), self.takes_list and len(inputs) == 1)
+
+    def _data_shape(self, tensor: KerasTensor) -> Shape:
+        """Return the shape that data for an input must have."""
+        return tensor.shape
+
+    def _require_shape(self, tensor: KerasTensor, shape: Shape) -> None:
+        wanted = self._data_shape(tensor)
+        pairs = zip(wanted[1:], shape[1:], strict=False)
+        if len(shape) != len(wanted) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            raise ValueError(f"x must have shape {wanted} for input {tensor.history.layer.name!r}, got {shape}")
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """Return a layer by its name or its place.
@@ -178,8 +203,10 @@ class Model(Layer, Trainer):
         known = dict(zip(self.inputs, masked, strict=True))
         for step in self.graph.steps:
             node = step.node
-            flows = node.layer.mask_flow([known[tensor] for tensor in node.inputs], len(node.outputs))
-            if any(known[tensor] for tensor in node.inputs):
+            pairs = zip(node.inputs, node.masks, strict=True)
+            given = [known[tensor] or explicit is not None for tensor, explicit in pairs]
+            flows = node.layer.mask_flow(given, len(node.outputs))
+            if any(given):
                 node.layer.require_masking()
             known |= dict(zip(node.outputs, flows, strict=True))
         return [known[tensor] for tensor in self.outputs]
@@ -207,7 +234,10 @@ class Model(Layer, Trainer):
         """
         self._check_options(options)
         if is_symbolic(x):
-            outputs = connect(Node(self, self._flat_inputs(x), [], training))
+            inputs = self._flat_inputs(x)
+            for own, given in zip(self.inputs, inputs, strict=True):
+                self._require_shape(own, given.shape)
+            outputs = connect(Node(self, inputs, [], training, masks=symbolic_masks(mask, inputs)))
             return pack_as(self.output_structure, outputs)
         if any(isinstance(value, PackedSequence) for value in flatten(x)):
             return pack_as(self.output_structure, self.run(self._flat_inputs(x), training=bool(training))[0])

@@ -1,7 +1,7 @@
 """Graphs of layers: what is called in which order, worked out once from symbolic tensors."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastmask.layers import Layer
 from fastmask.layers.input import Input, InputLayer
@@ -11,10 +11,12 @@ from fastmask.saving.masks import in_keras_order
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A call of a layer whose inputs, initial states and outputs are numbered places.
+    """A call of a layer whose inputs, initial states, outputs and masks are numbered places.
 
     Attributes
     ----------
+    masks : tuple of int or None
+        An entry for each input; None where no mask was passed to the call.
     released : tuple of int
         Places that no later step reads.
     """
@@ -23,6 +25,7 @@ class Step:
     inputs: tuple[int, ...]
     states: tuple[int, ...]
     outputs: tuple[int, ...]
+    masks: tuple[int | None, ...]
     released: tuple[int, ...] = ()
 
 
@@ -49,14 +52,14 @@ class Graph:
     places: dict[KerasTensor, int] = field(default_factory=dict)
 
     def takes_ids(self, index: int) -> bool:
-        """Return whether input number `index` holds ids."""
+        """Return whether input number `index` holds ids, or a mask: one number for each step."""
         place = self.places[self.inputs[index]]
         return any(
             step.node.layer.input_takes_ids(i)
             for step in self.steps
             for i, source in enumerate(step.inputs)
             if source == place
-        )
+        ) or any(place in step.masks for step in self.steps)
 
 
 def make_graph(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> Graph:
@@ -100,7 +103,8 @@ def from_intermediate(
     for node in _ordered(inputs, outputs)[0]:
         if node.inputs:
             sources, states = [known[t] for t in node.inputs], [known[t] for t in node.states]
-            found = connect(Node(node.layer, sources, states, node.training, node.options))
+            masks = [None if t is None else known[t] for t in node.masks]
+            found = connect(Node(node.layer, sources, states, node.training, node.options, masks=masks))
             known |= dict(zip(node.outputs, found, strict=True))
     return starts, [known[tensor] for tensor in outputs]
 
@@ -119,7 +123,7 @@ def _ordered(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> tuple[lis
             raise ValueError(f"inputs must have all inputs of the outputs, but {above} depends on {tensor!r}")
         done.add(node)
         seen.setdefault(node.layer, len(seen))
-        for source in (*node.inputs, *node.states):
+        for source in node.parents:
             visit(source, f"layer {node.layer.name!r}")
         nodes.append(node)
 
@@ -132,7 +136,8 @@ def _step(node: Node, places: dict[KerasTensor, int]) -> Step:
     def of(tensors: Sequence[KerasTensor]) -> tuple[int, ...]:
         return tuple(places[tensor] for tensor in tensors)
 
-    return Step(node, of(node.inputs), of(node.states), of(node.outputs))
+    masks = tuple(None if mask is None else places[mask] for mask in node.masks)
+    return Step(node, of(node.inputs), of(node.states), of(node.outputs), masks)
 
 
 def _released(steps: list[Step], graph: Graph) -> list[Step]:
@@ -140,9 +145,10 @@ def _released(steps: list[Step], graph: Graph) -> list[Step]:
     kept = {graph.places[tensor] for tensor in graph.outputs}
     result: list[Step] = []
     for step in reversed(steps):
-        read = {*step.inputs, *step.states, *step.outputs} - kept
+        masks = {place for place in step.masks if place is not None}
+        read = {*step.inputs, *step.states, *step.outputs, *masks} - kept
         kept |= read
-        result.append(Step(step.node, step.inputs, step.states, step.outputs, tuple(read)))
+        result.append(replace(step, released=tuple(read)))
     return result[::-1]
 
 
@@ -153,7 +159,7 @@ def _by_depth(nodes: list[Node], seen: dict[Layer, int], inputs: list[KerasTenso
     for node in reversed(nodes):
         own = max(depth.setdefault(node, 0), of_layer.get(node.layer, 0))
         depth[node] = of_layer[node.layer] = own
-        for source in (*node.inputs, *node.states):
+        for source in node.parents:
             if source.node in known:
                 depth[source.node] = max(own + 1, depth.get(source.node, 0))
     for tensor in inputs:

@@ -120,7 +120,8 @@ class Run:
 
     def _call(self, step: Step) -> None:
         node = step.node
-        given = [self._input(place, node.layer, i) for i, place in enumerate(step.inputs)]
+        pairs = enumerate(zip(step.inputs, step.masks, strict=True))
+        given = [self._input(place, mask, node.layer, i) for i, (place, mask) in pairs]
         states = tuple(self._output(place) for place in step.states) or None
         below = any(self.live[place] for place in (*step.inputs, *step.states))
         live = self.keep and (below or bool(node.layer.trainable_weights))
@@ -135,15 +136,33 @@ class Run:
         for place in step.released:
             self.values[place] = None
 
-    def _input(self, place: int, layer: Layer, index: int) -> tuple[Any, Back]:
+    def _input(self, place: int, mask: int | None, layer: Layer, index: int) -> tuple[Any, Back]:
         """Return a value as a layer takes it: packed if it has a time axis and the layer could mask it."""
         value = self.values[place]
+        if mask is not None:
+            return self._masked(place, self._output(mask), layer, index)
         if layer.is_graph:
             packed = isinstance(value, (Entry, PackedSequence))
             return value if packed else Entry(value, None, self.plans, live=self.live[place]), same
+        if layer.takes_grid:
+            return self._output(place), same
         if not isinstance(value, Entry) and not isinstance(value, PackedSequence) and layer.may_mask:
             value = Entry(value, None, self.plans)
         return value.value_for(layer, index) if isinstance(value, Entry) else (value, same)
+
+    def _masked(self, place: int, mask: Any, layer: Layer, index: int) -> tuple[Any, Back]:
+        """Return a value under the mask that was passed to the call, in place of its own."""
+        x, back = self._output(place), same
+        mask = np.not_equal(mask.pad() if isinstance(mask, PackedSequence) else mask, 0)
+        if isinstance(x, PackedSequence):
+            if x.packing.masked and np.array_equal(x.packing.mask, mask):
+                return x, same
+            x, back = flow.unpack_shown(x, self.keep)
+        entry = Entry(x, mask, self.plans, live=self.live[place])
+        if layer.is_graph:
+            return entry, back
+        value, pack_back = entry.value_for(layer, index)
+        return value, lambda d: back(pack_back(d))
 
     def _output(self, place: int) -> Any:
         value = self.values[place]

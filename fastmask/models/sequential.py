@@ -140,6 +140,11 @@ class Sequential(Model):
             self.built, self.input_shape, self.output_shape = False, None, None
 
     @property
+    def operations(self) -> list[Layer]:
+        """The layers."""
+        return self.layers
+
+    @property
     def input_shape(self) -> Any:
         """Shape of the input with the batch axis; AttributeError while it is unknown."""
         return self._known("input_shape")
@@ -176,6 +181,10 @@ class Sequential(Model):
     def input_takes_ids(self, index: int) -> bool:
         """Return whether the input holds integer ids."""
         return self._layers_or_fail()[0].input_takes_ids(index)
+
+    def _data_shape(self, tensor: KerasTensor) -> Shape:
+        """Return the shape that data must have; as in Keras, their length is free."""
+        return (tensor.shape[0], None, *tensor.shape[2:]) if tensor.ndim > 2 or self.takes_ids else tensor.shape
 
     @property
     def layout(self) -> Layout:

@@ -5,7 +5,7 @@ come as `SparseRows` with one row per distinct id, and count as the dense gradie
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmask import objects
 from fastmask.optimizers import schedules
@@ -92,3 +92,10 @@ def deserialize(
     """
     classes = {cls.__name__: cls for cls in _CLASSES}
     return get(objects.deserialize(config, classes, custom_objects, "optimizer"))
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Say what to do about a class of Keras that is not here."""
+        raise objects.missing(__name__, name)

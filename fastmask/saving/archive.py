@@ -49,8 +49,9 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     Notes
     -----
     Reading runs no code of the file: class names are looked up in fastmask and `custom_objects`
-    alone. Masks are not read but computed again; the mask of a call with an `initial_state` counts,
-    as in Keras 2, though Keras 3 passes it over. A `hard_sigmoid` is that of the Keras that wrote
+    alone. Masks that layers make are not read but computed again; the mask of a call with an
+    `initial_state` counts, as in Keras 2, though Keras 3 passes it over. A mask that was
+    passed to a call stays. A `hard_sigmoid` is that of the Keras that wrote
     the file. A GRU of a file that does not say has ``reset_after=False``.
     """
     require_h5py()

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastmask import layers, ops
-from fastmask.saving import keras1, nodes
+from fastmask.layers.checks import ACTIVATION_ALIASES
+from fastmask.saving import graphs, keras1
 from fastmask.saving.errors import REMEDY, FileFormatError
 
 Config = dict[str, Any]
@@ -15,7 +16,6 @@ _NOT_LAYERS = ("Layer", "Variable", "Gradients", "Recurrent")
 _CUDNN = {"CuDNNLSTM": "LSTM", "CuDNNGRU": "GRU"}
 _ACTIVATIONS = ("activation", "recurrent_activation")
 _OLD_HARD_SIGMOID = "hard_sigmoid_keras2"
-_OTHER_NAMES = {"swish": "silu"}
 # Arguments of Keras's layers that say nothing fastmask has to know, with the values they may have.
 _IDLE: dict[str, tuple[Any, ...]] = {
     "autocast": (True, False, None),
@@ -87,7 +87,7 @@ def _model(config: Config, name: str, inner: Any, version: str, custom_objects: 
     if name == "Sequential":
         found = _sequential(inner, each)
         return {"module": "keras", "class_name": name, "config": found, "registered_name": None, **rest}
-    found = nodes.functional(inner, each, old=not version.startswith("3"))
+    found = graphs.functional(inner, each, old=not version.startswith("3"))
     return {
         "module": "keras.src.models.functional",
         "class_name": "Functional",
@@ -168,6 +168,8 @@ def _from_keras2(name: str, config: Config, class_name: str) -> None:
         config["axis"] = config["axis"][0]
     if name == "Embedding":
         config.pop("input_length", None)
+    if name == "SpatialDropout1D":
+        config.pop("noise_shape", None)
     if name != "InputLayer":
         shape = config.pop("batch_input_shape", None)
         if shape is not None:
@@ -179,7 +181,7 @@ def _activation(value: Any, layer: str, version: str) -> Any:
     if isinstance(value, Mapping):
         known = str(value.get("module") or "keras").split(".")[0] in ("keras", "builtins")
         value = value.get("config") if known and isinstance(value.get("config"), str) else value
-    value = _OTHER_NAMES.get(value, value) if isinstance(value, str) else value
+    value = ACTIVATION_ALIASES.get(value, value) if isinstance(value, str) else value
     if value == "hard_sigmoid" and not version.startswith("3"):
         value = _OLD_HARD_SIGMOID
     if value is None or value in ops.ACTIVATIONS:

@@ -6,11 +6,15 @@ the layers, by which it numbers the groups of weights and the slots of optimizer
 """
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from fastmask import layers
+from fastmask.layers.holder import describe
+from fastmask.layers.logic import MaskOperation
 from fastmask.layers.symbolic import KerasTensor, Node
 from fastmask.saving.nodes import modern_node, tensors, tensors_of
+from fastmask.saving.operations import as_operation, operation
 
 Config = dict[str, Any]
 
@@ -23,25 +27,38 @@ _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 
 def keras_config(model: Any) -> Config:
     """Return the config of a model in the form of Keras 3, with masks and order as there."""
+    _require_keras_masks(model)
     config = layers.serialize(model)
     return config | {"config": _inner(model, config["config"])}
 
 
 def _inner(model: Any, config: Config) -> Config:
     """Return the config of a model with the configs of the models in it made new as well."""
-    by_name = {layer.name: layer for layer in model.layers}
+    by_name = {layer.name: layer for layer in model.operations}
     entries = []
     for entry in config["layers"]:
         layer = by_name.get(entry["config"].get("name"))
         if layer is not None and hasattr(layer, "layers"):
             entry = entry | {"config": _inner(layer, entry["config"])}
-        entries.append(entry)
+        entries.append(as_operation(entry) if isinstance(layer, MaskOperation) else entry)
     config = config | {"layers": entries}
     if not any("inbound_nodes" in entry for entry in entries):
         return config
     config["layers"] = entries + _Masks(model.graph, entries).operations
     rank = {name: i for i, name in enumerate(keras_order(config))}
     return config | {"layers": sorted(config["layers"], key=lambda entry: rank[entry["name"]])}
+
+
+def _require_keras_masks(model: Any) -> None:
+    """Raise ValueError if a mask was passed to a layer whose call takes none in Keras."""
+    for node in model.graph.nodes:
+        name = type(node.layer).__name__
+        own = "mask" in signature(type(node.layer).call).parameters
+        if any(node.masks) and name not in _TAKE_MASK and not own and not hasattr(node.layer, "layers"):
+            raise ValueError(
+                f"a {name} takes no mask argument in Keras, which {describe(node.layer)} was called with; pass the "
+                "mask to a layer before it"
+            )
 
 
 def in_keras_order(graph: Any) -> list[layers.Layer]:
@@ -57,7 +74,10 @@ def in_keras_order(graph: Any) -> list[layers.Layer]:
     def call(node: Node) -> Config:
         given = [of(tensor) for tensor in node.inputs]
         args = [given] if node.layer.takes_list else given
-        return {"args": args, "kwargs": {"initial_state": [of(tensor) for tensor in node.states]}}
+        kwargs: Config = {"initial_state": [of(tensor) for tensor in node.states]}
+        if any(mask is not None for mask in node.masks):
+            kwargs["mask"] = [None if mask is None else of(mask) for mask in node.masks]
+        return {"args": args, "kwargs": kwargs}
 
     entries = [
         {"name": layer.name, "inbound_nodes": [call(node) for node in nodes if node.inputs]}
@@ -89,7 +109,10 @@ class _Masks:
 
     def _call(self, node: Node, call: Config) -> None:
         name = type(node.layer).__name__
+        explicit = call["kwargs"].get("mask")
+        given = explicit if isinstance(explicit, list) else [explicit]
         masks = [self._known.get(tensor) for tensor in node.inputs]
+        masks = masks if explicit is None else [own or mask for own, mask in zip(given, masks, strict=True)]
         if any(masks) and (name in _TAKE_MASK or hasattr(node.layer, "layers")):
             call["kwargs"] = call["kwargs"] | {"mask": masks if node.layer.takes_list else masks[0]}
         if not any(tensor.mask_source is not None for tensor in node.outputs) or hasattr(node.layer, "layers"):
@@ -129,16 +152,7 @@ class _Masks:
             number += 1
             name = f"mask_{number}"
         self._taken.add(name)
-        self.operations.append(
-            {
-                "module": "keras.src.ops.numpy",
-                "class_name": class_name,
-                "config": {"name": name, **config},
-                "registered_name": class_name,
-                "name": name,
-                "inbound_nodes": [{"args": list(args), "kwargs": {}}],
-            }
-        )
+        self.operations.append(operation(class_name, name, args, **config))
         place = {"shape": [None, None], "dtype": "bool", "keras_history": [name, 0, 0]}
         return {"class_name": "__keras_tensor__", "config": place}
 

@@ -28,6 +28,10 @@ class Maker:
         """Make an input of series."""
         return self.package.Input((None, features), dtype=self.dtype, name=name)
 
+    def valid(self, name: str) -> Any:
+        """Make an input of masks."""
+        return self.package.Input((None,), dtype="bool", name=name)
+
     def vector(self, features: int, name: str) -> Any:
         """Make an input of one vector for each row."""
         return self.package.Input((features,), dtype=self.dtype, name=name)
@@ -93,6 +97,26 @@ def named_outputs(make: Maker) -> Any:
     return make.model({"one": one, "two": two}, outputs)
 
 
+def explicit_masks(make: Maker) -> Any:
+    """Masks that are inputs, compared or joined ones, passed to calls."""
+    words, sounds, valid = make.ids("words"), make.series(2, "sounds"), make.valid("valid")
+    read = make.LSTM(3, return_sequences=True)(make.Embedding(VOCABULARY, 3)(words), mask=(words != 0) & valid)
+    masked = make.Masking()(sounds)
+    heard = make.Bidirectional(make.GRU(2, return_sequences=True))(masked, mask=valid | ~(words != 0))
+    again = make.GRU(3, return_sequences=True)(masked)
+    both = make.Concatenate(name="both")([read, heard])
+    last = make.LSTM(2)(make.Concatenate(name="all")([both, again]))
+    inner = make.series(7, "inner")
+    part = make.model(inner, make.SimpleRNN(2)(inner), name="part")
+    looked = make.Attention()([make.Dense(7)(sounds), both], mask=[words != 0, valid])
+    # A model of Keras that gets a mask leaves it on its input, so this has one of its own.
+    parted = part(make.Activation("tanh")(both), mask=valid)
+    rows = make.Concatenate(name="rows")([last, parted, make.LSTM(2)(looked)])
+    rows = make.Dense(1, name="row")(rows)
+    return make.model([words, sounds, valid], [make.Dense(2, name="steps")(both), rows])
+
+
 GRAPHS = {
-    graph.__name__: graph for graph in (residual, shared, encoder_decoder, several_outputs, named_outputs)
+    graph.__name__: graph
+    for graph in (residual, shared, encoder_decoder, several_outputs, named_outputs, explicit_masks)
 }

@@ -129,7 +129,23 @@ def stepwise():
     return model, [SOUNDS], [STEPS]
 
 
-MODELS = (tagger, normalized, merged, ordered, states, shared, nested, stepwise)
+def pointed():
+    """Masks passed to calls."""
+    words, sounds = fm.Input((None,), dtype="int32"), fm.Input((None, 2))
+    valid = fm.Input((None,), dtype="bool")
+    embedding = layers.Embedding(10, 3)
+    read = layers.LSTM(3, return_sequences=True)(embedding(words), mask=(words != 0) & ~valid)
+    heard = layers.GRU(3, return_sequences=True)(sounds, mask=layers.Masking().compute_mask(sounds) | valid)
+    both = layers.Attention()([layers.Concatenate()([heard, read]), layers.Dense(6)(sounds)], mask=[valid, words != 0])
+    inner_in = fm.Input((None, 6))
+    inner = fm.Model(inner_in, layers.GRU(3)(inner_in), name="inner")
+    rows = layers.Concatenate()([layers.LSTM(2)(both), inner(layers.Activation("tanh")(both), mask=valid)])
+    model = fm.Model([words, sounds, valid], layers.Dense(1, activation="sigmoid")(rows))
+    model.compile(fm.optimizers.Adam(0.02), "binary_crossentropy")
+    return model, [IDS, SOUNDS, IDS % 3 != 1], [LABELS]
+
+
+MODELS = (tagger, normalized, merged, ordered, states, shared, nested, stepwise, pointed)
 
 
 @pytest.fixture(scope="module")

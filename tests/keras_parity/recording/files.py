@@ -94,7 +94,40 @@ def translator(layers: Any, keras: Any) -> tuple[Any, list[np.ndarray], list[np.
     return model, [IDS, features(2, "target")], [generator("next").standard_normal((4, 5, 2)).astype(np.float32)]
 
 
-MODELS = {"reader": reader, "listener": listener, "graph": graph, "translator": translator}
+def pointed(layers: Any, keras: Any) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
+    """Masks passed to calls: an input, joined comparisons, what a Masking beside the way would make."""
+    words = keras.Input((None,), dtype="int32", name="words")
+    sounds = keras.Input((None, 2), name="sounds")
+    valid = keras.Input((None,), dtype="bool", name="valid")
+    embedded = layers.Embedding(10, 3, name="embedded")(words)
+    read = layers.LSTM(3, return_sequences=True, name="read")(embedded, mask=(words != 0) & ~valid)
+    heard = layers.GRU(3, return_sequences=True, name="heard")(
+        layers.Dense(2, name="loud")(sounds), mask=layers.Masking(name="silence").compute_mask(sounds)
+    )
+    both = layers.Add(name="merged")([read, heard])
+    other = layers.Embedding(10, 3, mask_zero=True, name="other")(words)
+    summed = layers.Add(name="summed")([both, layers.SimpleRNN(3, return_sequences=True, name="again")(other)])
+    shown = layers.Bidirectional(layers.LSTM(2), name="shown")(summed, mask=valid)
+    joined = layers.Concatenate(name="rows")([shown, layers.GRU(2, name="last")(summed)])
+    model = keras.Model([words, sounds, valid], layers.Dense(1, activation="sigmoid", name="mood")(joined))
+    model.compile(keras.optimizers.Adam(0.02), "binary_crossentropy")
+    return model, [IDS, features(2, "sounds"), IDS % 3 != 1], [LABELS]
+
+
+def nested(layers: Any, keras: Any) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
+    """Models in a model: a stack that is called twice, and a graph that makes the output."""
+    one, two = keras.Input((5, 2), name="one"), keras.Input((5, 2), name="two")
+    parts = [layers.Masking(), layers.SpatialDropout1D(0.0), layers.GRU(3, name="gru")]
+    stack = keras.Sequential([keras.Input((5, 2)), *parts], name="stack")
+    both = layers.Subtract(name="both")([stack(one), stack(two)])
+    inner = keras.Input((3,), name="inner")
+    head = keras.Model(inner, layers.Dense(1, activation="sigmoid", name="mood")(inner), name="head")
+    model = keras.Model([one, two], head(both))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "binary_crossentropy")
+    return model, [features(2, "one"), features(2, "two")], [LABELS]
+
+
+MODELS = {model.__name__: model for model in (reader, listener, graph, translator, pointed, nested)}
 
 
 def record_files() -> dict[str, Any]:
@@ -106,10 +139,11 @@ def record_files() -> dict[str, Any]:
 
 
 def record_files_keras2() -> dict[str, Any]:
-    """Save each model of tf-keras as ``.h5``, one as ``.keras``."""
+    """Save each model of tf-keras as ``.h5``, one as ``.keras``; it writes comparisons of tensors as lambdas."""
     import tf_keras
 
-    wanted = {name: [".h5", *([".keras", ".weights.h5"] if name == "reader" else [])] for name in MODELS}
+    names = [name for name in MODELS if name != "pointed"]
+    wanted = {name: [".h5", *([".keras", ".weights.h5"] if name == "reader" else [])] for name in names}
     return _record_all("files_keras2", tf_keras, wanted)
 
 

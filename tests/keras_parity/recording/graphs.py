@@ -26,6 +26,7 @@ COMPILED: dict[str, dict[str, Any]] = {
         "loss_weights": {"far": 0.5, "both": 2.0},
         "metrics": {"far": ["mae"]},
     },
+    "explicit_masks": {"loss": ["mse", "mae"], "metrics": [["mae"], None]},
 }
 
 
@@ -44,6 +45,9 @@ def data(name: str) -> tuple[Any, Any, Any]:
     if name == "several_outputs":
         targets = [random.integers(0, 4, mask.shape), normal(rows, 1)]
         return [words, normal(rows, 3)], targets, [random.uniform(0.5, 1.5, mask.shape), np.arange(rows) / 4.0]
+    if name == "explicit_masks":
+        valid = random.integers(0, 4, mask.shape) > 0
+        return [words, series(other), valid], [normal(*mask.shape, 2), normal(rows, 1)], None
     inputs = {"one": series(mask), "two": series(other)}
     weights = {"far": np.arange(rows) / 4.0, "both": np.ones(rows)}
     return inputs, {"far": normal(rows, 1), "both": normal(rows, 2)}, weights

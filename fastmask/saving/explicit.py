@@ -1,0 +1,213 @@
+"""Masks in the graphs of files: which ones layers compute by themselves, and which ones were passed to calls.
+
+Keras 3 writes the computation of every mask into the graph, as operations that feed the ``mask``
+arguments of layers. fastmask computes masks again, so these operations go where they say what layers
+before them would; the others stay, as layers.
+"""
+
+from typing import Any
+
+from fastmask import layers
+from fastmask.saving.errors import REMEDY, FileFormatError
+from fastmask.saving.nodes import Config, Ref, modern_node, tensors
+from fastmask.saving.operations import as_layer
+
+_OPERATIONS = (
+    "NotEqual", "LogicalOr", "LogicalAnd", "LogicalNot", "Concatenate", "ExpandDims", "ZerosLike", "OnesLike", "Any",
+    "BroadcastTo", "ConvertToTensor",
+)  # fmt: skip
+_SAME = ("ConvertToTensor", "BroadcastTo", "ExpandDims")
+_MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "Bidirectional")
+_PASSING = (
+    "Dense", "Activation", "Dropout", "SpatialDropout1D", "LayerNormalization", "BatchNormalization", "TimeDistributed",
+    "Identity", "Attention", *_RECURRENT,
+)  # fmt: skip
+
+
+class _UnknownMaskError(Exception):
+    """What a layer does to masks cannot be told from its config."""
+
+
+class Masks:
+    """Where the masks of a graph come from.
+
+    Parameters
+    ----------
+    named : dict of str to dict
+        Configs of layers and operations.
+    operations : set of str
+        Names of the operations on masks.
+
+    Attributes
+    ----------
+    needed : dict of str to dict
+        The operations that explicit masks are made of, as configs of layers.
+    """
+
+    def __init__(self, named: dict[str, Config], operations: set[str]) -> None:
+        self.named, self.operations = named, operations
+        self.needed: dict[str, Config] = {}
+        self._known: dict[Ref, Any] = {}
+
+    def explicit(self, given: Any, args: Any, layer: str) -> Any:
+        """Return a mask argument as it is, or None if fastmask computes all its masks by itself."""
+        entries = list(given) if isinstance(given, (list, tuple)) else [given]
+        sources = list(tensors(args))
+        masks = [next(tensors(entry), None) for entry in entries]
+        if len(sources) != len(entries):
+            sources = sources[:1] * len(entries)
+        pairs = zip(masks, sources, strict=True)
+        if all(mask is None or self._computed(mask, source, layer) for mask, source in pairs):
+            return None
+        for mask in masks:
+            if mask is not None:
+                self._need(mask[0], layer)
+        return given
+
+    def _computed(self, mask: Ref, source: Ref, layer: str) -> bool:
+        """Return whether a mask is what fastmask has at `source`."""
+        try:
+            return bool(self._stated(mask) == self._derived(source))
+        except _UnknownMaskError:
+            return self._made_upstream(mask, layer)
+
+    def _need(self, name: str, layer: str) -> None:
+        """Keep an operation, and those before it, as layers."""
+        if name not in self.operations or name in self.needed:
+            return
+        entry = self.named[name]
+        calls = [modern_node(node, entry)["args"] for node in entry["inbound_nodes"]]
+        found = as_layer(entry, calls)
+        if found is None:
+            raise FileFormatError(
+                f"layer {layer!r} has a mask of its own, and fastmask has not the operation "
+                f"{entry['class_name']!r} with the arguments that make it; {REMEDY}"
+            )
+        self.needed[name] = found
+        for source, _, _ in tensors(calls):
+            self._need(source, layer)
+
+    def _stated(self, ref: Ref) -> Any:
+        """Return what a mask of the file is made of, in nested tuples."""
+        if ref[0] not in self.operations:
+            return ref
+        entry = self.named[ref[0]]
+        call = modern_node(entry["inbound_nodes"][0], entry)
+        name, sources = entry["class_name"], list(tensors([call["args"], call["kwargs"]]))
+        numbers = [arg for arg in call["args"] if isinstance(arg, (int, float))]
+        if name == "NotEqual" and numbers:
+            return (name, sources[0], numbers[0])
+        if name == "OnesLike":
+            return None
+        parts = [self._stated(source) for source in sources if not self._is(source, "ZerosLike")]
+        if name == "Concatenate":
+            return (name, entry["config"].get("axis"), *parts)
+        merged = name == "Any" and self._is(sources[0], "Concatenate")
+        if merged or name in _SAME or (name == "LogicalOr" and len(parts) == 1):
+            return parts[0]
+        return (name, *parts)
+
+    def _is(self, ref: Ref, operation: str) -> bool:
+        return ref[0] in self.operations and self.named[ref[0]]["class_name"] == operation
+
+    def _derived(self, ref: Ref) -> Any:
+        """Return what the mask is made of that fastmask has at the output of a layer; None if it has none."""
+        if ref not in self._known:
+            self._known[ref] = self._mask_of(ref)
+        return self._known[ref]
+
+    def _mask_of(self, ref: Ref) -> Any:
+        entry = self.named[ref[0]]
+        name, config, nodes = entry["class_name"], entry["config"], entry.get("inbound_nodes") or []
+        if name == "InputLayer":
+            return None
+        if ref[1] >= len(nodes):
+            raise _UnknownMaskError
+        call = modern_node(nodes[ref[1]], entry)
+        sources = list(tensors(call["args"]))
+        if name == "Embedding" and config.get("mask_zero"):
+            return ("NotEqual", sources[0], 0)
+        if name == "Masking":
+            return ("Any", ("NotEqual", sources[0], config.get("mask_value")))
+        if name in ("Embedding", *_PASSING, *_MERGING, "Concatenate"):
+            return self._passed(name, config, sources, self._given(call["kwargs"].get("mask"), sources))
+        if name in layers.__all__ and not getattr(layers, name).supports_masking:
+            return None
+        raise _UnknownMaskError
+
+    def _given(self, mask: Any, sources: list[Ref]) -> list[Any]:
+        """Return the masks that a call gets: those that were passed, else those of its inputs."""
+        entries = list(mask) if isinstance(mask, (list, tuple)) else [mask] * len(sources)
+        refs = [next(tensors(entry), None) for entry in entries]
+        pairs = zip(refs, sources, strict=True)
+        return [self._derived(source) if own is None else self._stated(own) for own, source in pairs]
+
+    def _passed(self, name: str, config: Config, sources: list[Ref], masks: list[Any]) -> Any:
+        """Return the mask of a layer's output, given those of its inputs."""
+        if name in _PASSING or name == "Embedding":
+            inner = config.get("layer") or {}
+            sequences = inner.get("config", {}).get("return_sequences") if inner else config.get("return_sequences")
+            return masks[0] if name not in _RECURRENT or sequences else None
+        if name == "Concatenate":
+            return None if not any(masks) else (name, config.get("axis"), *masks)
+        found = masks[0]
+        for mask in masks[1:]:
+            found = ("LogicalOr", found, mask)
+        return None if None in masks else found
+
+    def _made_upstream(self, mask: Ref, layer: str) -> bool:
+        """Return whether a mask joins only comparisons that an `Embedding` or `Masking` before a layer makes."""
+        upstream = self._upstream(layer)
+        atoms = self._atoms(mask)
+        return bool(atoms) and all(any(self._makes(name, *atom) for name in upstream) for atom in atoms)
+
+    def _atoms(self, mask: Ref) -> list[tuple[Ref, Any, bool]]:
+        """Return the comparisons that a mask is made of: tensor, value, whether features were reduced."""
+        found, seen = [], set()
+        todo = [(mask, False)]
+        while todo:
+            ref, reduced = todo.pop()
+            if (ref, reduced) in seen or ref[0] not in self.operations:
+                continue
+            seen.add((ref, reduced))
+            entry = self.named[ref[0]]
+            node = modern_node(entry["inbound_nodes"][0], entry)
+            sources = list(tensors([node["args"], node["kwargs"]]))
+            if entry["class_name"] == "NotEqual":
+                numbers = [arg for arg in node["args"] if isinstance(arg, (int, float))]
+                found.append((sources[0], numbers[0] if numbers else None, reduced))
+            else:
+                todo += [(source, reduced or entry["class_name"] == "Any") for source in sources]
+        return found
+
+    def _makes(self, name: str, source: Ref, value: Any, reduced: bool) -> bool:
+        entry = self.named[name]
+        inner = entry["config"]
+        fits = (entry["class_name"] == "Embedding" and inner.get("mask_zero") and value == 0) or (
+            entry["class_name"] == "Masking" and reduced and inner.get("mask_value") == value
+        )
+        calls = [modern_node(node, entry) for node in entry["inbound_nodes"]] if fits else []
+        return any(source in tensors(call["args"]) for call in calls)
+
+    def _upstream(self, layer: str) -> set[str]:
+        """Return the names of the layers whose outputs a layer depends on, masks left aside."""
+        found, todo = set(), [layer]
+        while todo:
+            entry = self.named.get(todo.pop())
+            for node in (entry or {}).get("inbound_nodes") or []:
+                call = modern_node(node, entry or {})
+                kwargs = {key: value for key, value in call["kwargs"].items() if key != "mask"}
+                for name, _, _ in tensors([call["args"], kwargs]):
+                    if name not in found and name not in self.operations:
+                        found.add(name)
+                        todo.append(name)
+        return found
+
+
+def is_mask_operation(entry: Config) -> bool:
+    """Return whether a config is that of an operation that masks are made of, not that of a layer."""
+    module = str(entry.get("module") or "")
+    plain = not module and "trainable" not in (entry.get("config") or {})
+    operation = ".ops." in f"{module}." or (plain and entry.get("class_name") not in ("InputLayer", *_RECURRENT))
+    return operation and entry.get("class_name") in _OPERATIONS
