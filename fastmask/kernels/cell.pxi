@@ -95,8 +95,8 @@ def lstm_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[:, ::1
 
 
 def reset_after_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[:, ::1] recurrent_kernel,
-                   const real[:, ::1] bias, const real[:, ::1] h, int activation, int recurrent_activation,
-                   real[:, ::1] scratch, real[:, ::1] h_next):
+                     const real[:, ::1] bias, const real[:, ::1] h, int activation, int recurrent_activation,
+                     real[:, ::1] scratch, real[:, ::1] h_next):
     """One step of a GRU that resets after the product; h_next holds h. h of None: zeros. scratch: [2, 3 * units]."""
     cdef Py_ssize_t row, unit, units = recurrent_kernel.shape[0]
     cdef real *inputs
