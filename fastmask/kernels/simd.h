@@ -161,6 +161,23 @@ INLINE vec v_divide(vec a, vec b) {
 #endif
 }
 
+/* a0 b0 a1 b1 ... of the lower and of the upper halves of two vectors. */
+#if defined(__AVX512F__) && !FASTMASK_DOUBLE
+#define LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define UPPER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif defined(__AVX512F__) || (defined(__AVX2__) && !FASTMASK_DOUBLE)
+#define LOWER 0, 8, 1, 9, 2, 10, 3, 11
+#define UPPER 4, 12, 5, 13, 6, 14, 7, 15
+#elif defined(__AVX2__) || !FASTMASK_DOUBLE
+#define LOWER 0, 4, 1, 5
+#define UPPER 2, 6, 3, 7
+#else
+#define LOWER 0, 2
+#define UPPER 1, 3
+#endif
+INLINE vec v_interleave_lower(vec a, vec b) { return __builtin_shufflevector(a, b, LOWER); }
+INLINE vec v_interleave_upper(vec a, vec b) { return __builtin_shufflevector(a, b, UPPER); }
+
 /* The first n < LANES numbers at p, zeros behind them; nothing past p[n - 1] is touched. */
 INLINE vec v_load_tail(const real *p, int n) {
     vec x = {0};

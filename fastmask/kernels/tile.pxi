@@ -6,7 +6,7 @@
 
 cdef enum:
     WIDTH = 4
-    TRANSPOSE_BLOCK = 64    # rows of a panel that stay in the first-level cache while they are filled
+    PACK_BLOCK = 32     # rows of a matrix that are packed into all panels at a time, a multiple of LANES
 
 
 cdef struct Tile:
@@ -196,46 +196,88 @@ def pack_panels(const real[:, :] matrix, real[::1] panels, Py_ssize_t panel_step
     cdef Py_ssize_t depth = matrix.shape[0], columns = matrix.shape[1]
     cdef Py_ssize_t row_stride = matrix.strides[0] // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t column_stride = matrix.strides[1] // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t p, k, rows
+    cdef Py_ssize_t p, rows, k = 0
     cdef const real *source
     cdef real *target
-    cdef int j, vectors
+    cdef int vectors
     if depth == 0 or columns == 0:
         return
     source = &matrix[0, 0]
     target = &panels[0]
     with nogil:
-        for p in range(panel_count):
-            vectors = width if vector_step != LANES else panel_width(columns, p * panel_step)
-            k = 0
-            while k < depth:
-                rows = min(depth - k, <Py_ssize_t>TRANSPOSE_BLOCK)
-                for j in range(vectors):
-                    pack_vectors(source + k * row_stride, row_stride, column_stride, rows,
-                                 p * panel_step + j * vector_step, columns, target + j * LANES, vectors * LANES)
-                target = target + rows * vectors * LANES
-                k = k + TRANSPOSE_BLOCK
+        while k < depth:
+            rows = min(depth - k, <Py_ssize_t>PACK_BLOCK)
+            for p in range(panel_count):
+                vectors = width if vector_step != LANES else panel_width(columns, p * panel_step)
+                if column_stride == 1:
+                    pack_rows(source, row_stride, rows, p * panel_step, vector_step, columns, vectors,
+                              target + (p * depth * width + k * vectors) * LANES)
+                else:
+                    pack_columns(source, row_stride, column_stride, rows, p * panel_step, vector_step, columns, vectors,
+                                 target + (p * depth * width + k * vectors) * LANES)
+            source = source + rows * row_stride
+            k = k + rows
 
 
-cdef void pack_vectors(const real *source, Py_ssize_t row_stride, Py_ssize_t column_stride, Py_ssize_t rows,
-                       Py_ssize_t column, Py_ssize_t columns, real *target, Py_ssize_t target_stride) noexcept nogil:
-    # One vector of columns of some rows. A transposed source is read along its memory.
-    cdef int n = lanes_left(columns, column)
-    cdef int i
+cdef void pack_rows(const real *source, Py_ssize_t row_stride, Py_ssize_t depth, Py_ssize_t column,
+                    Py_ssize_t vector_step, Py_ssize_t columns, int vectors, real *target) noexcept nogil:
+    cdef bint whole = column + (vectors - 1) * vector_step + LANES <= columns
     cdef Py_ssize_t k
-    cdef const real *element
-    cdef real *place
+    cdef int j
+    for k in range(depth):
+        for j in range(vectors):
+            if whole:
+                v_store(target, v_load(source + column + j * vector_step))
+            else:
+                v_store(target, load(source + column + j * vector_step,
+                                     lanes_left(columns, column + j * vector_step)))
+            target = target + LANES
+        source = source + row_stride
+
+
+cdef void pack_columns(const real *source, Py_ssize_t row_stride, Py_ssize_t column_stride, Py_ssize_t depth,
+                       Py_ssize_t column, Py_ssize_t vector_step, Py_ssize_t columns, int vectors,
+                       real *target) noexcept nogil:
+    # Of a transposed source, whose columns lie along its memory, squares of LANES columns are turned over at a time.
+    cdef Py_ssize_t k = 0
+    cdef int j
+    while k < depth:
+        for j in range(vectors):
+            if row_stride == 1 and depth - k >= LANES and column + j * vector_step + LANES <= columns:
+                transpose(source + k + (column + j * vector_step) * column_stride, column_stride,
+                          target + j * LANES, vectors * LANES)
+            else:
+                pack_elements(source + k * row_stride, row_stride, column_stride, min(depth - k, <Py_ssize_t>LANES),
+                              column + j * vector_step, columns, target + j * LANES, vectors * LANES)
+        target = target + LANES * vectors * LANES
+        k = k + LANES
+
+
+cdef inline void transpose(const real *source, Py_ssize_t source_stride, real *target,
+                           Py_ssize_t target_stride) noexcept nogil:
+    # Each round interleaves vector n with vector n + LANES / 2; after log2(LANES) rounds all are transposed.
+    cdef vec a[LANES]
+    cdef vec b[LANES]
+    cdef int n, width = 1
+    for n in range(LANES):
+        a[n] = v_load(source + n * source_stride)
+    while width < LANES:
+        for n in range(LANES // 2):
+            b[2 * n] = v_interleave_lower(a[n], a[n + LANES // 2])
+            b[2 * n + 1] = v_interleave_upper(a[n], a[n + LANES // 2])
+        for n in range(LANES):
+            a[n] = b[n]
+        width = 2 * width
+    for n in range(LANES):
+        v_store(target + n * target_stride, a[n])
+
+
+cdef void pack_elements(const real *source, Py_ssize_t row_stride, Py_ssize_t column_stride, Py_ssize_t rows,
+                        Py_ssize_t column, Py_ssize_t columns, real *target, Py_ssize_t target_stride) noexcept nogil:
+    # One vector of columns of some rows
+    cdef int i, n = lanes_left(columns, column)
+    cdef Py_ssize_t k
     for k in range(rows):
-        if column_stride == 1:
-            v_store(target + k * target_stride, load(source + k * row_stride + column, n))
-        elif n < LANES:
-            v_store(target + k * target_stride, v_set1(0.0))
-    if column_stride == 1:
-        return
-    for i in range(n):
-        element = source + (column + i) * column_stride
-        place = target + i
-        for k in range(rows):
-            place[0] = element[0]
-            place = place + target_stride
-            element = element + row_stride
+        v_store(target + k * target_stride, v_set1(0.0))
+        for i in range(n):
+            target[k * target_stride + i] = source[k * row_stride + (column + i) * column_stride]

@@ -33,6 +33,8 @@ cdef extern from "simd.h" nogil:
     vec v_pow2(vec t)
     vec v_scale(vec x, vec n)
     vec v_divide(vec a, vec b)
+    vec v_interleave_lower(vec a, vec b)
+    vec v_interleave_upper(vec a, vec b)
     double ROUNDER
 
 
