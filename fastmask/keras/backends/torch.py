@@ -1,29 +1,32 @@
-"""PyTorch: an autograd function."""
+"""PyTorch: the differentiable functions of `fastmask.torch`."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from fastmask.keras import recurrence as arrays
 from fastmask.keras.recurrence import Recurrence
+from fastmask.torch import functional
 
 
 def run(recurrence: Recurrence, tensors: Sequence[Any], mask: Any, training: bool) -> list[Any]:
     """Return the results of a layer."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return list(_Run.apply(recurrence, mask, *tensors))
-    results = arrays.run(recurrence, _arrays(tensors), None if mask is None else mask.numpy())
-    return [torch.from_numpy(np.ascontiguousarray(result)) for result in results]
+    x, kernel, recurrent_kernel, bias, states = recurrence.split(tensors)
+    grid = None if mask is None else _grid(mask, x)
+    function = getattr(functional, recurrence.op)
+    sequence, finals = function(
+        x, kernel, recurrent_kernel, bias, states, mask=grid,
+        zero_output_for_mask=recurrence.zero_output_for_mask, **recurrence.options,
+    )  # fmt: skip
+    return [_last(recurrence, finals[0], grid) if sequence is None else sequence, *finals]
 
 
 def refusal(sequences: Any) -> str | None:
-    """Return why a tensor cannot be run: it has to be on the CPU, and not be compiled."""
+    """Return why a tensor cannot be run: it has to be on the CPU, and not be traced by TorchScript."""
     if sequences.device.type != "cpu":
         return f"its input is on {sequences.device.type!r}, the kernels run on the CPU"
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "it is compiled by PyTorch, which cannot look into the kernels"
+    if torch.jit.is_tracing():
+        return "it is traced by TorchScript, which cannot record the kernels"
     return None
 
 
@@ -32,23 +35,19 @@ def is_placeholder(sequences: Any) -> bool:
     return bool(sequences.device.type == "meta")
 
 
-class _Run(torch.autograd.Function):  # type: ignore[misc]
-    @staticmethod
-    def forward(ctx: Any, recurrence: Recurrence, mask: Any, *tensors: Any) -> tuple[Any, ...]:
-        ctx.recurrence, ctx.mask = recurrence, None if mask is None else mask.numpy()
-        ctx.save_for_backward(*tensors)
-        results, ctx.pullback = arrays.run_vjp(recurrence, _arrays(tensors), ctx.mask)
-        return tuple(torch.from_numpy(np.ascontiguousarray(result)) for result in results)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, *d_results: Any) -> tuple[Any, ...]:
-        pullback, ctx.pullback = ctx.pullback, None
-        if pullback is None:  # a second backward through a retained graph
-            _, pullback = arrays.run_vjp(ctx.recurrence, _arrays(ctx.saved_tensors), ctx.mask)
-        found = pullback(*_arrays(d_results))
-        return None, None, *[torch.from_numpy(np.ascontiguousarray(gradient)) for gradient in found]
+def _grid(mask: Any, x: Any) -> Any:
+    """Return a mask as bool (B, T)."""
+    grid = mask if mask.dim() == 2 else mask[..., 0]
+    grid = grid if grid.dtype == torch.bool else grid != 0
+    return grid.expand(x.shape[:2]) if grid.shape[0] == 1 else grid
 
 
-def _arrays(tensors: Sequence[Any]) -> list[Any]:
-    return [tensor.detach().numpy() for tensor in tensors]
+def _last(recurrence: Recurrence, last: Any, mask: Any) -> Any:
+    """Return what a layer shows of its last output."""
+    if mask is None:
+        return last
+    if recurrence.zero_output_for_mask:
+        shown = mask[:, 0 if recurrence.go_backwards else -1]
+    else:
+        shown = mask.any(dim=1)
+    return torch.where(shown[:, None], last, torch.zeros_like(last))
