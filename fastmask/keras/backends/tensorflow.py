@@ -16,6 +16,7 @@ def run(recurrence: Recurrence, tensors: Sequence[Any], mask: Any, training: boo
     In training, what the backward pass needs is kept from the forward pass; else it runs forward again.
     """
     pullbacks = Pullbacks(recurrence)
+    tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]  # reads variables
     masks = [] if mask is None else [mask]
     dtype = tensors[0].dtype
 
