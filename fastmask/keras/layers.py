@@ -7,6 +7,26 @@ import keras
 from fastmask.keras.loop import inner_loop
 
 
+class _Name(str):
+    """A class name that finds a class of this module as long as it has not been through a file.
+
+    Bidirectional and `clone_model` copy layers by their configs, in which a class has its name. In a file the name is
+    plain text, which means Keras's own class: so files open without fastmask, and no other class of that name is
+    taken for one of these.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Name) and str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((_Name, str(self)))
+
+
 class _OnKernels:
     """What the layers have in common; stands before a layer class of Keras."""
 
@@ -34,7 +54,8 @@ class LSTM(_OnKernels, keras.layers.LSTM):  # type: ignore[misc]
 
     Arguments, weights, config and results are Keras's. What the kernels cannot do runs on Keras's own path,
     after one line in the log ``fastmask``. The output carries the mask of the input in every version of Keras.
-    A file with such a layer opens without fastmask, as Keras's layer.
+    A file with such a layer opens without fastmask, as Keras's layer; with ``custom_objects={"LSTM": LSTM}`` it
+    opens as this one.
     """
 
     # Keras writes this into files, and where fastmask.keras is not imported finds its own class by it.
@@ -53,6 +74,6 @@ class SimpleRNN(_OnKernels, keras.layers.SimpleRNN):  # type: ignore[misc]
     __module__ = "keras.layers"
 
 
-# Bidirectional copies what it is given by its config, in which these classes have their bare names; Keras's own
-# layers have no registered name there, and stay what they are.
-keras.saving.get_custom_objects().update({"LSTM": LSTM, "GRU": GRU, "SimpleRNN": SimpleRNN})
+for _cls in (LSTM, GRU, SimpleRNN):
+    _cls.__name__ = _Name(_cls.__name__)
+    keras.saving.get_custom_objects()[_cls.__name__] = _cls
