@@ -42,7 +42,7 @@ def from_keras(model: Any, custom_objects: Classes = None, compile: bool = True)
         if model.optimizer is not None and model.optimizer.built:
             stored = [_array(variable) for variable in model.optimizer.variables]
             compiled.restore(found, stored, of_config(found, modern))
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def to_keras(model: Model, compile: bool = True) -> Any:
@@ -71,7 +71,8 @@ def _give_state(model: Model, found: Any, config: Mapping[str, Any]) -> None:
     found.optimizer.build(found.trainable_variables)
     theirs = [variable for variable in found.optimizer.variables if variable.shape or variable.ndim]
     if [tuple(variable.shape) for variable in theirs] != [slot.shape for slot in slots if slot.shape]:
-        raise ValueError(f"the optimizer {type(found.optimizer).__name__} of Keras has another state; use compile=False")
+        name = type(found.optimizer).__name__
+        raise ValueError(f"optimizer: expected the state of Keras's {name}, got another; use compile=False")
     found.optimizer.iterations.assign(model.optimizer.iterations)
     for variable, slot in zip(theirs, (slot for slot in slots if slot.shape), strict=True):
         variable.assign(slot)

@@ -49,7 +49,7 @@ class _OnKernels:
         return [shown, *[None] * len(self.state_size)] if self.return_state else shown
 
 
-class LSTM(_OnKernels, keras.layers.LSTM):  # type: ignore[misc]
+class LSTM(_OnKernels, keras.layers.LSTM):
     """``keras.layers.LSTM`` on the kernels of fastmask.
 
     Arguments, weights, config and results are Keras's. What the kernels cannot do runs on Keras's own path,
@@ -62,13 +62,13 @@ class LSTM(_OnKernels, keras.layers.LSTM):  # type: ignore[misc]
     __module__ = "keras.layers"
 
 
-class GRU(_OnKernels, keras.layers.GRU):  # type: ignore[misc]
+class GRU(_OnKernels, keras.layers.GRU):
     """``keras.layers.GRU`` on the kernels of fastmask; see `LSTM`."""
 
     __module__ = "keras.layers"
 
 
-class SimpleRNN(_OnKernels, keras.layers.SimpleRNN):  # type: ignore[misc]
+class SimpleRNN(_OnKernels, keras.layers.SimpleRNN):
     """``keras.layers.SimpleRNN`` on the kernels of fastmask; see `LSTM`."""
 
     __module__ = "keras.layers"

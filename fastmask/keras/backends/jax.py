@@ -27,7 +27,7 @@ def is_placeholder(sequences: Any) -> bool:
     return False
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))  # type: ignore[untyped-decorator]
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recurrence(recurrence: Recurrence, tensors: tuple[Any, ...], mask: Any) -> tuple[Any, ...]:
     def forward(values: Sequence[Any], only: Any) -> tuple[Any, ...]:
         return arrays.run(recurrence, *_arrays(values, only))

@@ -32,7 +32,7 @@ def run(recurrence: Recurrence, tensors: Sequence[Any], mask: Any, training: boo
         only = rest[0] if masks else None
         return list(pullbacks.backward(int(handle), values, only, rest[len(masks) :]))
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def call(*given: Any) -> tuple[list[Any], Callable[..., list[Any]]]:
         *results, handle = tf.numpy_function(
             forward, given, [dtype] * (1 + recurrence.states) + [tf.int64], stateful=False
@@ -90,7 +90,7 @@ def _once_differentiable(
 ) -> list[Any]:
     """Return the gradients; a second derivative is an error, not a missing number."""
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def call(*given: Any) -> tuple[list[Any], Callable[..., Any]]:
         found = tf.numpy_function(backward, given, [dtype] * len(like), stateful=False)
         for gradient, tensor in zip(found, like, strict=True):

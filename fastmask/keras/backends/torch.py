@@ -46,8 +46,6 @@ def _last(recurrence: Recurrence, last: Any, mask: Any) -> Any:
     """Return what a layer shows of its last output."""
     if mask is None:
         return last
-    if recurrence.zero_output_for_mask:
-        shown = mask[:, 0 if recurrence.go_backwards else -1]
-    else:
-        shown = mask.any(dim=1)
+    final = 0 if recurrence.go_backwards else -1
+    shown = mask[:, final] if recurrence.zero_output_for_mask else mask.any(dim=1)
     return torch.where(shown[:, None], last, torch.zeros_like(last))
