@@ -51,7 +51,7 @@ def to_keras(model: Model, compile: bool = True) -> Any:
     config = keras_config(model)
     if f'"{_ONLY_HERE}"' in json.dumps(config):
         raise ValueError(f"model {model.name!r} has the activation {_ONLY_HERE!r}, which Keras 3 has not")
-    found = keras.saving.deserialize_keras_object(config)
+    found = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))  # Keras takes it apart
     if not found.built:
         found.build(model.input_shape)
     for mine, theirs in _pairs(model, found):

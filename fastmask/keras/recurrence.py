@@ -140,7 +140,8 @@ class Pullbacks:
 
     def forward(self, arrays: Sequence[Array], mask: Array | None) -> tuple[Arrays, int]:
         """Return what `run` returns, and the handle of a pullback."""
-        results, pullback = run_vjp(self._recurrence, arrays, mask)
+        # The memory of weights and states may be the backend's to use again once this returns; x is packed, so copied.
+        results, pullback = run_vjp(self._recurrence, [arrays[0], *(array.copy() for array in arrays[1:])], mask)
         with self._lock:
             handle = next(self._handles) % (1 << 31)
             self._kept[handle] = pullback
