@@ -56,7 +56,7 @@ def to_keras(model: Model, compile: bool = True) -> Any:
         found.build(model.input_shape)
     for mine, theirs in _pairs(model, found):
         _require_fit(mine, theirs)
-        theirs.set_weights(mine.get_weights())
+        theirs.set_weights([array.copy() for array in mine.get_weights()])
     given = compiled.compile_config(model) if compile else None
     if given is not None:
         found.compile_from_config(given)
@@ -75,7 +75,7 @@ def _give_state(model: Model, found: Any, config: Mapping[str, Any]) -> None:
         raise ValueError(f"optimizer: expected the state of Keras's {name}, got another; use compile=False")
     found.optimizer.iterations.assign(model.optimizer.iterations)
     for variable, slot in zip(theirs, (slot for slot in slots if slot.shape), strict=True):
-        variable.assign(slot)
+        variable.assign(slot.copy())  # JAX goes on using the memory that it is given
 
 
 def _pairs(model: Any, other: Any) -> Iterator[tuple[Any, Any]]:
