@@ -2,19 +2,21 @@
 PYTHON ?= python3
 ARGS ?=
 THREADS ?= 1
+KERAS_PYTHON ?= $(PYTHON)
 
 BIN := build/venv/bin
 NATIVE := setup.py pyproject.toml $(wildcard fastmask/kernels/*.pyx fastmask/kernels/*.pxi fastmask/kernels/*.h)
 SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) \
 	$(shell find fastmask tests bench tools examples -name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
 
-.PHONY: help demo test bench bench-peers lint build wheel check-wheel clean
+.PHONY: help demo test test-keras bench bench-peers lint build wheel check-wheel clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo         build the wheel, install it into an environment of its own and run the demo'
 	@echo 'make test         run the tests                        (make test ARGS="-k lstm")'
+	@echo 'make test-keras   test fastmask.keras on each backend   (make test-keras KERAS_PYTHON=python-with-keras)'
 	@echo 'make bench        time every operation                 (make bench THREADS=2 ARGS="-k gru")'
 	@echo 'make bench-peers  time it beside PyTorch, Keras, ONNX Runtime and NumPy; writes docs/benchmarks/'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint'
@@ -28,6 +30,11 @@ demo: build/demo/.installed
 
 test: build/venv/.ready
 	$(BIN)/python -m pytest $(ARGS)
+
+# One process for each backend; KERAS_PYTHON needs keras, the backends, pytest and h5py.
+test-keras: build
+	set -e; for backend in tensorflow torch jax numpy; do \
+		KERAS_BACKEND=$$backend PYTHONPATH="$$PWD" $(KERAS_PYTHON) -m pytest tests/bridges/test_keras_*.py $(ARGS); done
 
 bench: build/venv/.ready
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest bench -W default --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)

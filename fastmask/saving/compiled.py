@@ -72,7 +72,7 @@ def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = Fa
     Parameters
     ----------
     model : Model
-    stored : sequence of h5py.Dataset
+    stored : sequence of h5py.Dataset or arrays
         Number of steps, learning rate (not always there), then the slots of the variables.
     orders : dict
         The order of the layers in the file.
@@ -91,14 +91,18 @@ def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = Fa
         )
         return
     pairs = list(zip(wanted, rest, strict=False))
-    values = [h5.read(item, slot.shape, f"optimizer state {item.name!r}") for slot, item in pairs]
-    numbers = [float(h5.read(item, (), f"optimizer state {item.name!r}")) for item in scalars]
+    values = [h5.read(item, slot.shape, _described(item)) for slot, item in pairs]
+    numbers = [float(h5.read(item, (), _described(item))) for item in scalars]
     for (slot, _), value in zip(pairs, values, strict=True):
         slot[...] = value
     if numbers:
         model.optimizer.iterations = int(numbers[0])
     if len(numbers) > 1 and _has_fixed_rate(model.optimizer):
         model.optimizer.learning_rate = numbers[1]
+
+
+def _described(item: Any) -> str:
+    return f"optimizer state {item.name!r}" if hasattr(item, "name") else "optimizer state"
 
 
 def slots(optimizer: Any, variables: Sequence[Any], blocks: bool = False) -> list[Array]:

@@ -5,7 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-REMEDY = "docs/keras_support.md lists what there is; such a model has to stay in Keras"
+REMEDY = (
+    "docs/keras_support.md lists what there is; such a model can stay in Keras, where "
+    "fastmask.keras.accelerate(model) makes its recurrent layers fast"
+)
 
 
 class FileFormatError(ValueError):

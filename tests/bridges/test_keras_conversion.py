@@ -1,0 +1,212 @@
+"""Models carried from Keras to fastmask and back, and files of layers of fastmask.keras."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras", exc_type=ImportError)
+
+import keras
+from helpers.keras_layers import BACKEND, TRAINS
+
+import fastmask as fm
+import fastmask.keras as fk
+from fastmask.saving import FileFormatError
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+RNG = np.random.default_rng(5)
+IDS = RNG.integers(1, 12, (6, 5)) * (np.arange(5) < RNG.integers(1, 6, (6, 1)))
+SOUNDS = RNG.standard_normal((6, 5, 2)).astype("float32")
+LABELS = RNG.integers(0, 2, (6, 1)).astype("float32")
+
+
+def tagger(layers, models, make_input):
+    return models.Sequential(
+        [
+            make_input((None,), dtype="int32"),
+            layers.Embedding(12, 3, mask_zero=True),
+            layers.Bidirectional(layers.GRU(2, return_sequences=True, reset_after=False)),
+            layers.TimeDistributed(layers.Dense(3, activation="relu")),
+            layers.SimpleRNN(3, return_sequences=True),
+            layers.LSTM(3),
+            layers.BatchNormalization(),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+
+
+def graph(layers, models, make_input):
+    words, sounds = make_input((None,), dtype="int32"), make_input((None, 2))
+    a = layers.Embedding(12, 3, mask_zero=True)(words)
+    b = layers.LSTM(3, return_sequences=True)(layers.Masking()(sounds))
+    shared = layers.GRU(3, return_sequences=True)
+    both = layers.Add()([shared(a), shared(b)])
+    inside = make_input((None, 3))
+    inner = models.Model(inside, layers.Dense(2)(layers.LSTM(3)(inside)), name="inner")
+    return models.Model([words, sounds], layers.Dense(1, activation="sigmoid")(inner(both)))
+
+
+MAKERS = {"tagger": (tagger, IDS), "graph": (graph, [IDS, SOUNDS])}
+
+
+def of_keras(name):
+    keras.utils.set_random_seed(2)
+    model = MAKERS[name][0](keras.layers, keras, keras.Input)
+    return randomized(model)
+
+
+def of_fastmask(name):
+    fm.utils.set_random_seed(2)
+    return randomized(MAKERS[name][0](fm.layers, fm, fm.Input))
+
+
+def randomized(model):
+    rng = np.random.default_rng(7)
+    model.set_weights([rng.uniform(0.1, 0.9, w.shape) - 0.5 * (w.ndim > 1) for w in model.get_weights()])
+    return model
+
+
+def assert_close(mine, theirs, tolerance=1e-6):
+    np.testing.assert_allclose(mine, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_model_of_keras_becomes_one_of_fastmask(name):
+    x = MAKERS[name][1]
+    model = of_keras(name)
+    found = fm.Model.from_keras(model)
+    assert_close(found.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert [layer.name for layer in found.layers if layer.weights] == [
+        layer.name for layer in model.layers if layer.weights
+    ]
+    assert found.optimizer is None
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_model_of_fastmask_becomes_one_of_keras(name):
+    x = MAKERS[name][1]
+    model = of_fastmask(name)
+    found = model.to_keras()
+    assert isinstance(found, keras.Model)
+    assert not found.compiled
+    assert_close(found.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+@pytest.mark.skipif(not TRAINS, reason="NumPy does not train")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_training_goes_on_where_it_was(name, optimizer):
+    x = MAKERS[name][1]
+    model = of_keras(name)
+    model.compile(keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 0.01}}), "mse")
+    for _ in range(3):
+        model.train_on_batch(x, LABELS)
+    there = fm.Model.from_keras(model)
+    assert there.optimizer.iterations == 3
+    back = there.to_keras()
+    for other in (model, there, back):
+        for _ in range(2):
+            other.train_on_batch(x, LABELS)
+    for other in (there, back):
+        for mine, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
+            assert_close(mine, theirs, 1e-4)
+
+
+def test_sequential_asks_for_a_sequential():
+    assert type(fm.Sequential.from_keras(of_keras("tagger"))) is fm.Sequential
+    with pytest.raises(TypeError, match="becomes a Sequential"):
+        fm.Sequential.from_keras(of_keras("graph"))
+    with pytest.raises(TypeError, match="model: expected a Keras model, got Dense"):
+        fm.Model.from_keras(keras.layers.Dense(2))
+    with pytest.raises(ValueError, match="must be built"):
+        fm.Model.from_keras(keras.Sequential([keras.layers.Dense(2)]))
+
+
+def test_what_fastmask_has_not_is_named():
+    model = keras.Sequential([keras.Input((5, 2)), keras.layers.Conv1D(2, 3), keras.layers.LSTM(2)])
+    with pytest.raises(FileFormatError, match=r"no layer class 'Conv1D'.*fastmask\.keras\.accelerate"):
+        fm.Sequential.from_keras(model)
+    old = fm.Sequential([fm.Input((5, 2)), fm.layers.LSTM(2, recurrent_activation="hard_sigmoid_keras2")])
+    with pytest.raises(ValueError, match="hard_sigmoid_keras2"):
+        old.to_keras()
+
+
+def test_accelerated_models_are_carried_over_as_well():
+    model = of_keras("tagger")
+    fk.accelerate(model)
+    assert_close(fm.Sequential.from_keras(model).predict(IDS, verbose=0), model.predict(IDS, verbose=0))
+    own = keras.Sequential([keras.Input((5, 2)), fk.LSTM(3)])
+    assert_close(fm.Sequential.from_keras(own).predict(SOUNDS, verbose=0), own.predict(SOUNDS, verbose=0))
+
+
+OPEN = """
+import sys, keras, numpy as np
+model = keras.models.load_model(sys.argv[1])
+assert not any(name.startswith("fastmask") for name in sys.modules)
+assert type(model.layers[0].forward_layer) is keras.layers.LSTM, type(model.layers[0].forward_layer)
+np.save(sys.argv[2], model.predict(np.load(sys.argv[3]), verbose=0))
+"""
+
+
+def test_files_open_without_fastmask_and_with_it(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((5, 2)), keras.layers.Bidirectional(fk.LSTM(3, return_sequences=True)), fk.GRU(2)]
+    )
+    model.save(tmp_path / "m.keras")
+    np.save(tmp_path / "x.npy", SOUNDS)
+    environment = {**os.environ, "KERAS_BACKEND": BACKEND, "PYTHONPATH": ""}
+    files = [str(tmp_path / name) for name in ("m.keras", "y.npy", "x.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, *files], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_close(np.load(tmp_path / "y.npy"), model.predict(SOUNDS, verbose=0))
+    usual = keras.models.load_model(tmp_path / "m.keras")
+    assert type(usual.layers[0].backward_layer) is keras.layers.LSTM
+    fast = keras.models.load_model(tmp_path / "m.keras", custom_objects={"LSTM": fk.LSTM, "GRU": fk.GRU})
+    assert type(fast.layers[0].backward_layer) is fk.LSTM
+    assert type(fast.layers[1]) is fk.GRU
+    np.testing.assert_array_equal(fast.predict(SOUNDS, verbose=0), model.predict(SOUNDS, verbose=0))
+
+
+def test_a_class_of_the_same_name_is_not_taken_for_ours(tmp_path):
+    class LSTM(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    model = keras.Sequential([keras.Input((5, 2)), LSTM(), keras.layers.LSTM(2)])
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras", custom_objects={"LSTM": LSTM})
+    assert [type(layer) for layer in again.layers] == [LSTM, keras.layers.LSTM]
+
+
+def test_clones_are_of_the_same_class():
+    model = keras.Sequential([keras.Input((5, 2)), keras.layers.Bidirectional(fk.LSTM(2))])
+    assert type(keras.models.clone_model(model).layers[0].forward_layer) is fk.LSTM
+
+
+def test_files_of_keras_stay_what_they_are(tmp_path):
+    model = of_keras("tagger")
+    config = model.get_config()
+    fk.accelerate(model)
+    assert model.get_config() == config
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    assert type(again.layers[-3]) is keras.layers.LSTM
+    assert "inner_loop" not in vars(again.layers[-3])
+    assert_close(again.predict(IDS, verbose=0), model.predict(IDS, verbose=0))
+
+
+@pytest.mark.parametrize("cls", [fk.LSTM, fk.GRU, fk.SimpleRNN])
+def test_configs_names_and_weights_are_those_of_keras(cls):
+    usual, fast = cls.__mro__[2](3, name="reader"), cls(3, name="reader")
+    for layer in (usual, fast):
+        layer.build((None, 5, 2))
+    assert fast.get_config() == usual.get_config()
+    assert [w.path for w in fast.weights] == [w.path for w in usual.weights]
+    assert isinstance(fast, type(usual))
+    fast.set_weights(usual.get_weights())
