@@ -2,21 +2,21 @@
 PYTHON ?= python3
 ARGS ?=
 THREADS ?= 1
-KERAS_PYTHON ?= $(PYTHON)
 
 BIN := build/venv/bin
+PEERS := build/peers/venv/bin
 NATIVE := setup.py pyproject.toml $(wildcard fastmask/kernels/*.pyx fastmask/kernels/*.pxi fastmask/kernels/*.h)
 SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) \
 	$(shell find fastmask tests bench tools examples -name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
 
-.PHONY: help demo test test-keras bench bench-peers lint build wheel check-wheel clean
+.PHONY: help demo test test-bridges bench bench-peers lint build wheel check-wheel clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo         build the wheel, install it into an environment of its own and run the demo'
 	@echo 'make test         run the tests                        (make test ARGS="-k lstm")'
-	@echo 'make test-keras   test fastmask.keras on each backend   (make test-keras KERAS_PYTHON=python-with-keras)'
+	@echo 'make test-bridges test fastmask.torch, and fastmask.keras on each backend'
 	@echo 'make bench        time every operation                 (make bench THREADS=2 ARGS="-k gru")'
 	@echo 'make bench-peers  time it beside PyTorch, Keras, ONNX Runtime and NumPy; writes docs/benchmarks/'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint'
@@ -31,16 +31,17 @@ demo: build/demo/.installed
 test: build/venv/.ready
 	$(BIN)/python -m pytest $(ARGS)
 
-# One process for each backend; KERAS_PYTHON needs keras, the backends, pytest and h5py.
-test-keras: build
+# Keras has one backend a process.
+test-bridges: build/peers/venv/.ready
+	PYTHONPATH="$$PWD" $(PEERS)/python -m pytest $(filter-out $(wildcard tests/bridges/test_keras_*.py),$(wildcard tests/bridges/test_*.py)) $(ARGS)
 	set -e; for backend in tensorflow torch jax numpy; do \
-		KERAS_BACKEND=$$backend PYTHONPATH="$$PWD" $(KERAS_PYTHON) -m pytest tests/bridges/test_keras_*.py $(ARGS); done
+		KERAS_BACKEND=$$backend PYTHONPATH="$$PWD" $(PEERS)/python -m pytest tests/bridges/test_keras_*.py $(ARGS); done
 
 bench: build/venv/.ready
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest bench -W default --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)
 
 bench-peers: build/peers/venv/.ready
-	build/peers/venv/bin/python -m bench.peers $(ARGS)
+	PYTHONPATH="$$PWD" $(PEERS)/python -m bench.peers $(ARGS)
 
 lint: build/venv/.ready
 	$(BIN)/ruff check .
@@ -73,11 +74,10 @@ build/venv/.ready: build/venv/pyvenv.cfg $(NATIVE)
 	$(BIN)/python -m pip install --quiet --editable '.[test,bench,lint]'
 	touch $@
 
-# The package, compiled in place, with the libraries that it is timed beside: they take 3 GB.
-build/peers/venv/.ready: build/peers/venv/pyvenv.cfg bench/peers/requirements.txt $(NATIVE)
+# The libraries that fastmask runs under and is timed beside; they take 3 GB. It is used as compiled in place.
+build/peers/venv/.ready: build/venv/.ready build/peers/venv/pyvenv.cfg bench/peers/requirements.txt
 	@echo 'Installing PyTorch, TensorFlow, JAX and ONNX Runtime.'
-	build/peers/venv/bin/python -m pip install --quiet --requirement bench/peers/requirements.txt
-	build/peers/venv/bin/python -m pip install --quiet --editable .
+	$(PEERS)/python -m pip install --quiet --requirement bench/peers/requirements.txt
 	touch $@
 
 # The wheel is made from the source distribution, in environments of their own.

@@ -1,6 +1,6 @@
 """fastmask.keras's layers against Keras's own: outputs, states, and gradients of inputs, states and weights.
 
-One backend a process: ``make test-keras`` runs these files for every one.
+One backend a process: ``make test-bridges`` runs these files for every one.
 """
 
 import itertools
