@@ -69,7 +69,7 @@ def _give_state(model: Model, found: Any, config: Mapping[str, Any]) -> None:
     orders = of_config(model, config)
     slots = compiled.slots(model.optimizer, trained(model, orders))
     found.optimizer.build(found.trainable_variables)
-    theirs = [variable for variable in found.optimizer.variables if variable.shape or variable.ndim]
+    theirs = [variable for variable in found.optimizer.variables if tuple(variable.shape)]
     if [tuple(variable.shape) for variable in theirs] != [slot.shape for slot in slots if slot.shape]:
         name = type(found.optimizer).__name__
         raise ValueError(f"optimizer: expected the state of Keras's {name}, got another; use compile=False")
