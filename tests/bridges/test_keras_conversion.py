@@ -111,7 +111,9 @@ def test_training_goes_on_where_it_was(name, optimizer):
     for other in (model, there, back):
         for _ in range(2):
             other.train_on_batch(x, LABELS)
-    for other in (there, back):
+    # Under TensorFlow Keras's Adam and RMSprop do not sum the gradients of an id that occurs twice; fastmask's do.
+    compared = (back,) if BACKEND == "tensorflow" and optimizer != "sgd" else (there, back)
+    for other in compared:
         for mine, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
             assert_close(mine, theirs, 1e-4)
 
