@@ -11,6 +11,13 @@ from fastmask.saving.compiled import slots
 
 Numbers = dict[str, Any]
 
+_FORM: dict[str, type] = {
+    "kind": dict, "weights": list, "iterations": int, "learning_rate": np.ndarray, "slots": list, "epoch": int,
+    "step": int, "stop": bool, "position": dict, "held_out": dict, "random": dict, "layers": list, "metrics": list,
+    "callbacks": list,
+}  # fmt: skip
+_POSITION: dict[str, type] = {"random": dict, "taken": int}
+
 
 def get_state(model: Any) -> Numbers:
     """Return the state of a model within `fit`, in numbers, strings and arrays; these are not copies.
@@ -39,13 +46,26 @@ def get_state(model: Any) -> Numbers:
 
 
 def check(model: Any, state: Mapping[str, Any]) -> None:
-    """Raise ValueError if a state is that of another kind of model, optimizer or list of metrics."""
+    """Raise ValueError if a state is none, or that of another kind of model, optimizer or list of metrics."""
+    _require_form(state, _FORM)
+    for position in (state["position"], state["held_out"]):
+        if position:
+            _require_form(position, _POSITION)
     for name, value in _kind(model).items():
         if state["kind"].get(name) != value:
             raise ValueError(f"{name} must be as in the backup, {state['kind'].get(name)}, got {value}")
+    for name, own in (("metrics", model.metrics), ("layers", _layers(model))):
+        if len(state[name]) != len(own):
+            raise ValueError(f"{name} must be as in the backup, {len(state[name])}, got {len(own)}")
     shapes = [np.shape(value) for value in (*state["weights"], *state["slots"])]
     if shapes != [array.shape for array in _arrays(model)]:
         raise ValueError("the shapes of weights and of the optimizer's state must be those of the backup")
+
+
+def _require_form(state: Any, form: Mapping[str, type]) -> None:
+    for name, kind in form.items():
+        if not isinstance(state, dict) or not isinstance(state.get(name), kind):
+            raise ValueError(f"the backup is malformed: it must have an entry {name!r} of type {kind.__name__}")
 
 
 def wind_forward(model: Any, state: Mapping[str, Any]) -> None:

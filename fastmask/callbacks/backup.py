@@ -80,14 +80,13 @@ class BackupAndRestore(Callback):
             raise ValueError(f"model {self.model.name!r} must be built before fit() for BackupAndRestore")
         self.batches, self.interrupted = 0, None
         state = self._read()
-        if state is not None:
-            self._restore(state, with_data=not state["step"])
-            self.interrupted = state if state["step"] else None
+        if state is not None and self._restore(state, between_epochs=True):
+            self.interrupted = state
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Undo what callbacks did at the begin of an epoch that began before the backup."""
         if self.interrupted is not None:
-            self._restore(self.interrupted, with_data=True)
+            self._restore(self.interrupted)
             self.interrupted = None
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
@@ -135,13 +134,16 @@ class BackupAndRestore(Callback):
                 warnings.warn(f"{path.name} cannot be read, going on from {paths[number].name}: {error}", stacklevel=2)
         return None
 
-    def _restore(self, state: dict[str, Any], with_data: bool) -> None:
+    def _restore(self, state: dict[str, Any], between_epochs: bool = False) -> bool:
+        """Go back to a state; return whether it is one within an epoch, whose data are to be wound forward yet."""
         with self._well_formed():
             resuming.check(self.model, state)
-        if with_data:
+        within = bool(state["step"])
+        if not (within and between_epochs):
             resuming.wind_forward(self.model, state)
         with self._well_formed():
             resuming.set_state(self.model, state)
+        return within
 
     @contextmanager
     def _well_formed(self) -> Iterator[None]:

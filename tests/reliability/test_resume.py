@@ -209,8 +209,8 @@ while True:
         whole, expected = fit(compiled(), epochs=10)
         same = all(np.array_equal(a, b) for a, b in zip(model.get_weights(), whole.get_weights()))
         os._exit(0 if same and history.history == expected.history else 3)
-    time.sleep(clock.uniform(0.01, 0.2))
-    os.kill(child, signal.SIGKILL) if kills < 30 else None
+    time.sleep(clock.uniform(0.03, 0.2))
+    os.kill(child, signal.SIGKILL) if kills < 12 else None
     status = os.waitpid(child, 0)[1]
     if os.WIFEXITED(status):
         print(kills)
