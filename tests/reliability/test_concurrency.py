@@ -334,7 +334,9 @@ def test_the_interpreter_ends(name, seed):
 @POSIX
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_the_process(number):
-    code = END.format("\n        threading.Timer(0.1, lambda: os.kill(os.getpid(), int(sys.argv[2]))).start()\n        train()")
+    code = END.format("""
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), int(sys.argv[2]))).start()
+        train()""")
     command = [sys.executable, "-c", f"import os\n{code}", "1", str(int(number))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == -number
