@@ -27,11 +27,11 @@ if ! test -e "$folder/site/numpy"; then
 fi
 
 mkdir -p "$folder/src"
-cp -ru "$here"/{fastmask,tests,docs,examples,pyproject.toml,README.md} "$folder/src"
+tar -C "$here" --exclude='*.so' --exclude='*.c' --exclude='*x86_64*' --exclude=__pycache__ \
+    -cf - fastmask tests docs examples pyproject.toml README.md | tar -C "$folder/src" -xf -
 cd "$folder/src/fastmask/kernels"
-rm -f ./*x86_64*
 for module in cpu packing baseline_float32 baseline_float64; do
-    if ! test "$module.abi3.so" -nt "$module.pyx" || ! file -b "$module.abi3.so" | grep -q aarch64; then
+    if ! test -e "$module.abi3.so" || find . -name '*.p[yx][xi]' -newer "$module.abi3.so" | grep -q .; then
         "$PYTHON" -m cython -3 --module-name "fastmask.kernels.$module" \
             -X boundscheck=False -X wraparound=False -X cdivision=True -X initializedcheck=False "$module.pyx"
         aarch64-linux-gnu-gcc -shared -fPIC -O3 -fvisibility=hidden -ffp-contract=off -fno-math-errno \
