@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
 from fastmask import ops
-from fastmask.callbacks import CallbackList
+from fastmask.callbacks import Callback, CallbackList
 from fastmask.data import Batch
 from fastmask.layers.flow import add
 from fastmask.layers.variable import Variable
@@ -21,6 +22,37 @@ ClassWeight = Mapping[int, float] | None
 Part = tuple[float, Tokens | None]
 
 
+@dataclass
+class Place:
+    """Where a call of `fit` stands.
+
+    Attributes
+    ----------
+    source : Source
+        What it trains on.
+    held_out : Source or None
+        What it validates on.
+    callbacks : sequence of Callback
+    epoch : int
+        The epoch under way, or the next one, counted from 0.
+    step : int
+        Batches of that epoch that are done.
+    ended : bool
+        Whether a callback has asked to stop after the batches that are done.
+    """
+
+    source: Source
+    held_out: Source | None
+    callbacks: Sequence[Callback]
+    epoch: int = 0
+    step: int = 0
+    ended: bool = False
+
+    def due(self, epochs: int) -> bool:
+        """Return whether there is something left to do of so many epochs."""
+        return self.epoch < epochs and (self.step > 0 or not self.ended)
+
+
 class Loop:
     """The steps of training, on top of a `run` that a model defines.
 
@@ -28,12 +60,15 @@ class Loop:
     ----------
     tokens_seen : int
         Tokens of the inputs of an epoch so far; rows where no input has a time axis.
+    place : Place or None
+        Where `fit` stands, None outside of it.
     """
 
     optimizer: Any = None
     stop_training = False
     tokens_seen = 0
     scores: Scores
+    place: Place | None = None
 
     @property
     def trainable_weights(self) -> list[Variable]:
@@ -108,33 +143,29 @@ class Loop:
         outputs = self.run(batch.x, mask, training=training)[0]
         return [_shown(output, batch) for output in outputs]
 
-    def epoch(
-        self,
-        number: int,
-        batches: Source,
-        held_out: Source | None,
-        listeners: CallbackList,
-        class_weight: ClassWeight,
-    ) -> None:
-        """Train on the batches of an epoch, then validate if there is data held out for it."""
+    def epoch(self, place: Place, validate: bool, listeners: CallbackList, class_weight: ClassWeight) -> None:
+        """Train on the batches of an epoch, then validate if that is due and there is data held out for it."""
+        number = place.epoch
         listeners.call("on_epoch_begin", number, {})
-        logs = self.train_epoch(batches, listeners, class_weight)
-        if held_out is not None:
-            self.test_epoch(held_out, listeners)
+        logs = self.train_epoch(place, listeners, class_weight)
+        if validate and place.held_out is not None:
+            self.test_epoch(place.held_out, listeners)
             logs |= self.scores.logs("val_")
+        place.epoch, place.step = number + 1, 0
         listeners.call("on_epoch_end", number, logs)
+        place.ended = self.stop_training
 
-    def train_epoch(
-        self, batches: Source, listeners: CallbackList, class_weight: ClassWeight
-    ) -> dict[str, float]:
-        """Train on the batches of an epoch; return its logs."""
-        self.scores.reset()
+    def train_epoch(self, place: Place, listeners: CallbackList, class_weight: ClassWeight) -> dict[str, float]:
+        """Train on the batches of an epoch that are not done yet; return its logs."""
+        if not place.step:
+            self.scores.reset()
         self.tokens_seen = 0
-        with closing(batches.epoch()) as epoch:
-            for i, batch in enumerate(epoch):
-                listeners.call("on_train_batch_begin", i, {})
+        with closing(place.source.epoch(place.step)) as epoch:
+            for batch in () if place.ended else epoch:
+                listeners.call("on_train_batch_begin", place.step, {})
                 self.train_step(batch, class_weight)
-                listeners.call("on_train_batch_end", i, self.scores.logs())
+                place.step += 1
+                listeners.call("on_train_batch_end", place.step - 1, self.scores.logs())
                 if self.stop_training:
                     break
         return self.scores.logs()

@@ -6,7 +6,9 @@ reproducible.
 """
 
 import random as _python_random
+from collections.abc import Mapping
 from operator import index
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +43,23 @@ def global_generator() -> np.random.Generator:
     if not _global:
         _global.append(np.random.default_rng())
     return _global[0]
+
+
+def get_state() -> dict[str, Any]:
+    """Return the states of the three generators that `set_random_seed` seeds, in numbers and arrays."""
+    return {
+        "fastmask": global_generator().bit_generator.state,
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
+        "python": _python_random.getstate(),
+    }
+
+
+def set_state(state: Mapping[str, Any]) -> None:
+    """Put three generators back into the states that `get_state` returned."""
+    global_generator().bit_generator.state = state["fastmask"]
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    version, words, spare = state["python"]
+    _python_random.setstate((version, tuple(words), spare))
 
 
 def make_seed() -> int:

@@ -2,20 +2,70 @@
 
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sized
-from contextlib import closing
-from itertools import islice
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastmask import random
 from fastmask.data import Batch, Layout, as_batch
-from fastmask.random import global_generator
 
-Array = NDArray[Any]
+_END = object()
 
 
-class RowSource:
+class Source:
+    """Batches in passes over some data; an epoch is one pass, or a number of steps that may begin within one.
+
+    Attributes
+    ----------
+    steps : int or None
+        Batches per epoch, None if unknown.
+    """
+
+    def __init__(self, steps: int | None, spans: bool) -> None:
+        self.steps, self.spans = steps, spans
+        self.leave()
+
+    def epoch(self, done: int = 0) -> Generator[Batch, None, None]:
+        """Yield the batches of the next epoch, or what is left of one of which `done` are used."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Forget the pass that is under way."""
+        self.begun: dict[str, Any] | None = None
+        self.taken = 0
+
+    def close(self) -> None:
+        """Stop what makes batches."""
+
+    def position(self) -> dict[str, Any]:
+        """Return where the pass stands that is under way, in numbers; {} if none is."""
+        return {} if self.begun is None else {"random": self.begun, "taken": self.taken} | self.identity()
+
+    def resume(self, position: Mapping[str, Any]) -> None:
+        """Take up a pass where another source of the same data left it.
+
+        Raises
+        ------
+        ValueError
+            If the data is not the same.
+        """
+        for name, value in self.identity().items():
+            if position and position.get(name) != value:
+                raise ValueError(f"{name} must be {position.get(name)}, as in the backup, got {value}")
+        self.leave()
+        if position:
+            random.set_state(position["random"])
+            self._skip(int(position["taken"]))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells these data from others."""
+        return {}
+
+    def _skip(self, count: int) -> None:
+        raise NotImplementedError
+
+
+class RowSource(Source):
     """Batches of rows that are all in memory.
 
     Parameters
@@ -40,23 +90,31 @@ class RowSource:
         steps: int | None = None,
         repeat: bool = False,
     ) -> None:
-        whole = -(-len(rows) // batch_size)
+        self.whole = -(-len(rows) // batch_size)
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.resumes = repeat and steps is not None
-        self.steps = steps if self.resumes else min(whole, steps or whole)
-        self.waiting: list[slice | Array] = []
+        spans = repeat and steps is not None
+        super().__init__(steps if spans else min(self.whole, steps or self.whole), spans)
 
-    def epoch(self) -> Generator[Batch, None, None]:
-        """Yield the batches of the next epoch."""
-        if not (self.resumes and self.waiting):
-            self.waiting = self._pass()
-        chosen, self.waiting = self.waiting[: self.steps], self.waiting[self.steps :]
-        for rows in chosen:
-            yield self.rows.take(rows)
-        if len(chosen) < (self.steps or 0):
-            warnings.warn(_run_out(len(chosen), self.steps), stacklevel=2)
+    def epoch(self, done: int = 0) -> Generator[Batch, None, None]:
+        if not done and (not self.spans or self.taken == self.whole):
+            self.leave()
+        if self.begun is None:
+            self._begin()
+        steps = self.steps or 0
+        count = min(steps, done + self.whole - self.taken)
+        try:
+            for _ in range(done, count):
+                start = self.taken * self.batch_size
+                chosen = slice(start, start + self.batch_size)
+                self.taken += 1
+                yield self.rows.take(chosen if self.order is None else self.order[chosen])
+        finally:
+            if not self.spans:
+                self.leave()
+        if count < steps:
+            warnings.warn(_run_out(count, steps), stacklevel=2)
 
     def split(
         self, fraction: float, batch_size: int | None, steps: int | None
@@ -76,19 +134,23 @@ class RowSource:
             )
         first, last = self.rows.take(slice(at)), self.rows.take(slice(at, None))
         return (
-            RowSource(first, self.batch_size, self.shuffle, self.steps if self.resumes else None, self.resumes),
+            RowSource(first, self.batch_size, self.shuffle, self.steps if self.spans else None, self.spans),
             RowSource(last, batch_size or self.batch_size, steps=steps),
         )
 
-    def _pass(self) -> list[slice | Array]:
-        """Return the rows of each batch of a pass."""
-        order = global_generator().permutation(len(self.rows)) if self.shuffle else None
-        starts = range(0, len(self.rows), self.batch_size)
-        chosen = [slice(start, start + self.batch_size) for start in starts]
-        return [*chosen] if order is None else [order[part] for part in chosen]
+    def identity(self) -> dict[str, Any]:
+        return {"rows": len(self.rows), "batch_size": self.batch_size}
+
+    def _begin(self) -> None:
+        self.begun, self.taken = random.get_state(), 0
+        self.order = random.global_generator().permutation(len(self.rows)) if self.shuffle else None
+
+    def _skip(self, count: int) -> None:
+        self._begin()
+        self.taken = count
 
 
-class StreamSource:
+class StreamSource(Source):
     """Batches that an iterable makes: tuples (x, y) or (x, y, sample_weight), or x alone.
 
     Parameters
@@ -104,59 +166,63 @@ class StreamSource:
 
     def __init__(self, stream: Any, layout: Layout, steps: int | None = None, shuffle: bool = False) -> None:
         self.stream, self.layout, self.shuffle = stream, layout, shuffle
-        self.iterator = None if steps is None else self._once()
-        self.steps = len(stream) if steps is None and isinstance(stream, Sized) else steps
+        self.iterator: Iterator[Any] | None = None
+        self.restarts = hasattr(stream, "batches")
+        known = len(stream) if steps is None and isinstance(stream, Sized) else steps
+        super().__init__(known, spans=steps is not None)
 
-    def epoch(self) -> Generator[Batch, None, None]:
-        """Yield the batches of the next epoch."""
-        count = 0
-        with closing(self._items()) as items:
-            for item in items:
+    def epoch(self, done: int = 0) -> Generator[Batch, None, None]:
+        if not (self.spans or done):
+            self.close()
+        count = done
+        try:
+            while not self.spans or count < (self.steps or 0):
+                item = self._next()
+                if item is _END and self.spans and self.restarts and not count:
+                    item = self._next()
+                if item is _END:
+                    break
                 count += 1
-                parts = item if isinstance(item, tuple) else (item,)
-                if len(parts) not in (1, 2, 3):
-                    raise ValueError(f"x must yield (x, y) or (x, y, sample_weight), got {len(parts)} entries")
-                x, y, weights = (*parts, None, None)[:3]
-                yield as_batch(x, y, weights, self.layout)
+                yield self._batch(item)
+        finally:
+            if not self.spans:
+                self.close()
         if not count:
             raise ValueError("x must yield batches in every epoch, but it has run out of them")
-        begins_anew = self.iterator is None or hasattr(self.stream, "batches")
-        if not begins_anew and count < (self.steps or 0):
+        if self.spans and not self.restarts and count < (self.steps or 0):
             warnings.warn(_run_out(count, self.steps), stacklevel=2)
 
-    def _items(self) -> Generator[Any, None, None]:
-        """Yield what the next epoch is made of; a dataset that has run out begins anew."""
-        if self.iterator is None:
-            items = self._once()
-            try:
-                yield from items
-            finally:
-                self._stop(items)
-            return
-        taken = 0
-        for taken, item in enumerate(islice(self.iterator, self.steps), 1):  # noqa: B007
-            yield item
-        if taken < (self.steps or 0) and hasattr(self.stream, "batches"):
-            self.iterator = self._once()
-            if not taken:
-                yield from islice(self.iterator, self.steps)
-
-    def _once(self) -> Iterator[Any]:
-        batches = getattr(self.stream, "batches", None)
-        return iter(self.stream) if batches is None else iter(batches(self.shuffle))
-
     def close(self) -> None:
-        """Stop an iterator that spans epochs."""
-        if self.iterator is not None:
-            self._stop(self.iterator)
-
-    def _stop(self, iterator: Any) -> None:
-        """Close an iterator unless it is the user's own."""
+        """Stop the iterator that is under way, unless it is the user's own."""
+        iterator: Any = self.iterator
+        self.iterator = None
+        self.leave()
         if iterator is not self.stream and hasattr(iterator, "close"):
             iterator.close()
 
+    def _next(self) -> Any:
+        """Return what the iterator yields next, _END when it has run out; a dataset then begins anew."""
+        if self.iterator is None:
+            self.begun, self.taken = random.get_state(), 0
+            self.iterator = iter(self.stream.batches(self.shuffle) if self.restarts else self.stream)
+        item = next(self.iterator, _END)
+        if item is not _END:
+            self.taken += 1
+        elif self.restarts:
+            self.close()
+        return item
 
-Source = RowSource | StreamSource
+    def _skip(self, count: int) -> None:
+        for _ in range(count):
+            if self._next() is _END:
+                raise ValueError(f"x must yield the {count} batches that were used before the backup, and more")
+
+    def _batch(self, item: Any) -> Batch:
+        parts = item if isinstance(item, tuple) else (item,)
+        if len(parts) not in (1, 2, 3):
+            raise ValueError(f"x must yield (x, y) or (x, y, sample_weight), got {len(parts)} entries")
+        x, y, weights = (*parts, None, None)[:3]
+        return as_batch(x, y, weights, self.layout)
 
 
 def source(

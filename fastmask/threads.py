@@ -22,29 +22,59 @@ class _Batch:
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = iter(tasks)
         self._lock = threading.Lock()
-        self._left = len(tasks)
-        self._done = threading.Event()
-        self.error: BaseException | None = None
+        self._helped = 0  # tasks that threads of the pool are at
+        self._idle = threading.Event()
+        self._error: BaseException | None = None
 
-    def work(self) -> None:
-        while True:
-            with self._lock:
-                task = next(self._tasks, None)
-            if task is None:
-                return
+    def help(self) -> None:
+        """Run tasks until none is left, in a thread of the pool."""
+        while (task := self._take(1)) is not None:
             try:
                 task()
             except BaseException as error:
-                self.error = error
+                self._error = error
             with self._lock:
-                self._left -= 1
-                if self._left == 0:
-                    self._done.set()
+                self._helped -= 1
+                if not self._helped:
+                    self._idle.set()
 
-    def wait(self) -> None:
-        self._done.wait()
-        if self.error is not None:
-            raise self.error
+    def work(self) -> None:
+        """Run tasks until none is left, in the caller's thread; return when all have ended."""
+        try:
+            while (task := self._take(0)) is not None:
+                try:
+                    task()
+                except Exception as error:
+                    self._error = error
+        finally:
+            self._finish()
+        if self._error is not None:
+            raise self._error
+
+    def _take(self, helped: int) -> Task | None:
+        with self._lock:
+            task = next(self._tasks, None)
+            self._helped += 0 if task is None else helped
+            return task
+
+    def _finish(self) -> None:
+        """Take back what has not begun, and wait for the rest, which may write to the caller's arrays.
+
+        Ctrl-C reaches the caller when no other thread is at work for it any more.
+        """
+        interruption: BaseException | None = None
+        while True:
+            try:
+                with self._lock:
+                    self._tasks = iter(())
+                    if not self._helped:
+                        break
+                    self._idle.clear()
+                self._idle.wait(1.0)
+            except BaseException as error:
+                interruption = error
+        if interruption is not None:
+            raise interruption
 
 
 class _Pool:
@@ -54,16 +84,20 @@ class _Pool:
         self._lock = threading.Lock()
 
     def submit(self, batch: _Batch, helpers: int) -> None:
+        """Offer a batch to so many threads, or to as many as can be started: none while Python ends."""
         with self._lock:
-            while self._size < helpers:
-                threading.Thread(target=self._serve, name=f"fastmask-{self._size}", daemon=True).start()
-                self._size += 1
+            try:
+                while self._size < helpers:
+                    threading.Thread(target=self._serve, name=f"fastmask-{self._size}", daemon=True).start()
+                    self._size += 1
+            except RuntimeError:
+                helpers = self._size
         for _ in range(helpers):
             self._queue.put(batch)
 
     def _serve(self) -> None:
         while True:
-            self._queue.get().work()
+            self._queue.get().help()
 
 
 _pool = _Pool()
@@ -143,7 +177,8 @@ def set_num_threads(n: int) -> None:
 def run(tasks: Sequence[Task]) -> None:
     """Run tasks, on several threads where there are several tasks and threads; the caller works too.
 
-    The first error that a task raises is raised again when all have ended.
+    An error that a task raises is raised again when all have ended; an interruption, such as Ctrl-C, when
+    those have ended that have begun.
     """
     helpers = min(len(tasks), get_num_threads()) - 1
     if helpers < 1:
@@ -153,4 +188,3 @@ def run(tasks: Sequence[Task]) -> None:
     batch = _Batch(tasks)
     _pool.submit(batch, helpers)
     batch.work()
-    batch.wait()

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastmask import data, optimizers, options, sources
 from fastmask.callbacks import Callback, CallbackList, History, ProgressBar
-from fastmask.loop import Loop
+from fastmask.loop import Loop, Place
 from fastmask.metrics import Metric
 from fastmask.saving.storable import Storable
 from fastmask.scores import Scores
@@ -153,12 +153,10 @@ class Trainer(Loop, Storable):
             held_out = self._validation_source(validation_data, size, validation_steps)
         self.history, self.stop_training = History(), False
         with _Listening(self, callbacks, verbose, train, epochs, self.history) as listeners:
+            self.place = place = Place(train, held_out, listeners.callbacks, initial_epoch)
             listeners.call("on_train_begin", {})
-            for epoch in range(initial_epoch, epochs):
-                due = held_out is not None and options.due(epoch, validation_freq)
-                self.epoch(epoch, train, held_out if due else None, listeners, class_weight)
-                if self.stop_training:
-                    break
+            while place.due(epochs):
+                self.epoch(place, options.due(place.epoch, validation_freq), listeners, class_weight)
             listeners.call("on_train_end", {})
         return self.history
 
@@ -334,7 +332,7 @@ class _Listening:
         epochs: int = 1,
         history: History | None = None,
     ) -> None:
-        self.batches = batches
+        self.model, self.batches = model, batches
         self.progress = _progress(verbose)
         callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
         own = [*self.progress, *([history] if history is not None else [])]
@@ -347,8 +345,9 @@ class _Listening:
     def __exit__(self, *error: object) -> None:
         for bar in self.progress:
             bar.close()
-        if isinstance(self.batches, sources.StreamSource):
-            self.batches.close()
+        self.batches.close()
+        if self.model.place is not None and self.model.place.source is self.batches:
+            self.model.place = None
 
 
 def _progress(verbose: str | int) -> list[ProgressBar]:

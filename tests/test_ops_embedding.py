@@ -54,7 +54,7 @@ def test_ids_of_any_shape_and_type(shape, dtype):
     y, pullback = ops.embedding_vjp(np.asarray(ids), table)
     assert_same_bits(y, table[ids].reshape(*shape, 5))
     dy = np.ones_like(y)
-    counts = np.bincount(np.ravel(ids), minlength=7).astype(float)
+    counts = np.bincount(np.ravel(ids).astype(np.int64), minlength=7).astype(float)
     check_sparse(pullback(dy), np.repeat(counts[:, None], 5, axis=1), table)
 
 

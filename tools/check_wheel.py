@@ -2,8 +2,9 @@
 
     python tools/check_wheel.py dist/fastmask-0.1.0-cp311-abi3-linux_x86_64.whl [pytest arguments]
 
-Each Python from 3.11 to 3.13 that is on PATH or under pyenv gets an environment of its own, into which nothing
-is compiled. Every Python and every instruction set of the machine has at least one run of the tests.
+Each Python from 3.11 to 3.13 that is on PATH or under pyenv gets an environment of its own, with the newest NumPy there
+is, and the first one of them another with the oldest NumPy that is supported. Nothing is compiled, and no compiler is
+found. Every environment and every instruction set of the machine has at least one run of the tests.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import cycle, islice, repeat
+from itertools import cycle, islice
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
+OLDEST_NUMPY = "numpy==1.26.0"
+NO_COMPILER = {"CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
 PROBE = "import sys, ensurepip; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
 INSTRUCTION_SETS = "from fastmask import kernels; print(*kernels.available())"
 
@@ -36,13 +39,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = Path(name)
         tests = copy_tests(folder / "outside")
-        environments = [folder / version for version in pythons]
-        installed = list(pool.map(install, repeat(wheel), pythons.values(), environments))
+        wanted = [(folder / version, python, "numpy") for version, python in pythons.items()]
+        wanted.append((folder / "oldest-numpy", next(iter(pythons.values())), OLDEST_NUMPY))
+        installed = list(pool.map(partial(install, wheel), wanted))
         sets = output([installed[0], "-c", INSTRUCTION_SETS], tests).split()
         print(f"instruction sets: {', '.join(sets)}", flush=True)
         runs = list(islice(zip(cycle(installed), cycle(reversed(sets)), strict=False), max(len(sets), len(installed))))
         for (python, isa), (status, text) in zip(runs, pool.map(partial(test, tests, arguments), runs), strict=True):
-            print(f"\n== Python {python.parent.parent.name}, {isa}\n{text}", flush=True)
+            print(f"\n== {python.parent.parent.name}, {isa}\n{text}", flush=True)
             failed += status != 0
     sys.exit(failed)
 
@@ -80,11 +84,13 @@ def probe(python: Path) -> str:
         return ""
 
 
-def install(wheel: Path, python: Path, environment: Path) -> Path:
-    """Install the wheel with what its tests need; return the environment's Python."""
+def install(wheel: Path, wanted: tuple[Path, Path, str]) -> Path:
+    """Make an environment with the wheel, what its tests need and a NumPy; return its Python."""
+    environment, python, numpy = wanted
     output([python, "-m", "venv", environment])
     inside = environment / "bin" / "python"
-    output([inside, "-m", "pip", "install", "--quiet", "--only-binary=:all:", f"{wheel}[test]"])
+    output([inside, "-m", "pip", "install", "--quiet", "--only-binary=:all:", f"{wheel}[test]", numpy])
+    print(f"{environment.name}: NumPy {output([inside, '-c', 'import numpy; print(numpy.__version__)'])}", flush=True)
     return inside
 
 
@@ -102,14 +108,15 @@ def test(folder: Path, arguments: list[str], run: tuple[Path, str]) -> tuple[int
     """Run the tests with a Python and an instruction set; return the status and what they print."""
     python, isa = run
     command: list[Path | str] = [python, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | {"FASTMASK_ISA": isa}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    environment = os.environ | NO_COMPILER | {"FASTMASK_ISA": isa}
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return done.returncode, done.stdout.decode()
 
 
 def output(command: list[Path | str], folder: Path | None = None) -> str:
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder).stdout.strip()
+    environment = os.environ | NO_COMPILER
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment)
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from fastmask import objects
+from fastmask.callbacks.backup import BackupAndRestore
 from fastmask.callbacks.base import Callback, CallbackList, History
 from fastmask.callbacks.monitors import (
     EarlyStopping,
@@ -19,6 +20,7 @@ from fastmask.callbacks.tools import (
 )
 
 __all__ = [
+    "BackupAndRestore",
     "CSVLogger",
     "Callback",
     "CallbackList",

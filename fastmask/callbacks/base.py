@@ -1,7 +1,7 @@
 """What `fit`, `evaluate` and `predict` tell, to whom, and how it is collected."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from fastmask.models import Model
@@ -18,10 +18,13 @@ class Callback:
         Set before the first call.
     params : dict
         "verbose", "epochs" and "steps" (batches per epoch, None if unknown).
+    comes_last : bool
+        Whether it is told everything after the callbacks that are not last.
     """
 
     model: "Model"
     params: dict[str, Any]
+    comes_last: ClassVar[bool] = False
 
     def set_model(self, model: "Model") -> None:
         """Remember the model."""
@@ -30,6 +33,22 @@ class Callback:
     def set_params(self, params: dict[str, Any]) -> None:
         """Remember the parameters of the run."""
         self.params = params
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the callback has to know to go on in another process, for `BackupAndRestore`.
+
+        Returns
+        -------
+        dict
+            Numbers, strings, None and arrays, in lists and dicts with strings as keys; empty if
+            there is nothing.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; called after `on_train_begin`."""
+        for name in self.state_dict():
+            setattr(self, name, state[name])
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Before the first epoch."""
@@ -83,7 +102,7 @@ class Callback:
 
 
 class CallbackList:
-    """Several callbacks, told everything in order.
+    """Several callbacks, told everything in order, but for those that come last.
 
     Parameters
     ----------
@@ -94,10 +113,12 @@ class CallbackList:
     """
 
     def __init__(self, callbacks: Iterable[Callback], model: "Model", params: dict[str, Any]) -> None:
-        self.callbacks = list(callbacks)
-        for callback in self.callbacks:
+        given = list(callbacks)
+        for callback in given:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must hold Callback objects, got {callback!r}")
+        self.callbacks = sorted(given, key=lambda callback: callback.comes_last)
+        for callback in self.callbacks:
             callback.set_model(model)
             callback.set_params(params)
 
@@ -122,6 +143,10 @@ class History(Callback):
     def __init__(self) -> None:
         self.epoch: list[int] = []
         self.history: dict[str, list[float]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the logs so far."""
+        return {"epoch": self.epoch, "history": self.history}
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Append the logs."""

@@ -134,6 +134,11 @@ class EarlyStopping(MonitorCallback):
         self.best = None
         self.best_weights: list[Any] | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best number and weights, and for how long there was no better one."""
+        names = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
+        return {name: getattr(self, name) for name in names}
+
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Look at the epoch's number and ask the model to stop if it is time."""
         value = self.current(logs, f"passes over epoch {epoch + 1}")
@@ -209,6 +214,10 @@ class ReduceLROnPlateau(MonitorCallback):
         """Start anew."""
         self.best = None
         self.wait = self.cooldown_counter = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best number, and for how long there was no better one."""
+        return {name: getattr(self, name) for name in ("best", "wait", "cooldown_counter")}
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Look at the epoch's number and reduce the learning rate if it is time."""
@@ -293,6 +302,10 @@ class ModelCheckpoint(MonitorCallback):
         self.save_weights_only = save_weights_only
         self.save_freq = save_freq
         self.epoch = self.batches = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best number so far, and how many batches have passed since something was saved."""
+        return {name: getattr(self, name) for name in ("best", "epoch", "batches")}
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Note the epoch."""

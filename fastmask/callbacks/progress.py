@@ -42,7 +42,7 @@ class ProgressBar(Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Move the bar on."""
-        self._step(logs)
+        self._step(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Show the epoch's numbers, validation included."""
@@ -56,7 +56,7 @@ class ProgressBar(Callback):
     def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Move the bar on."""
         if not self.training:
-            self._step(logs)
+            self._step(batch, logs)
 
     def on_test_end(self, logs: Logs | None = None) -> None:
         """Show the numbers of the evaluation."""
@@ -69,7 +69,7 @@ class ProgressBar(Callback):
 
     def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Move the bar on."""
-        self._step(logs)
+        self._step(batch, logs)
 
     def on_predict_end(self, logs: Logs | None = None) -> None:
         """Close the bar."""
@@ -91,13 +91,13 @@ class ProgressBar(Callback):
 
             self.bar = tqdm(total=self.params["steps"], desc=title, unit="batch", leave=True)
 
-    def _step(self, logs: Logs | None) -> None:
+    def _step(self, batch: int, logs: Logs | None) -> None:
         self.steps += 1
         self.tokens = getattr(self.model, "tokens_seen", 0)
         self.seconds = time.perf_counter() - self.started
         if self.bar is not None:
             self.bar.set_postfix_str(self._text(logs), refresh=False)
-            self.bar.update()
+            self.bar.update(batch + 1 - self.bar.n)
 
     def _finish(self, logs: Logs | None) -> None:
         if self.bar is not None:

@@ -90,7 +90,9 @@ class Variable:
         return array
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        return np.array(self.value, dtype=dtype, copy=copy)
+        if copy is None:  # NumPy 1 has no such value
+            return np.asarray(self.value, dtype)
+        return np.array(self.value, dtype, copy=copy)
 
     def __repr__(self) -> str:
         return f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}>"

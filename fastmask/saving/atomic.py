@@ -1,7 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,31 +12,26 @@ from typing import Any
 def replacing(path: Path) -> Iterator[Any]:
     """Open a new binary file that takes the place of `path` at the end of the block, if that succeeds.
 
-    It is written beside `path`, flushed to the disk and renamed, so that whoever reads `path` sees
-    the old content or the new one, also after a crash.
+    It is written beside `path` under the name ``.{name}.{16 random digits}``, flushed to the disk and
+    renamed, so that whoever reads `path` sees the old content or the new one, also after a crash. It
+    has the permissions of the old file. Where `path` is a symbolic link, its target is replaced.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with open(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, _mode(path))
-        os.replace(name, path)
+        with suppress(FileNotFoundError):
+            os.chmod(temporary, path.stat().st_mode & 0o777)
+        os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(name)
+            os.unlink(temporary)
         raise
     _sync_folder(path.parent)
-
-
-def _mode(path: Path) -> int:
-    """Return the permissions of `path`, or those of a new file."""
-    with suppress(OSError):
-        return path.stat().st_mode & 0o777
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,153 @@
+"""A backup of a training, from which it goes on after an interruption."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fastmask import resuming
+from fastmask.callbacks.base import Callback, Logs
+from fastmask.saving import FileFormatError, npz
+
+
+class BackupAndRestore(Callback):
+    """Stores what a training needs to go on; the next `fit` goes on from there, with the same bits.
+
+    The same script, run again after it was killed, ends with the weights, the optimizer's state and
+    the history that it would have ended with.
+
+    Parameters
+    ----------
+    backup_dir : str or path
+        A folder for this training alone; it is made.
+    save_freq : "epoch" or int, default "epoch"
+        Store after every epoch, or after so many batches, also in the middle of an epoch.
+    double_checkpoint : bool, default False
+        Whether the backup before the last is kept, and used where the last cannot be read.
+    delete_checkpoint : bool, default True
+        Whether the backup is removed when the training has ended.
+
+    Raises
+    ------
+    ValueError
+        If an argument does not fit; when training begins, if the model is not built, or the backup is
+        that of another kind of model, optimizer or data.
+    FileFormatError
+        When training begins, if the backup is damaged and there is no other.
+
+    Notes
+    -----
+    Stored are the weights, the optimizer's state, epoch and step, the generators behind shuffling and
+    dropout (and those of NumPy and Python, which `utils.set_random_seed` seeds, too), the states of
+    stateful layers, the means of the epoch so far, and the `state_dict` of the other callbacks, which
+    are all told of an epoch or a batch before it is stored. The file, ``latest.npz``, is replaced
+    only by a complete one.
+
+    To find its place in the middle of an epoch, `fit` takes the batches before it once more from an
+    iterable, without training on them: they must come again. Data in memory is not gone through.
+    """
+
+    comes_last: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        backup_dir: str | os.PathLike[str],
+        save_freq: str | int = "epoch",
+        double_checkpoint: bool = False,
+        delete_checkpoint: bool = True,
+    ) -> None:
+        if not os.fspath(backup_dir):
+            raise ValueError("backup_dir must name a folder, got an empty name")
+        if save_freq != "epoch" and (not isinstance(save_freq, int) or isinstance(save_freq, bool) or save_freq < 1):
+            raise ValueError(f"save_freq must be 'epoch' or a positive integer, got {save_freq!r}")
+        self.backup_dir = Path(backup_dir)
+        self.save_freq = save_freq
+        self.double_checkpoint = double_checkpoint
+        self.delete_checkpoint = delete_checkpoint
+        self.latest, self.previous = (self.backup_dir / f"{name}.npz" for name in ("latest", "previous"))
+        self.batches = 0
+        self.interrupted: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many batches have passed since something was stored."""
+        return {"batches": self.batches}
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Go back to the last backup if there is one."""
+        if not self.model.built:
+            raise ValueError(f"model {self.model.name!r} must be built before fit() for BackupAndRestore")
+        self.batches, self.interrupted = 0, None
+        state = self._read()
+        if state is not None and self._restore(state, between_epochs=True):
+            self.interrupted = state
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Undo what callbacks did at the begin of an epoch that began before the backup."""
+        if self.interrupted is not None:
+            self._restore(self.interrupted)
+            self.interrupted = None
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Store if it is time for it by the number of batches."""
+        if isinstance(self.save_freq, int):
+            self.batches += 1
+            if self.batches >= self.save_freq:
+                self.batches = 0
+                self._write()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Store if it is time for it by the number of epochs."""
+        if self.save_freq == "epoch":
+            self._write()
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Remove the backup if asked to."""
+        if self.delete_checkpoint:
+            self.latest.unlink(missing_ok=True)
+            self.previous.unlink(missing_ok=True)
+            with suppress(OSError):  # it holds files that are not ours
+                self.backup_dir.rmdir()
+
+    def _write(self) -> None:
+        self.backup_dir.mkdir(parents=True, exist_ok=True)
+        fresh = self.backup_dir / "next.npz" if self.double_checkpoint else self.latest
+        npz.write(fresh, resuming.get_state(self.model))
+        if self.double_checkpoint:
+            if self.latest.exists():
+                os.replace(self.latest, self.previous)
+            os.replace(fresh, self.latest)
+
+    def _read(self) -> dict[str, Any] | None:
+        """Return the last backup that can be read, None if there is none."""
+        for leftover in self.backup_dir.glob(".*.npz.*"):  # of processes killed while writing
+            leftover.unlink(missing_ok=True)
+        paths = [path for path in (self.latest, self.previous) if path.exists()]
+        for number, path in enumerate(paths, 1):
+            try:
+                found: dict[str, Any] = npz.read(path)
+                return found
+            except (FileFormatError, OSError) as error:
+                if number == len(paths):
+                    raise
+                warnings.warn(f"{path.name} cannot be read, going on from {paths[number].name}: {error}", stacklevel=2)
+        return None
+
+    def _restore(self, state: dict[str, Any], between_epochs: bool = False) -> bool:
+        """Go back to a state; return whether it is one within an epoch, whose data are to be wound forward yet."""
+        with self._well_formed():
+            resuming.check(self.model, state)
+        within = bool(state["step"])
+        if not (within and between_epochs):
+            resuming.wind_forward(self.model, state)
+        with self._well_formed():
+            resuming.set_state(self.model, state)
+        return within
+
+    @contextmanager
+    def _well_formed(self) -> Iterator[None]:
+        try:
+            yield
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise FileFormatError(f"{self.backup_dir}: the backup is malformed: {error!r}") from error
