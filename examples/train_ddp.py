@@ -1,4 +1,4 @@
-"""Train a language model of bytes on the lines of a text file, in one process or several, on one machine or several.
+r"""Train a language model of bytes on the lines of a text file, in one process or several, on one machine or several.
 
     torchrun --standalone --nproc_per_node 2 examples/train_ddp.py --text FILE [--steps 200] [--save weights.pt]
 
@@ -9,7 +9,8 @@ torchrun sets it to 1 for two processes or more, unless it is set. ``python exam
 
 On two machines, on each:
 
-    torchrun --nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint FIRST_HOST:29500 examples/train_ddp.py ...
+    torchrun --nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_endpoint FIRST_HOST:29500 \
+        examples/train_ddp.py --text FILE
 """
 
 import argparse

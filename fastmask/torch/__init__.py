@@ -17,6 +17,6 @@ from fastmask.torch.embedding import Embedding
 from fastmask.torch.recurrent import GRU, LSTM, RNN
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "Embedding", "PackedRows", "Report", "accelerate", "functional", "global_token_mean", "restore",
-    "tokens_per_rank",
+    "GRU", "LSTM", "RNN", "Embedding", "PackedRows", "Report", "accelerate", "functional", "global_token_mean",
+    "restore", "tokens_per_rank",
 ]

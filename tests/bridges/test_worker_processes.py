@@ -91,7 +91,7 @@ def test_pickled_and_read_only_models(make):
 
 
 def test_read_only_weights_train_after_a_copy():
-    labels = np.zeros((len(IDS), 3), "float32")
+    labels = np.full((len(IDS), 3), 2.0, "float32")
     shared = read_only_copy(sequential())
     shared.compile("adam", "mse")
     with pytest.raises(TypeError, match="expected a writable contiguous"):
