@@ -1,6 +1,7 @@
 """Training and prediction with one process and two, beside one process with two threads.
 
-    python bench/bridges/scaling.py [--steps 10] [--units 256] [--batch 64] [--mean 90]
+    python bench/bridges/scaling.py training [--steps 15] [--units 256] [--batch 64]
+    python bench/bridges/scaling.py prediction
 
 Training is that of examples/train_ddp.py: DistributedDataParallel on gloo over loopback, batches of made-up lines, the
 same whatever the number of processes. Prediction is by a Sequential model of the same size in a pool of processes.
@@ -34,6 +35,8 @@ import fastmask.torch
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_ddp.py"
 NETWORKS = (1, 10, 25)  # Gbit/s
 MACHINES = (2, 4, 8)
+BUDGETS = ((1, 1), (1, 2), (2, 1))  # processes, threads of each
+BATCHES = 16  # batches of a prediction
 WARM_UP = 2
 _model: Any = None
 
@@ -45,10 +48,10 @@ def load_example() -> Any:
     return module
 
 
-def make_lines(count: int, mean: int) -> list[bytes]:
+def make_lines(count: int, median: int) -> list[bytes]:
     """Lines of random letters; lengths are lognormal, as those of sentences are, and 200 at most."""
     rng = np.random.default_rng(0)
-    lengths = np.clip(rng.lognormal(np.log(mean), 0.5, count), 1, 200).astype(int)
+    lengths = np.clip(rng.lognormal(np.log(median), 0.5, count), 1, 200).astype(int)
     return [rng.integers(97, 123, length).astype(np.uint8).tobytes() for length in lengths]
 
 
@@ -61,7 +64,7 @@ def train(rank: int, folder: str, ranks: int, threads: int, arguments: argparse.
     torch.manual_seed(0)
     model = DistributedDataParallel(example.ByteModel(units=arguments.units))
     optimizer = torch.optim.Adam(model.parameters())
-    lines = example.deal(make_lines(arguments.batch, arguments.mean), rank, ranks)
+    lines = example.deal(make_lines(arguments.batch, arguments.median), rank, ranks)
     times: dict[str, list[float]] = {"step": [], "alone": []}
     for step in range(arguments.steps + WARM_UP):
         for kind in times:
@@ -105,13 +108,13 @@ def measure_prediction(processes: int, threads: int, arguments: argparse.Namespa
         [fm.Input((None,), dtype="int32"), fm.layers.Embedding(256, 64, mask_zero=True),
          fm.layers.LSTM(arguments.units), fm.layers.Dense(2)]
     )
-    lines = make_lines(8 * arguments.batch, arguments.mean)
+    lines = make_lines(BATCHES * arguments.batch, arguments.median)
     x = fm.utils.pad_sequences([list(line) for line in lines], 200, padding="post")
     parts = [x[start : start + arguments.batch] for start in range(0, len(x), arguments.batch)]
     context = multiprocessing.get_context("spawn")
     times = []
     with ProcessPoolExecutor(processes, context, start_worker, (pickle.dumps(model), threads)) as pool:
-        for _ in range(arguments.steps // 2 + WARM_UP):
+        for _ in range(arguments.steps + WARM_UP):
             start = time.perf_counter()
             list(pool.map(predict, parts))
             times.append(1e3 * (time.perf_counter() - start))
@@ -129,25 +132,36 @@ def print_network(step: float, parameters: int) -> None:
         print(f"| {machines} | " + " | ".join(f"{took:.1f} ms, {step / (step + took):.0%}" for took in sums) + " |")
 
 
+def report_training(arguments: argparse.Namespace) -> None:
+    print("| processes x threads | training step, ms | of it the sum of gradients | speed |\n|---|---|---|---|")
+    rows = []
+    for processes, threads in BUDGETS:
+        step, alone, parameters = measure_training(processes, threads, arguments)
+        rows.append((alone, step, parameters))
+        summing = max(step - alone, 0)
+        print(f"| {processes} x {threads} | {step:.0f} | {summing:.0f} | {rows[0][1] / step:.2f} |", flush=True)
+    print_network(min(rows)[0], min(rows)[2])
+
+
+def report_prediction(arguments: argparse.Namespace) -> None:
+    print(f"| processes x threads | prediction of {BATCHES * arguments.batch} lines, ms | speed |\n|---|---|---|")
+    times = []
+    for processes, threads in BUDGETS:
+        times.append(measure_prediction(processes, threads, arguments))
+        print(f"| {processes} x {threads} | {times[-1]:.0f} | {times[0] / times[-1]:.2f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("what", choices=("training", "prediction"))
+    parser.add_argument("--steps", type=int, default=15, help="steps, or passes over all rows, to time")
     parser.add_argument("--units", type=int, default=256)
     parser.add_argument("--batch", type=int, default=64, help="lines of a step, over all processes")
-    parser.add_argument("--mean", type=int, default=90, help="median length of a line")
+    parser.add_argument("--median", type=int, default=90, help="median length of a line")
     arguments = parser.parse_args()
     print(f"PyTorch {torch.__version__}, fastmask {fm.__version__} ({fm.kernels.instruction_set()}), "
           f"{arguments.units} units, batches of {arguments.batch} lines\n")
-    print("| processes x threads | training step, ms | of it the sum of gradients | speed | prediction, ms | speed |\n"
-          "|---|---|---|---|---|---|")
-    rows: list[tuple[float, float, float, int]] = []
-    for processes, threads in ((1, 1), (1, 2), (2, 1)):
-        step, alone, parameters = measure_training(processes, threads, arguments)
-        passed = measure_prediction(processes, threads, arguments)
-        rows.append((step, passed, alone, parameters))
-        print(f"| {processes} x {threads} | {step:.0f} | {max(step - alone, 0):.0f} | {rows[0][0] / step:.2f} "
-              f"| {passed:.0f} | {rows[0][1] / passed:.2f} |", flush=True)
-    print_network(min(alone for _, _, alone, _ in rows), rows[0][3])
+    {"training": report_training, "prediction": report_prediction}[arguments.what](arguments)
 
 
 if __name__ == "__main__":
