@@ -1,8 +1,13 @@
 # Gradients of weights: products over all tokens, x.T @ d.
+#
+# A sum over tokens is made of short chains of additions, which are added up with compensation (Kahan 1965): one
+# chain over 40,000 tokens loses ten times as much.
 
 cdef enum:
     TOKEN_BLOCK = 256   # tokens taken at a time: larger blocks read and write the result less often
     UNIT_BLOCK = 192    # columns of x taken at a time, a multiple of ROWS
+    CHAIN = 128         # tokens of one chain of additions
+    BIAS_CHAIN = 16     # the same for a bias
 
 
 def gradient_scratch_size():
@@ -20,6 +25,7 @@ cdef struct GradientProduct:
     Py_ssize_t d_stride
     real *out                   # in/out [units, columns]
     real *bias                  # in/out [columns] or NULL: sums of d
+    real *lost                  # in/out [units + 1, columns] or NULL: what additions to out, then to bias, lost
     real *d_block               # scratch [TOKEN_BLOCK][width][LANES]
     real *x_block               # scratch [tiles of units][TOKEN_BLOCK][ROWS], and room for one vector more
 
@@ -46,68 +52,83 @@ cdef inline void store_block(real *target, const real *source, Py_ssize_t left) 
         v_store(target, load(source, lanes_left(left, 0)))
 
 
+cdef inline void add_sum(const GradientProduct *g, real *total, Py_ssize_t row, Py_ssize_t column,
+                         vec x) noexcept nogil:
+    # total += x less what the additions to this row and column have added too much before
+    cdef int n = lanes_left(g.columns, column)
+    cdef real *lost = g.lost + row * g.columns + column
+    cdef vec before = load(total, n)
+    cdef vec after
+    if g.lost == NULL:
+        store(total, before + x, n)
+        return
+    x = x - load(lost, n)
+    after = before + x
+    store(lost, (after - before) - x, n)
+    store(total, after, n)
+
+
 cdef void copy_panel(const GradientProduct *g, Py_ssize_t token, Py_ssize_t count, Py_ssize_t column, int width,
                      bint add_bias) noexcept nogil:
     cdef const real *source = g.d + token * g.d_stride + column
     cdef real *target = g.d_block
     cdef vec bias[WIDTH]
+    cdef vec part[WIDTH]
     cdef vec x
     cdef Py_ssize_t k
     cdef int j
     for j in range(width):
-        bias[j] = v_set1(0.0)
-        if add_bias:
-            bias[j] = load(g.bias + column + j * LANES, lanes_left(g.columns, column + j * LANES))
+        bias[j] = part[j] = v_set1(0.0)
     for k in range(count):
         for j in range(width):
             x = load(source + j * LANES, lanes_left(g.columns, column + j * LANES))
             v_store(target, x)
-            bias[j] = bias[j] + x
+            part[j] = part[j] + x
             target = target + LANES
+        if k % BIAS_CHAIN == BIAS_CHAIN - 1:
+            for j in range(width):
+                bias[j] = bias[j] + part[j]
+                part[j] = v_set1(0.0)
         source = source + g.d_stride
     if add_bias:
         for j in range(width):
-            store(g.bias + column + j * LANES, bias[j], lanes_left(g.columns, column + j * LANES))
+            add_sum(g, g.bias + column + j * LANES, g.units, column + j * LANES, bias[j] + part[j])
 
 
 cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ssize_t units,
                     Py_ssize_t column, int width) noexcept nogil:
     # out[unit : unit + units, column : ] += x_block.T @ d_block
     cdef Tile t
-    cdef Py_ssize_t m = 0
-    cdef real *out = g.out + unit * g.columns + column
-    cdef bint whole = column + width * LANES <= g.columns
+    cdef Py_ssize_t m = 0, row, first
+    cdef vec zero = v_set1(0.0)
     cdef int i, j, rows
-    t.depth = count
-    t.panel = g.d_block
     t.x_stride = ROWS
-    t.start_step = LANES
+    t.start_step = 0
     keep_sums(&t)
+    for i in range(ROWS):
+        t.start[i] = <const real *>&zero
     while m < units:
         rows = rows_left(units - m)
-        t.x[0] = g.x_block + m * TOKEN_BLOCK
-        for i in range(rows):
-            if whole:
-                t.out[i] = out + i * g.columns
-            else:
-                for j in range(width):
-                    t.sums[i][j] = load(out + i * g.columns + j * LANES, lanes_left(g.columns, column + j * LANES))
-            t.start[i] = t.out[i]
-        run_column_tile(rows, width, &t)
-        if not whole:
+        first = 0
+        while first < count:
+            t.depth = min(<Py_ssize_t>CHAIN, count - first)
+            t.panel = g.d_block + first * width * LANES
+            t.x[0] = g.x_block + m * TOKEN_BLOCK + first * ROWS
+            run_column_tile(rows, width, &t)
             for i in range(rows):
+                row = unit + m + i
                 for j in range(width):
-                    store(out + i * g.columns + j * LANES, t.sums[i][j], lanes_left(g.columns, column + j * LANES))
+                    add_sum(g, g.out + row * g.columns + column + j * LANES, row, column + j * LANES, t.sums[i][j])
+            first = first + CHAIN
         m = m + ROWS
-        out = out + ROWS * g.columns
 
 
 def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[:, :] d,
                      real[:, ::1] out, real[::1] bias, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t begin_panel,
-                     Py_ssize_t end_panel, real[::1] scratch):
+                     Py_ssize_t end_panel, real[::1] scratch, real[:, ::1] lost):
     """Add the tokens begin to end of x.T @ d to panels of columns of out (and sums of d to bias).
 
-    x and d may be slices of columns.
+    x and d may be slices of columns. lost [rows of out + 1, columns] holds zeros at first; None does without.
 
     Tokens are taken in order whatever the panels, so the bits do not depend on how panels are shared out.
     """
@@ -124,6 +145,7 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
     g.d_stride = d.strides[0] // <Py_ssize_t>sizeof(real)
     g.out = &out[0, 0]
     g.bias = &bias[0] if bias is not None else NULL
+    g.lost = &lost[0, 0] if lost is not None else NULL
     g.d_block = &scratch[0]
     g.x_block = g.d_block + TOKEN_BLOCK * WIDTH * LANES
     with nogil:

@@ -18,6 +18,9 @@ from fastmask.ops._memory import aligned_empty, aligned_zeros
 
 Task = Callable[[], None]
 
+# Tokens whose sums the kernel makes in one go: there is nothing to compensate.
+_ONE_CHAIN = 128
+
 
 def multiply_tasks(
     kernel: ModuleType, x: Array, matrix: Array, out: Array, *, start: Array | None = None,
@@ -53,18 +56,19 @@ def gradient_tasks(
     tokens = d.shape[0]
     panels = -(-out.shape[1] // (4 * kernel.lanes))
     parts = thread_count(2.0 * tokens * max(1, out.shape[0]) * out.shape[1])
+    lost = aligned_zeros((out.shape[0] + 1, out.shape[1]), out.dtype) if tokens - begin > _ONE_CHAIN else None
     return [
-        partial(_gradient_slice, kernel, x, x_index, d, out, bias, begin, tokens, first, last)
+        partial(_gradient_slice, kernel, x, x_index, d, out, bias, begin, tokens, first, last, lost)
         for first, last in split(panels, parts)
     ]
 
 
 def _gradient_slice(
     kernel: ModuleType, x: Array, x_index: Indices | None, d: Array, out: Array, bias: Array | None, begin: int,
-    end: int, first: int, last: int,
+    end: int, first: int, last: int, lost: Array | None,
 ) -> None:
     scratch = aligned_empty(kernel.gradient_scratch_size(), out.dtype)
-    kernel.gradient_product(x, x_index, d, out, bias, begin, end, first, last, scratch)
+    kernel.gradient_product(x, x_index, d, out, bias, begin, end, first, last, scratch, lost)
 
 
 def segment_sum(kernel: ModuleType, d: Array, index: Indices, count: int) -> Array:
