@@ -2,6 +2,8 @@
 PYTHON ?= python3
 ARGS ?=
 THREADS ?= 1
+EXAMPLES ?= 1000
+DURATION ?= 1800
 
 BIN := build/venv/bin
 PEERS := build/peers/venv/bin
@@ -9,7 +11,7 @@ NATIVE := setup.py pyproject.toml $(wildcard fastmask/kernels/*.pyx fastmask/ker
 SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) \
 	$(shell find fastmask tests bench tools examples -name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
 
-.PHONY: help demo test test-bridges bench bench-peers lint build wheel check-wheel tsan clean
+.PHONY: help demo test test-hypothesis test-bridges asan tsan fuzz exhaustive bench bench-peers lint build wheel check-wheel clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -17,6 +19,10 @@ help:
 	@echo 'make demo         build the wheel, install it into an environment of its own and run the demo'
 	@echo 'make test         run the tests                        (make test ARGS="-k lstm")'
 	@echo 'make test-bridges test fastmask.torch, and fastmask.keras on each backend'
+	@echo 'make asan         run the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make test-hypothesis  try bad input at length          (make test-hypothesis EXAMPLES=500)'
+	@echo 'make fuzz         coverage-guided fuzzing              (make fuzz DURATION=3600)'
+	@echo 'make exhaustive   exp, tanh and sigmoid for all float32 numbers'
 	@echo 'make bench        time every operation                 (make bench THREADS=2 ARGS="-k gru")'
 	@echo 'make bench-peers  time it beside PyTorch, Keras, ONNX Runtime and NumPy; writes docs/benchmarks/'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint'
@@ -39,6 +45,28 @@ test-bridges: build/peers/venv/.ready
 	FASTMASK_KERAS_PYTHON="$$PWD/$(PEERS)/python" $(BIN)/python -m pytest tests/test_examples.py tests/keras_parity/test_files_live.py $(ARGS)
 	set -e; for backend in tensorflow torch jax numpy; do \
 		KERAS_BACKEND=$$backend PYTHONPATH="$$PWD" $(PEERS)/python -m pytest tests/bridges/test_keras_*.py $(ARGS); done
+
+# The kernels are compiled once more, with checks, and stand with a copy of the package in a folder of their own.
+SANITIZE := -fsanitize=address,undefined
+asan: build/venv/.ready
+	$(BIN)/python -m pip install --quiet 'setuptools>=77' 'cython>=3.3,<3.4'
+	CFLAGS='$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer' LDFLAGS='$(SANITIZE)' \
+		$(BIN)/python setup.py --quiet build --build-base build/asan --build-lib build/asan/lib
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$$PWD/build/asan/lib" \
+		$(BIN)/pytest -p no:cacheprovider --capture=sys $(ARGS)
+
+test-hypothesis: build/venv/.ready
+	FASTMASK_EXAMPLES=$(EXAMPLES) FASTMASK_STEPS=10000 $(BIN)/python -m pytest tests/reliability $(ARGS)
+
+fuzz: build/venv/.ready
+	$(BIN)/python -m pip install --quiet atheris
+	for target in ops files; do mkdir -p build/fuzz/$$target tests/reliability/corpus/$$target && \
+		$(BIN)/python tools/fuzz_$$target.py build/fuzz/$$target tests/reliability/corpus/$$target \
+		-max_total_time=$(DURATION) -artifact_prefix=build/fuzz/$$target- $(ARGS) || exit 1; done
+
+exhaustive: build/venv/.ready
+	$(BIN)/python tools/exhaustive.py $(ARGS)
 
 bench: build/venv/.ready
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest bench -W default --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,30 @@ __all__ = ["PackedSequence", "Packing"]
 
 Indices = NDArray[np.int64]
 Array = NDArray[Any]
+
+_LARGEST = int(np.iinfo(np.int64).max)
+
+
+def as_array(name: str, value: ArrayLike) -> Array:
+    """``value`` as an array of plain numbers; ValueError or TypeError with the name of the argument otherwise."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array, got what is none: {error}") from None
+    if array.dtype.hasobject:
+        raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}.")
+    return array
+
+
+def _size(name: str, value: SupportsIndex) -> int:
+    """``value`` as an int; TypeError or ValueError unless it is one that can count rows or steps."""
+    try:
+        size = index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number, got {value!r}.") from None
+    if not 0 <= size <= _LARGEST:
+        raise ValueError(f"{name}: expected a number from 0 to {_LARGEST}, got {size}.")
+    return size
 
 
 class Packing:
@@ -62,8 +87,17 @@ class Packing:
     positions: Indices
     rows: Indices
 
-    def __init__(self, lengths: Indices, total_length: int, masked: bool) -> None:
+    def __init__(self) -> None:
+        raise TypeError("Packing: made by from_mask, from_lengths or full, not by a call of the class.")
+
+    @classmethod
+    def _sorted(cls, lengths: Indices, total_length: int, masked: bool) -> Packing:
+        """A plan whose positions and rows are still to be filled in."""
+        self = object.__new__(cls)
         batch_size = lengths.shape[0]
+        if batch_size * total_length > _LARGEST:
+            raise ValueError(f"total_length: expected a grid of at most {_LARGEST} places, "
+                             f"got {batch_size} rows of {total_length} steps.")
         steps = int(lengths.max()) if batch_size else 0
         self.batch_size = batch_size
         self.total_length = total_length
@@ -80,6 +114,7 @@ class Packing:
         )
         self.positions = np.empty(self.tokens, np.int64)
         self.rows = np.empty(self.tokens, np.int64)
+        return self
 
     @classmethod
     def from_mask(cls, mask: ArrayLike) -> Packing:
@@ -90,7 +125,7 @@ class Packing:
         mask : bool or integer array (B, T)
             True (or nonzero) where a step counts; any pattern, rows without a valid step too.
         """
-        grid = np.asarray(mask)
+        grid = as_array("mask", mask)
         if grid.ndim != 2 or grid.dtype.kind not in "biu":
             raise ValueError(
                 f"mask: expected a bool or integer array (batch, steps), got {grid.dtype} with shape {grid.shape}."
@@ -98,7 +133,7 @@ class Packing:
         valid = np.ascontiguousarray(grid if grid.dtype == bool else grid != 0).view(np.uint8)
         lengths = np.empty(valid.shape[0], np.int64)
         kernels.count_valid(valid, lengths)
-        plan = cls(lengths, valid.shape[1], True)
+        plan = cls._sorted(lengths, valid.shape[1], True)
         kernels.fill_positions(valid, plan.sorted_indices, plan.offsets, valid.shape[1], plan.positions, plan.rows)
         return plan
 
@@ -117,22 +152,20 @@ class Packing:
     @classmethod
     def full(cls, batch_size: int, total_length: int) -> Packing:
         """The plan of a batch without a mask: every step of every row counts."""
-        for name, value in (("batch_size", batch_size), ("total_length", total_length)):
-            if value < 0:
-                raise ValueError(f"{name}: expected a number from 0 on, got {value}.")
-        return cls._leading(np.full(batch_size, total_length, np.int64), total_length, masked=False)
+        rows, steps = _size("batch_size", batch_size), _size("total_length", total_length)
+        return cls._leading(np.full(rows, steps, np.int64), steps, masked=False)
 
     @classmethod
     def _leading(cls, lengths: ArrayLike, total_length: int | None, masked: bool) -> Packing:
-        counts = np.asarray(lengths)
+        counts = as_array("lengths", lengths)
         if counts.ndim != 1 or (counts.dtype.kind not in "iu" and counts.size):
             raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}.")
-        counts = np.ascontiguousarray(counts, np.int64)
+        counts = np.require(counts, np.int64, ("C", "A"))
         longest = int(counts.max()) if counts.size else 0
-        total = longest if total_length is None else total_length
+        total = longest if total_length is None else _size("total_length", total_length)
         if counts.size and (counts.min() < 0 or longest > total):
             raise ValueError(f"lengths: expected values from 0 to {total}, got {counts.min()} to {longest}.")
-        plan = cls(counts, total, masked)
+        plan = cls._sorted(counts, total, masked)
         kernels.fill_leading_positions(plan.sorted_indices, plan.batch_sizes, total, plan.positions, plan.rows)
         return plan
 
@@ -295,6 +328,16 @@ class PackedSequence:
     shown: Indices | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.packing, Packing):
+            raise TypeError(f"packing: expected a Packing, got {type(self.packing).__name__}.")
+        for name in ("values", "index", "fill", "shown"):
+            array = getattr(self, name)
+            if not isinstance(array, (np.ndarray, np.generic)) and (array is not None or name == "values"):
+                raise TypeError(f"{name}: expected an array, got {type(array).__name__}.")
+        if self.values.dtype.hasobject:
+            raise TypeError(f"values: expected an array of numbers, got dtype {self.values.dtype}.")
+        if self.values.ndim == 0:
+            raise ValueError("values: expected an array with one entry for each token, got shape ().")
         tokens, stored = self.packing.tokens, self.values.shape[0]
         if self.fill is not None and self.fill.shape != self.values.shape[1:]:
             raise ValueError(f"fill: expected the shape of a token, {self.values.shape[1:]}, got {self.fill.shape}.")
@@ -309,7 +352,11 @@ class PackedSequence:
             raise ValueError(f"index: expected int64 of shape ({tokens},), got {self.index.dtype} {self.index.shape}.")
         if self.index.size and (self.index.min() < 0 or self.index.max() >= stored):
             raise ValueError(f"index: expected places among {stored} values.")
-        object.__setattr__(self, "index", np.ascontiguousarray(self.index))
+        object.__setattr__(self, "index", np.require(self.index, None, ("C", "A")))
+        if self.shown is None or self.shown.size == 0:
+            return
+        if self.shown.dtype != np.int64 or self.shown.min() < -1 or self.shown.max() >= stored:
+            raise ValueError(f"shown: expected int64 places among {stored} values, got {self.shown.dtype}.")
 
     def __repr__(self) -> str:
         sizes = f"tokens={self.packing.tokens}, stored={self.values.shape[0]}"
@@ -373,7 +420,7 @@ class PackedSequence:
 
         Without a mask every step counts.
         """
-        grid = np.asarray(x)
+        grid = as_array("x", x)
         if grid.ndim < 2:
             raise ValueError(f"x: expected an array (batch, steps, ...), got shape {grid.shape}.")
         if mask is None:
@@ -390,7 +437,7 @@ class PackedSequence:
     @classmethod
     def from_list(cls, sequences: Sequence[ArrayLike]) -> PackedSequence:
         """Pack sequences of different lengths, arrays (t_i, ...) of one dtype and token shape; no padding is made."""
-        arrays = [np.asarray(sequence) for sequence in sequences]
+        arrays = [as_array("sequences", sequence) for sequence in sequences]
         if not arrays:
             raise ValueError("sequences: expected at least one sequence, got none.")
         for i, array in enumerate(arrays):
@@ -404,5 +451,10 @@ class PackedSequence:
         starts = np.cumsum(lengths) - lengths
         steps = plan.positions - plan.rows * plan.total_length
         # An empty list has no dtype to speak of: it must not turn integers into floats.
-        tokens = np.concatenate([array for array in arrays if array.shape[0]] or arrays[:1])
+        filled = [array for array in arrays if array.shape[0]] or arrays[:1]
+        try:
+            tokens = np.concatenate(filled)
+        except TypeError:
+            kinds = sorted({str(array.dtype) for array in filled})
+            raise TypeError(f"sequences: expected arrays of one dtype, got {', '.join(kinds)}.") from None
         return cls(take_rows(tokens, starts[plan.rows] + steps), plan)

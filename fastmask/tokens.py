@@ -155,9 +155,17 @@ def _class_weights(
     return np.asarray(weights[index].reshape(shape))
 
 
-def floats(values: ArrayLike) -> Array:
-    """Return `values` as an array of float32 or float64 (anything else becomes float32)."""
+def real(name: str, values: ArrayLike) -> Array:
+    """Return `values` as an array; TypeError unless it holds real numbers."""
     array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return array
+
+
+def floats(values: ArrayLike) -> Array:
+    """Return `values` as an array of float32 or float64 (other real numbers become float32)."""
+    array = real("y_pred", values)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
@@ -171,7 +179,7 @@ def same_shape(y_true: Array, y_pred: Array) -> Array:
     ValueError
         If the shapes do not fit otherwise.
     """
-    target = y_true
+    target = real("y", y_true)
     if target.ndim == y_pred.ndim - 1 and y_pred.shape[-1] == 1:
         target = target[..., None]
     elif target.ndim == y_pred.ndim + 1 and target.shape[-1] == 1:
@@ -202,7 +210,7 @@ def class_numbers(y_true: Array, y_pred: Array) -> Array:
 
 def class_labels(y_true: Array, y_pred: Array) -> Array:
     """Return targets as they are, in the shape of the predictions less an axis; ValueError if it does not fit."""
-    target = y_true
+    target = real("y", y_true)
     if target.ndim == y_pred.ndim and target.shape[-1] == 1:
         target = target[..., 0]
     if target.shape != y_pred.shape[:-1]:
@@ -223,7 +231,7 @@ def expand_weights(
     ValueError
         If they are neither one per token nor one per row.
     """
-    array = np.asarray(weights, dtype=dtype)
+    array = real(name, weights).astype(dtype, copy=False)
     if array.ndim == len(shape) + 1 and array.shape[-1] == 1:
         array = array[..., 0]
     missing = len(shape) - array.ndim

@@ -90,8 +90,15 @@ def to_categorical(x: ArrayLike, num_classes: int | None = None, dtype: DTypeLik
     ------
     ValueError
         If a number is negative or not below `num_classes`.
+    TypeError
+        If `x` does not hold real numbers, or `num_classes` is not whole.
     """
-    labels = np.asarray(x).astype(np.int64)
+    given = np.asarray(x)
+    if given.dtype.kind not in "biuf":
+        raise TypeError(f"x must hold class numbers, got dtype {given.dtype}")
+    if num_classes is not None and not isinstance(num_classes, (int, np.integer)):
+        raise TypeError(f"num_classes must be a whole number, got {num_classes!r}")
+    labels = given.astype(np.int64)
     if labels.ndim > 1 and labels.shape[-1] == 1:
         labels = labels[..., 0]
     largest = int(labels.max(initial=-1))

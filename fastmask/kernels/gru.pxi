@@ -310,7 +310,7 @@ cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t
     # Rows begin to end (counted from the shard's first) of step t.
     cdef Tile tile
     cdef Py_ssize_t unit = 0, i0, token, row, before
-    cdef Py_ssize_t next_token = 0 if ends else shard.offsets[t + 1] + shard.begin
+    cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
     cdef int i, j, m, width
     cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
     keep_sums(&tile)

@@ -222,7 +222,7 @@ cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize
     cdef Tile tile
     cdef Py_ssize_t unit = 0, i0, token, row
     cdef Py_ssize_t before = state_before(shard, True, t), after = state_after(shard, True, t)
-    cdef Py_ssize_t next_token = 0 if ends else shard.offsets[t + 1] + shard.begin
+    cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
     cdef int i, m, width
     cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
     keep_sums(&tile)

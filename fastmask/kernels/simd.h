@@ -135,7 +135,7 @@ INLINE vec v_sqrt(vec x) {
 #endif
 }
 
-INLINE vec v_negate_abs(vec x) { return (vec)((ivec)x | ((ivec){0} + ((bits)1 << (8 * sizeof(bits) - 1)))); }
+INLINE vec v_negate_abs(vec x) { return (vec)((ivec)x | ((ivec){0} + (bits)(~(uint64_t)0 << (8 * sizeof(bits) - 1)))); }
 
 /* 2^n where t = n + ROUNDER, for n that gives a normal number. */
 INLINE vec v_pow2(vec t) { return (vec)(((ivec)t + EXPONENT_BIAS) << MANTISSA_BITS); }

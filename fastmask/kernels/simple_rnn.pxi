@@ -66,7 +66,7 @@ cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, P
     # Rows begin to end (counted from the shard's first) of step t.
     cdef Tile tile
     cdef Py_ssize_t unit = 0, i0, token, column
-    cdef Py_ssize_t next_token = 0 if ends else shard.offsets[t + 1] + shard.begin
+    cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
     cdef int i, j, m, n, width
     cdef vec y
     keep_sums(&tile)

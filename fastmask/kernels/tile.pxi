@@ -93,7 +93,8 @@ cdef inline void multiply(const int rows, const int width, const bint by_columns
                 b = v_hold(v_load(panel + n // rows * LANES))
             a[i * WIDTH + n // rows] = v_fma(xk[i], b, a[i * WIDTH + n // rows])
         panel = panel + width * LANES
-        column = column + t.x_stride
+        if by_columns:
+            column = column + t.x_stride
     store_tile(rows, width, a, t)
 
 

@@ -70,10 +70,13 @@ class Masking(Layer):
 
     def _packed(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Back]:
         """Return `x` with zeros at masked places; packed anew if the mask changes."""
-        fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill)
-        stays_masked = not x.packing.masked or not (x.repeat or x.shown is not None or self._differs(fill))
+        # Without a fill there is nothing at masked places: they are behind the ends of a list's sequences.
+        filled = x.repeat or x.shown is not None or (x.fill is not None and self._differs(np.asarray(x.fill)))
+        stays_masked = not (x.packing.masked and filled)
         if stays_masked and self._differs(x.values).all():
             return x.with_values(x.values), same
+        if x.fill is None and not x.repeat and x.shown is None:
+            x = x.with_values(x.values, fill=np.full(x.values.shape[1:], self.mask_value, x.dtype))
         grid, unpack_back = run("unpack", keep, x)
         y, pack_back = run("pack", keep, grid, self._differs(grid))
         return y, lambda d: unpack_back(pack_back(d))

@@ -36,6 +36,7 @@ class RepeatVector(Layer):
         return (input_shape[0], self.n, input_shape[1])
 
     def forward(self, x: Any, call: Call) -> tuple[Array, Pullback | None]:
+        checks.require_memory("the output of RepeatVector", (x.shape[0], self.n, *x.shape[1:]), x.dtype)
         y = np.repeat(x[:, None], self.n, axis=1)
 
         def pullback(dy: Any) -> Gradients:
@@ -80,6 +81,8 @@ class Reshape(Layer):
         return tuple(size // known if n == -1 else n for n in self.target_shape)
 
     def forward(self, x: Any, call: Call) -> tuple[Array, Pullback | None]:
+        if len(x.shape) == 0:
+            raise ValueError(f"x must have a batch axis for {describe(self)}, got a single number")
         grid, back = run("unpack", call.keep, x) if isinstance(x, PackedSequence) else (x, same)
         y = grid.reshape(len(grid), *self._target(grid.shape[1:]))
 

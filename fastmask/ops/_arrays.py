@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmask import threads
 from fastmask.ops._memory import aligned_empty
+from fastmask.packing import PackedSequence, as_array
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
@@ -28,17 +29,58 @@ def check_float(
 
     With ``strided`` any order of the elements will do: a transposed weight is not copied.
     """
-    array = np.asarray(value)
+    array = value if type(value) is np.ndarray else as_array(name, value)
     native = array.dtype in FLOATS
-    if not native and array.dtype.newbyteorder("=") not in FLOATS:
+    own = array.dtype if native else array.dtype.newbyteorder("=")
+    if own not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}.")
-    if dtype is not None and array.dtype != dtype:
+    if dtype is not None and own != dtype and own != dtype.newbyteorder("="):
         raise TypeError(f"{name}: expected {dtype}, as the other arrays, got {array.dtype}.")
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} dimensions, got shape {array.shape}.")
     if native and (strided or array.flags.c_contiguous) and array.flags.aligned:
         return array
-    return np.require(array, array.dtype.newbyteorder("="), ("C", "A"))
+    return np.require(array, own, ("C", "A"))
+
+
+def check_packed(name: str, value: object) -> PackedSequence:
+    """``value``; TypeError unless it is a PackedSequence."""
+    if not isinstance(value, PackedSequence):
+        raise TypeError(f"{name}: expected a PackedSequence, got {type(value).__name__}.")
+    return value
+
+
+def check_packed_floats(name: str, value: object) -> PackedSequence:
+    """A PackedSequence of native float32 or float64 values, C-contiguous and aligned; TypeError otherwise."""
+    packed = check_packed(name, value)
+    values = check_float(name, packed.values)
+    if values is packed.values:
+        return packed
+    return PackedSequence(values, packed.packing, packed.index, packed.fill, packed.repeat, packed.shown)
+
+
+def check_broadcast(name: str, array: Array, shape: Sequence[int]) -> None:
+    """ValueError unless ``array`` broadcasts to ``shape``."""
+    fits = array.ndim <= len(shape) and all(
+        own in (1, full) for own, full in zip(reversed(array.shape), reversed(tuple(shape)), strict=False)
+    )
+    if not fits:
+        raise ValueError(f"{name}: expected a shape that broadcasts to {tuple(shape)}, got {array.shape}.")
+
+
+def check_bool(name: str, value: ArrayLike) -> Array:
+    """``value`` as a bool array; TypeError unless it is one."""
+    array = as_array(name, value)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name}: expected bool, got {array.dtype}.")
+    return array
+
+
+def check_list(name: str, value: Any) -> Sequence[Any]:
+    """``value``; TypeError unless it is a tuple or a list."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name}: expected a tuple or a list, got {type(value).__name__}.")
+    return value
 
 
 def check_shape(name: str, array: Array, expected: Sequence[int]) -> None:

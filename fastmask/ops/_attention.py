@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.ops._arrays import Array, check_float, check_shape
+from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_shape
+from fastmask.packing import as_array
 
 Mask = NDArray[np.bool_]
 _MASKED = 1e9
@@ -81,12 +82,18 @@ def attention_vjp(
     k, v = (check_float(name, x, 3, q.dtype) for name, x in (("key", key), ("value", value)))
     check_shape("key", k, (q.shape[0], v.shape[1], q.shape[2]))
     check_shape("value", v, (q.shape[0], k.shape[1], v.shape[2]))
+    scale, concat_weight = (_check_scalar(n, a, q) for n, a in (("scale", scale), ("concat_weight", concat_weight)))
     scores, scores_back = (_dot if concat_weight is None else _concat)(q, k, scale, concat_weight)
     if scores_mask is not None:
-        scores = np.where(scores_mask, scores, scores - q.dtype.type(_MASKED))
+        allowed = check_bool("scores_mask", scores_mask)
+        check_broadcast("scores_mask", allowed, scores.shape)
+        scores = np.where(allowed, scores, scores - q.dtype.type(_MASKED))
     soft = np.exp(scores - scores.max(axis=-1, keepdims=True)) if scores.size else scores
     soft /= soft.sum(axis=-1, keepdims=True)
-    weights = soft if factor is None else soft * np.asarray(factor, q.dtype)
+    kept = None if factor is None else check_float("factor", factor, None, q.dtype)
+    if kept is not None:
+        check_broadcast("factor", kept, soft.shape)
+    weights = soft if kept is None else soft * kept
     y = weights @ v
 
     def pullback(dy: ArrayLike | None, d_weights: ArrayLike | None = None) -> AttentionGradients:
@@ -94,8 +101,10 @@ def attention_vjp(
         check_shape("dy", d, y.shape)
         dw = d @ v.swapaxes(1, 2)
         if d_weights is not None:
-            dw = dw + check_float("d_weights", d_weights, 3, q.dtype)
-        dw = dw if factor is None else dw * np.asarray(factor, q.dtype)
+            extra = check_float("d_weights", d_weights, 3, q.dtype)
+            check_shape("d_weights", extra, dw.shape)
+            dw = dw + extra
+        dw = dw if kept is None else dw * kept
         d_scores = soft * (dw - (dw * soft).sum(axis=-1, keepdims=True))
         dq, dk, d_scale, d_concat = scores_back(d_scores)
         return AttentionGradients(dq, dk, weights.swapaxes(1, 2) @ d, d_scale, d_concat)
@@ -103,12 +112,21 @@ def attention_vjp(
     return (y, weights), pullback
 
 
+def _check_scalar(name: str, value: ArrayLike | None, like: Array) -> Array | None:
+    """One number in the dtype of ``like``."""
+    if value is None:
+        return None
+    array = as_array(name, value)
+    if array.shape != () or array.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected one number, got {array.dtype} with shape {array.shape}.")
+    return array.astype(like.dtype)
+
+
 Scores = tuple[Array, Callable[[Array], tuple[Array, Array, Array | None, Array | None]]]
 
 
-def _dot(q: Array, k: Array, scale: ArrayLike | None, _: ArrayLike | None) -> Scores:
+def _dot(q: Array, k: Array, s: Array | None, _: Array | None) -> Scores:
     products = q @ k.swapaxes(1, 2)
-    s = None if scale is None else np.asarray(scale, q.dtype)
 
     def back(d: Array) -> tuple[Array, Array, Array | None, Array | None]:
         scaled = d if s is None else d * s
@@ -118,9 +136,8 @@ def _dot(q: Array, k: Array, scale: ArrayLike | None, _: ArrayLike | None) -> Sc
     return products if s is None else products * s, back
 
 
-def _concat(q: Array, k: Array, scale: ArrayLike | None, concat_weight: ArrayLike | None) -> Scores:
+def _concat(q: Array, k: Array, s: Array | None, w: Array | None) -> Scores:
     sums = q[:, :, None] + k[:, None]
-    s, w = None if scale is None else np.asarray(scale, q.dtype), np.asarray(concat_weight, q.dtype)
     bent = np.tanh(sums if s is None else sums * s)
     total = bent.sum(axis=-1)
 

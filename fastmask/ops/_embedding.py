@@ -12,7 +12,7 @@ from fastmask import kernels
 from fastmask.kernels import packing
 from fastmask.ops._arrays import Array, Indices, check_float, check_shape
 from fastmask.ops._products import segment_sum
-from fastmask.packing import PackedSequence, take_rows
+from fastmask.packing import PackedSequence, as_array, take_rows
 
 
 class SparseRows(NamedTuple):
@@ -34,8 +34,18 @@ class SparseRows(NamedTuple):
     def dense(self) -> Array:
         """The whole array (V, D)."""
         out = np.zeros(self.shape, self.rows.dtype)
-        out[self.ids] = self.rows
+        out[check_ids("ids", self.ids, self.shape[0])] = self.rows
         return out
+
+
+def check_ids(name: str, ids: object, count: int) -> Indices:
+    """``ids`` as int64 (U,); TypeError or IndexError unless they are integers from 0 to ``count`` - 1."""
+    array = as_array(name, ids)  # type: ignore[arg-type]
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise TypeError(f"{name}: expected integer ids of shape (U,), got {array.dtype} with shape {array.shape}.")
+    if array.size and not (array.min() >= 0 and array.max() < count):
+        raise IndexError(f"{name}: expected ids from 0 to {count - 1}, got {array.min()} to {array.max()}.")
+    return array.astype(np.int64, copy=False)
 
 
 def distinct_ids(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
@@ -44,7 +54,7 @@ def distinct_ids(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
         raise TypeError(f"ids: expected integers, got {ids.dtype}.")
     if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
         raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {ids.max()}.")
-    flat = np.ascontiguousarray(ids.reshape(-1), np.int64)
+    flat = np.require(ids.reshape(-1), np.int64, ("C", "A"))
     unique = np.empty(flat.size, np.int64)
     index = np.empty(flat.size, np.int64)
     found, bad = packing.distinct(flat, np.zeros(vocabulary, np.int64), unique, index)
@@ -79,7 +89,7 @@ def embedding_vjp(
     """
     table = check_float("embeddings", embeddings, 2)
     packed = isinstance(ids, PackedSequence)
-    given = ids.values if isinstance(ids, PackedSequence) else np.asarray(ids)
+    given = ids.values if isinstance(ids, PackedSequence) else as_array("ids", ids)
     unique, index = distinct_ids(given, table.shape[0])
     rows = take_rows(table, unique)
     out: Array | PackedSequence

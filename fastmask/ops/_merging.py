@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.ops._arrays import Array, check_float, check_shape
+from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_list, check_shape
 
 Mask = NDArray[np.bool_]
 Masks = Sequence[Mask | None] | None
@@ -40,12 +40,12 @@ def merge_vjp(arrays: Sequence[ArrayLike], mode: str, masks: Masks = None) -> tu
     """
     if mode not in MERGES:
         raise ValueError(f"mode: expected one of {', '.join(MERGES)}, got {mode!r}.")
-    given = [check_float(f"arrays[{i}]", array) for i, array in enumerate(arrays)]
+    given = [check_float(f"arrays[{i}]", array) for i, array in enumerate(check_list("arrays", arrays))]
     if not given or (mode == "subtract" and len(given) != 2):
         wanted = "two" if mode == "subtract" else "one or more"
         raise ValueError(f"arrays: expected {wanted} for {mode!r}, got {len(given)}.")
-    shape = np.broadcast_shapes(*[array.shape for array in given])
-    valid = [_over(mask, array) for mask, array in zip(masks or [None] * len(given), given, strict=True)]
+    shape = _common_shape(given)
+    valid = _check_masks(masks, given)
     y, back = _ARITHMETIC[mode](given, valid)
 
     def pullback(dy: ArrayLike) -> list[Array]:
@@ -54,6 +54,35 @@ def merge_vjp(arrays: Sequence[ArrayLike], mode: str, masks: Masks = None) -> tu
         return [_unbroadcast(part, array.shape) for part, array in zip(back(d), given, strict=True)]
 
     return y, pullback
+
+
+def _common_shape(arrays: list[Array]) -> tuple[int, ...]:
+    first = arrays[0]
+    for i, array in enumerate(arrays):
+        if array.dtype != first.dtype:
+            raise TypeError(f"arrays[{i}]: expected {first.dtype}, as the other arrays, got {array.dtype}.")
+        if array.ndim != first.ndim:
+            raise ValueError(f"arrays[{i}]: expected {first.ndim} dimensions, as arrays[0], got shape {array.shape}.")
+    try:
+        return np.broadcast_shapes(*[array.shape for array in arrays])
+    except ValueError:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(f"arrays: expected shapes that broadcast to each other, got {shapes}.") from None
+
+
+def _check_masks(masks: Masks, arrays: list[Array]) -> list[Mask | None]:
+    if masks is None:
+        return [None] * len(arrays)
+    if len(check_list("masks", masks)) != len(arrays):
+        raise ValueError(f"masks: expected {len(arrays)}, one for each array, got {len(masks)}.")
+    valid: list[Mask | None] = []
+    for i, (mask, array) in enumerate(zip(masks, arrays, strict=True)):
+        own = None if mask is None else check_bool(f"masks[{i}]", mask)
+        if own is not None:
+            check_broadcast(f"masks[{i}]", own, array.shape[: own.ndim])
+            own = own.reshape(own.shape + (1,) * (array.ndim - own.ndim))
+        valid.append(own)
+    return valid
 
 
 def _linear(factors: Callable[[int], list[float]]) -> Callable[..., tuple[Array, Callable[[Array], list[Array]]]]:
@@ -147,6 +176,8 @@ def batch_dot_vjp(
     """:func:`batch_dot` and its pullback ``d -> (dx, dy)``."""
     a, b = check_float("x", x), check_float("y", y)
     b = check_float("y", b, None, a.dtype)
+    if len(check_list("axes", axes)) != 2 or not all(isinstance(axis, (int, np.integer)) for axis in axes):
+        raise ValueError(f"axes: expected a pair of whole numbers, got {axes!r}.")
     if a.ndim <= axes[0] or b.ndim <= axes[1] or min(axes) < 1:
         raise ValueError(f"axes: expected axes of shapes {a.shape} and {b.shape} but the first, got {axes}.")
     if a.shape[0] != b.shape[0] or a.shape[axes[0]] != b.shape[axes[1]]:
@@ -180,11 +211,6 @@ def _normalized(x: Array) -> tuple[Array, Callable[[Array], Array]]:
     factor = 1 / np.sqrt(np.maximum(squares, x.dtype.type(_SHORTEST**2)))
     y = x * factor
     return y, lambda d: factor * (d - np.where(long, y * (d * y).sum(axis=-1, keepdims=True), 0 * d))
-
-
-def _over(mask: Mask | None, array: Array) -> Mask | None:
-    """The mask with as many axes as the array."""
-    return None if mask is None else mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
 
 
 def _any(masks: list[Mask | None]) -> Mask | None:

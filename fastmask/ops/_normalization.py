@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask.ops._arrays import Array, check_float, check_shape
+from fastmask.packing import as_array
 
 
 class NormalizationGradients(NamedTuple):
@@ -50,8 +52,10 @@ def layer_normalization_vjp(
 ) -> tuple[Array, Pullback]:
     """:func:`layer_normalization` and its pullback ``dy -> NormalizationGradients``."""
     array = check_float("x", x)
+    if array.ndim == 0:
+        raise ValueError("x: expected at least one axis, got shape ().")
     scale, offset = _check_affine(array, gamma, beta)
-    rows = array.reshape(-1, array.shape[-1])
+    rows = array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
     centered = rows - _mean(rows)
     factor = 1 / np.sqrt(_mean(centered * centered) + array.dtype.type(epsilon))
     normal = centered * factor
@@ -125,6 +129,8 @@ def batch_normalization_vjp(
     scale, offset = _check_affine(array, gamma, beta)
     center = check_float("mean", mean, 1, array.dtype)
     spread = check_float("variance", variance, 1, array.dtype)
+    check_shape("mean", center, array.shape[1:])
+    check_shape("variance", spread, array.shape[1:])
     factor = 1 / np.sqrt(spread + array.dtype.type(epsilon))
     normal = (array - center) * factor
     y = _affine(normal, scale, offset)
@@ -179,6 +185,8 @@ def batch_training_vjp(
 
 
 def _mean(rows: Array) -> Array:
+    if rows.shape[1] == 0:
+        return np.zeros((rows.shape[0], 1), rows.dtype)
     return np.asarray(rows.mean(axis=-1, keepdims=True))
 
 
@@ -199,7 +207,10 @@ def _check_affine(x: Array, gamma: ArrayLike | None, beta: ArrayLike | None) -> 
 
 def _check_counts(x: Array, counts: ArrayLike | None, guard: float) -> tuple[Array, Array]:
     """The counts (n,) and what the sums are divided by, both of the dtype of x."""
-    weights = np.ones(x.shape[0], x.dtype) if counts is None else np.asarray(counts).astype(x.dtype)
+    given = np.ones(x.shape[0], x.dtype) if counts is None else as_array("counts", counts)
+    if given.dtype.kind not in "biuf":
+        raise TypeError(f"counts: expected numbers, got {given.dtype}.")
+    weights = given.astype(x.dtype)
     check_shape("counts", weights, x.shape[:1])
     total = weights.sum(dtype=np.float64) + guard
     return weights, np.asarray(total or 1.0, x.dtype)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from fastmask import kernels, threads
 from fastmask.ops._arrays import FLOATS, Array, Indices, check_float, check_shape, split, thread_count
-from fastmask.ops._embedding import SparseRows
+from fastmask.ops._embedding import SparseRows, check_ids
+
+
+_REQUIRED = ("parameter", "mean_square", "m", "v")
 
 
 def _in_place(name: str, array: Array | None, like: Array) -> Array | None:
     if array is None:
         return None
-    if array.dtype not in FLOATS or not array.flags.c_contiguous or not array.flags.writeable:
+    if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or not array.flags.carray:
         raise TypeError(f"{name}: expected a writable contiguous float32 or float64 array to change in place.")
     check_shape(name, array, like.shape)
     if array.dtype != like.dtype:
@@ -31,28 +32,41 @@ def _rows(array: Array) -> Array:
 def _gradient(gradient: Array | SparseRows, parameter: Array) -> tuple[Array, Indices | None]:
     """The gradient as rows, and for sparse rows where each row of the parameter finds its own."""
     if isinstance(gradient, SparseRows):
-        if gradient.shape != parameter.shape:
+        if gradient.shape != parameter.shape or parameter.ndim != 2:
             raise ValueError(f"gradient: expected shape {parameter.shape}, got {gradient.shape}.")
         rows = check_float("gradient", gradient.rows, 2, parameter.dtype)
+        ids = check_ids("gradient", gradient.ids, parameter.shape[0])
+        check_shape("gradient", rows, (ids.size, parameter.shape[1]))
         place = np.full(parameter.shape[0], -1, np.int64)
-        place[gradient.ids] = np.arange(gradient.ids.size)
+        place[ids] = np.arange(ids.size)
         return (rows, place) if rows.size else (np.zeros((1, parameter.shape[1]), parameter.dtype), place)
     checked = check_float("gradient", gradient, None, parameter.dtype)
     check_shape("gradient", checked, parameter.shape)
     return _rows(checked), None
 
 
+def _number(name: str, value: float) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {value!r}.") from None
+
+
 def _run(
-    step: Callable[..., None], parameter: Array, gradient: Array | SparseRows, states: dict[str, Array | None],
-    rates: tuple[Any, ...],
+    name: str, parameter: Array, gradient: Array | SparseRows, states: dict[str, Array | None], rates: dict[str, float],
 ) -> None:
+    for key, state in {"parameter": parameter, **states}.items():
+        if state is None and key in _REQUIRED:
+            raise TypeError(f"{key}: expected an array to change in place, got None.")
     rows = _in_place("parameter", parameter, parameter)
     others = [_in_place(name, state, parameter) for name, state in states.items()]
     values, place = _gradient(gradient, parameter)
+    numbers = [_number(rate, value) for rate, value in rates.items()]
     if rows is None or rows.size == 0:
         return
+    step = getattr(kernels.module(rows.dtype), name)
     parts = split(rows.shape[0], thread_count(30.0 * rows.size))
-    threads.run([partial(step, rows, values, place, *others, *rates, begin, end) for begin, end in parts])
+    threads.run([partial(step, rows, values, place, *others, *numbers, begin, end) for begin, end in parts])
 
 
 def sgd_step(
@@ -66,8 +80,8 @@ def sgd_step(
     ``velocity`` change in place. A gradient of :class:`SparseRows` gives the bits of the dense gradient it
     stands for; rows that have no gradient and no velocity are passed over.
     """
-    _run(kernels.module(parameter.dtype).sgd_step, parameter, gradient, {"velocity": velocity},
-         (learning_rate, momentum, nesterov))
+    rates = {"learning_rate": learning_rate, "momentum": momentum, "nesterov": bool(nesterov)}
+    _run("sgd_step", parameter, gradient, {"velocity": velocity}, rates)
 
 
 def rmsprop_step(
@@ -81,8 +95,8 @@ def rmsprop_step(
     else ``w -= u``. Everything but ``gradient`` changes in place; :class:`SparseRows` as in :func:`sgd_step`.
     """
     states = {"mean_square": mean_square, "momentum_buffer": momentum_buffer, "mean": mean}
-    _run(kernels.module(parameter.dtype).rmsprop_step, parameter, gradient, states,
-         (learning_rate, rho, momentum, epsilon))
+    rates = {"learning_rate": learning_rate, "rho": rho, "momentum": momentum, "epsilon": epsilon}
+    _run("rmsprop_step", parameter, gradient, states, rates)
 
 
 def adam_step(
@@ -96,5 +110,5 @@ def adam_step(
     running maximum stands for v. Everything but ``gradient`` changes in place; :class:`SparseRows` as in
     :func:`sgd_step`.
     """
-    _run(kernels.module(parameter.dtype).adam_step, parameter, gradient, {"m": m, "v": v, "v_max": v_max},
-         (alpha, beta_1, beta_2, epsilon))
+    rates = {"alpha": alpha, "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
+    _run("adam_step", parameter, gradient, {"m": m, "v": v, "v_max": v_max}, rates)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels
-from fastmask.ops._arrays import Array, check_float, check_shape
+from fastmask.ops._arrays import Array, check_float, check_packed_floats, check_shape
 from fastmask.ops._products import segment_sum
 from fastmask.ops._sequences import expand_vjp
 from fastmask.packing import PackedSequence, Packing, take_rows
@@ -23,6 +23,7 @@ def average_pool(x: PackedSequence) -> Array:
 
 def average_pool_vjp(x: PackedSequence) -> tuple[Array, Pullback]:
     """:func:`average_pool` and its pullback ``dy -> dx`` like ``x.values``."""
+    x = check_packed_floats("x", x)
     data, collapse = _tokens(x)
     plan = x.packing
     shape = (plan.batch_size, *x.values.shape[1:])
@@ -39,12 +40,14 @@ def average_pool_vjp(x: PackedSequence) -> tuple[Array, Pullback]:
 
 def max_pool(x: PackedSequence) -> Array:
     """The largest of each feature over the tokens of each row, (B, ...); zeros for a row without tokens."""
+    x = check_packed_floats("x", x)
     data = _tokens(x)[0]
     return _row_max(data, x.packing).reshape(x.packing.batch_size, *x.values.shape[1:])
 
 
 def max_pool_vjp(x: PackedSequence) -> tuple[Array, Pullback]:
     """:func:`max_pool` and its pullback ``dy -> dx`` like ``x.values``; equal maxima share the gradient."""
+    x = check_packed_floats("x", x)
     data, collapse = _tokens(x)
     plan = x.packing
     shape = (plan.batch_size, *x.values.shape[1:])

@@ -15,6 +15,8 @@ from fastmask.ops._arrays import (
     Array,
     Indices,
     check_float,
+    check_list,
+    check_packed,
     check_shape,
     pad_gates,
     product_panels,
@@ -66,9 +68,7 @@ class Problem:
         initial_state: Sequence[Array] | None, states: int, go_backwards: bool, return_sequences: bool,
         input_mask: Array | None, recurrent_mask: Array | None, training: bool,
     ) -> None:
-        if not isinstance(x, PackedSequence):
-            raise TypeError(f"x: expected a PackedSequence, got {type(x).__name__}.")
-        self.values = check_float("x", x.values, 2)
+        self.values = check_float("x", check_packed("x", x).values, 2)
         self.dtype: np.dtype[Any] = self.values.dtype
         self.plan: Packing = x.packing
         self.order = order
@@ -114,7 +114,7 @@ class Problem:
     def _check_states(self, name: str, states: Sequence[Array | None] | None, count: int) -> list[Array | None]:
         if states is None:
             return [None] * count
-        if len(states) != count:
+        if len(check_list(name, states)) != count:
             raise ValueError(f"{name}: expected {count} arrays, got {len(states)}.")
         checked: list[Array | None] = []
         for i, state in enumerate(states):

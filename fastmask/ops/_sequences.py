@@ -8,9 +8,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels
-from fastmask.ops._arrays import Array, Indices, check_float, check_shape
+from fastmask.ops._arrays import (
+    Array,
+    Indices,
+    check_broadcast,
+    check_float,
+    check_packed,
+    check_packed_floats,
+    check_shape,
+)
 from fastmask.ops._products import segment_sum
-from fastmask.packing import PackedSequence, put_rows, take_rows
+from fastmask.packing import PackedSequence, as_array, put_rows, take_rows
 
 MERGE_MODES = ("concat", "sum", "mul", "ave")
 
@@ -34,7 +42,7 @@ def pack_vjp(x: ArrayLike, mask: ArrayLike | None = None) -> tuple[PackedSequenc
     shape = packed.shape
 
     def pullback(d: ArrayLike) -> Array:
-        gradient = np.asarray(d)
+        gradient = as_array("d", d)
         check_shape("d", gradient, packed.values.shape)
         return put_rows(gradient, packed.packing.positions, shape[0] * shape[1]).reshape(shape)
 
@@ -50,7 +58,7 @@ def _sum_tokens(d: Array, index: Array, like: Array) -> Array:
 
 def expand_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Array]]:
     """One value for each token, (N, ...), and the pullback: gradients of these to gradients of ``packed.values``."""
-    data = packed.data
+    data = check_packed("packed", packed).data
 
     def pullback(d: ArrayLike) -> Array:
         gradient = check_float("d", d, None, packed.dtype)
@@ -62,7 +70,7 @@ def expand_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Arr
 
 def unpack(packed: PackedSequence) -> Array:
     """The padded array (B, T, ...), with what Keras shows at masked places."""
-    return packed.pad()
+    return check_packed("packed", packed).pad()
 
 
 def unpack_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Array]]:
@@ -70,6 +78,7 @@ def unpack_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Arr
 
     Where masked places repeat the valid token before them, their gradients go to that token.
     """
+    check_packed("packed", packed)
 
     def pullback(d: ArrayLike) -> Array:
         gradient = check_float("d", d, None, packed.dtype)
@@ -96,12 +105,22 @@ def gather(packed: PackedSequence, cells: Indices) -> Array:
     -------
     array (n, ...)
     """
-    return take_rows(packed.values, packed.cells()[cells], packed.fill)
+    return take_rows(packed.values, _chosen(packed, cells), packed.fill)
+
+
+def _chosen(packed: PackedSequence, cells: Indices) -> Indices:
+    """The stored value that each of these cells shows."""
+    shown, wanted = check_packed("packed", packed).cells(), as_array("cells", cells)
+    if wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and wanted.size):
+        raise TypeError(f"cells: expected integers of shape (n,), got {wanted.dtype} {wanted.shape}.")
+    if wanted.size and not (wanted.min() >= 0 and wanted.max() < shown.size):
+        raise IndexError(f"cells: expected places from 0 to {shown.size - 1}, got {wanted.min()} to {wanted.max()}.")
+    return shown[wanted.astype(np.int64)]
 
 
 def gather_vjp(packed: PackedSequence, cells: Indices) -> tuple[Array, Callable[[ArrayLike], tuple[Array, Array]]]:
     """:func:`gather` and its pullback: gradients of the cells to those of ``packed.values`` and of ``packed.fill``."""
-    source = packed.cells()[cells]
+    source = _chosen(packed, cells)
     out = take_rows(packed.values, source, packed.fill)
 
     def pullback(d: ArrayLike) -> tuple[Array, Array]:
@@ -125,16 +144,24 @@ def time_order(backward: PackedSequence) -> PackedSequence:
 
 def time_order_vjp(backward: PackedSequence) -> tuple[PackedSequence, Callable[[ArrayLike], Array]]:
     """:func:`time_order` and its pullback, between gradients of values."""
-    reverse = backward.packing.reverse
+    reverse = check_packed("backward", backward).packing.reverse
     out = PackedSequence(take_rows(backward.data, reverse), backward.packing.reversed, None, backward.fill)
 
     def pullback(d: ArrayLike) -> Array:
-        gradient = np.asarray(d)
+        gradient = check_float("d", d, None, backward.dtype)
         check_shape("d", gradient, out.values.shape)
         tokens = take_rows(gradient, reverse)
         return tokens if backward.index is None else _sum_tokens(tokens, backward.index, backward.values)
 
     return out, pullback
+
+
+def _matrix(name: str, packed: PackedSequence) -> Array:
+    """The tokens of a packed batch of vectors."""
+    data = check_packed_floats(name, packed).data
+    if data.ndim != 2:
+        raise ValueError(f"{name}: expected values (tokens, units), got shape {data.shape}.")
+    return data
 
 
 def _merge(a: Array, b: Array, mode: str) -> Array:
@@ -176,10 +203,13 @@ def merge_directions_vjp(
     """
     if mode not in MERGE_MODES:
         raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}.")
+    a, other = (_matrix(*named) for named in (("forward", forward), ("backward", backward)))
     plan = forward.packing
-    a, b = forward.data, take_rows(backward.data, plan.reverse)
-    if a.shape[0] != b.shape[0] or (mode != "concat" and a.shape != b.shape):
-        raise ValueError(f"backward: expected outputs that go with those of shape {a.shape}, got {b.shape}.")
+    if not np.array_equal(plan.lengths, backward.packing.lengths):
+        raise ValueError("backward: expected rows of the lengths of those of forward, got others.")
+    if a.dtype != other.dtype or (mode != "concat" and a.shape != other.shape):
+        raise ValueError(f"backward: expected {a.dtype} to go with shape {a.shape}, got {other.dtype} {other.shape}.")
+    b = take_rows(other, plan.reverse)
     merged = PackedSequence(_merge(a, b, mode), plan)
 
     def pullback(d: ArrayLike) -> tuple[Array, Array]:
@@ -195,8 +225,7 @@ def multiply_vjp(x: ArrayLike, factor: ArrayLike) -> tuple[Array, Callable[[Arra
     """``x * factor`` for arrays of one shape or a factor that broadcasts to x (dropout), and the pullback for ``x``."""
     array = check_float("x", x)
     other = check_float("factor", factor, None, array.dtype)
-    if np.broadcast_shapes(array.shape, other.shape) != array.shape:
-        raise ValueError(f"factor: expected a shape that broadcasts to {array.shape}, got {other.shape}.")
+    check_broadcast("factor", other, array.shape)
 
     def pullback(dy: ArrayLike) -> Array:
         gradient = check_float("dy", dy, None, array.dtype)

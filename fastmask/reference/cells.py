@@ -7,6 +7,7 @@ and returns those of the projected input, of the old states and of the recurrent
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -34,7 +35,8 @@ def gate_matmul(x: Array, weights: Array, multiplier: Array | None) -> Array:
 
 def outer_sum(x: Array, dy: Array) -> Array:
     """Sum of ``x[..., :, None] * dy[..., None, :]`` over the leading axes."""
-    return x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+    tokens = math.prod(x.shape[:-1])
+    return x.reshape(tokens, x.shape[-1]).T @ dy.reshape(tokens, dy.shape[-1])
 
 
 def gate_matmul_backward(x: Array, weights: Array, multiplier: Array | None, dy: Array) -> tuple[Array, Array]:

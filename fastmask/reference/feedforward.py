@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -51,8 +52,8 @@ def dense_vjp(
 
     def pullback(dy: Array) -> tuple[Array, Array, Array | None]:
         dz = pull(dy)
-        rows = dz.reshape(-1, dz.shape[-1])
-        d_kernel = x.reshape(-1, x.shape[-1]).T @ rows
+        rows = dz.reshape(math.prod(dz.shape[:-1]), dz.shape[-1])
+        d_kernel = x.reshape(len(rows), x.shape[-1]).T @ rows
         return dz @ kernel.T, d_kernel, None if bias is None else rows.sum(axis=0)
 
     return y, pullback

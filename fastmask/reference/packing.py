@@ -69,7 +69,7 @@ def reverse_order(mask: Mask) -> Indices:
 
 def pack(x: npt.NDArray[Any], mask: Mask) -> npt.NDArray[Any]:
     """Values of the valid tokens of ``x`` [B, T, ...] in packed order, [N, ...]."""
-    return x.reshape(-1, *x.shape[2:])[pack_plan(mask).positions]
+    return x.reshape(mask.size, *x.shape[2:])[pack_plan(mask).positions]
 
 
 def unpack(

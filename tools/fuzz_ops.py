@@ -1,0 +1,65 @@
+"""Coverage-guided fuzzing of the operations: atheris chooses what the tests of bad input draw at random.
+
+    python tools/fuzz_ops.py tests/reliability/corpus/ops -max_total_time=3600
+
+needs ``pip install atheris hypothesis`` and the package on the path; further arguments are libFuzzer's. The first
+byte of an input chooses the test, the rest its arguments. A call must give the reference's answer or a documented
+exception.
+"""
+
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["fastmask"]):
+    import fastmask.ops
+    import fastmask.packing  # noqa: F401
+
+sys.path[:0] = [str(Path(__file__).parent.parent / "tests")]
+
+from hypothesis import given  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from reliability import test_inputs_ops, test_inputs_packing, test_inputs_recurrent  # noqa: E402
+from reliability.calls import check_damages, check_layouts, examples  # noqa: E402
+
+
+def targets():
+    """Functions of the bytes that stand for the arguments of one example."""
+    found = []
+    for make in test_inputs_ops.MAKERS.values():
+        for check in (check_damages, check_layouts):
+            found.append(target(lambda data, make=make, check=check: check(data, make(test_inputs_ops.Maker(data)))))
+    for check in (check_damages, check_layouts) * 4:
+        found.append(target(lambda data, check=check: check(data, test_inputs_recurrent.recurrent_call(data))))
+    tests = vars(test_inputs_packing)
+    for name in ("plans", "lists_of_sequences", "packed_sequences", "embedding_of_packed_ids", "batch_statistics"):
+        found.append(tests[f"test_{name}"].hypothesis.fuzz_one_input)
+    for name in test_inputs_packing.STEPS:
+        found.append(target(lambda data, name=name: test_inputs_packing.check_step(name, data)))
+    return found
+
+
+def target(check):
+    """The check of one example drawn from bytes."""
+
+    @examples(1)
+    @given(st.data())
+    def test(data):
+        check(data)
+
+    return test.hypothesis.fuzz_one_input
+
+
+TARGETS = targets()
+
+
+def one_input(content):
+    """Run one example."""
+    if content:
+        TARGETS[content[0] % len(TARGETS)](content[1:])
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()
