@@ -12,11 +12,11 @@ STEPS, ROWS, LONGEST, WORDS, TAGS = 10, 6, 9, 12, 4
 
 
 class Tagger(torch.nn.Module):
-    def __init__(self, sparse):
+    def __init__(self, sparse, layers):
         super().__init__()
         self.embedding = bridge.Embedding(WORDS, 5, sparse=sparse)
-        self.lstm = bridge.LSTM(5, 6, batch_first=True, bidirectional=True)
-        self.gru = bridge.GRU(12, 5, batch_first=True)
+        self.lstm = layers.LSTM(5, 6, batch_first=True, bidirectional=True)
+        self.gru = layers.GRU(12, 5, batch_first=True)
         self.dense = torch.nn.Linear(5, TAGS)
 
     def forward(self, x, mask):
@@ -55,7 +55,9 @@ def own_mean(losses):
 def train(case, rank=0, ranks=1):
     """Return the parameters and the mean loss of every step."""
     torch.manual_seed(3)
-    model = Tagger(case["sparse"]).to(case["dtype"])
+    model = Tagger(case["sparse"], torch.nn if case["accelerate"] else bridge).to(case["dtype"])
+    if case["accelerate"]:
+        bridge.accelerate(model)
     parallel = DistributedDataParallel(model) if ranks > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.0 if case["sparse"] else 0.9)
     normalise = own_mean if case["wrong"] else bridge.global_token_mean

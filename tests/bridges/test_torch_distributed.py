@@ -15,8 +15,8 @@ ddp_worker = importlib.import_module("ddp_worker")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_ddp.py"
 
 
-def case(shards, sparse=False, dtype=torch.float64, wrong=False):
-    return {"shards": shards, "sparse": sparse, "dtype": dtype, "wrong": wrong}
+def case(shards, sparse=False, dtype=torch.float64, accelerate=False, wrong=False):
+    return {"shards": shards, "sparse": sparse, "dtype": dtype, "accelerate": accelerate, "wrong": wrong}
 
 
 CASES = {
@@ -24,6 +24,7 @@ CASES = {
     "float32": case("uneven", dtype=torch.float32),
     "masked": case("masked"),
     "empty": case("empty"),
+    "accelerated": case("uneven", accelerate=True),
     "sparse": case("uneven", sparse=True),
     "sparse_empty": case("empty", sparse=True),
 }
