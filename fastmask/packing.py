@@ -10,43 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import index
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastmask.arguments import LARGEST, as_array, check_size
 from fastmask.kernels import packing as kernels
 
 __all__ = ["PackedSequence", "Packing"]
 
 Indices = NDArray[np.int64]
 Array = NDArray[Any]
-
-_LARGEST = int(np.iinfo(np.int64).max)
-
-
-def as_array(name: str, value: ArrayLike) -> Array:
-    """``value`` as an array of plain numbers; ValueError or TypeError with the name of the argument otherwise."""
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected an array, got what is none: {error}") from None
-    if array.dtype.hasobject:
-        raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}.")
-    return array
-
-
-def _size(name: str, value: SupportsIndex) -> int:
-    """``value`` as an int; TypeError or ValueError unless it is one that can count rows or steps."""
-    try:
-        size = index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected a whole number, got {value!r}.") from None
-    if not 0 <= size <= _LARGEST:
-        raise ValueError(f"{name}: expected a number from 0 to {_LARGEST}, got {size}.")
-    return size
-
 
 class Packing:
     """The plan of one packed batch. Made by :meth:`from_mask`, :meth:`from_lengths` or :meth:`full`; never changed.
@@ -95,8 +70,8 @@ class Packing:
         """A plan whose positions and rows are still to be filled in."""
         self = object.__new__(cls)
         batch_size = lengths.shape[0]
-        if batch_size * total_length > _LARGEST:
-            raise ValueError(f"total_length: expected a grid of at most {_LARGEST} places, "
+        if batch_size * total_length > LARGEST:
+            raise ValueError(f"total_length: expected a grid of at most {LARGEST} places, "
                              f"got {batch_size} rows of {total_length} steps.")
         steps = int(lengths.max()) if batch_size else 0
         self.batch_size = batch_size
@@ -152,7 +127,7 @@ class Packing:
     @classmethod
     def full(cls, batch_size: int, total_length: int) -> Packing:
         """The plan of a batch without a mask: every step of every row counts."""
-        rows, steps = _size("batch_size", batch_size), _size("total_length", total_length)
+        rows, steps = check_size("batch_size", batch_size), check_size("total_length", total_length)
         return cls._leading(np.full(rows, steps, np.int64), steps, masked=False)
 
     @classmethod
@@ -162,7 +137,7 @@ class Packing:
             raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}.")
         counts = np.require(counts, np.int64, ("C", "A"))
         longest = int(counts.max()) if counts.size else 0
-        total = longest if total_length is None else _size("total_length", total_length)
+        total = longest if total_length is None else check_size("total_length", total_length)
         if counts.size and (counts.min() < 0 or longest > total):
             raise ValueError(f"lengths: expected values from 0 to {total}, got {counts.min()} to {longest}.")
         plan = cls._sorted(counts, total, masked)

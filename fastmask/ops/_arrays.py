@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask import threads
+from fastmask.arguments import as_array
 from fastmask.ops._memory import aligned_empty
-from fastmask.packing import PackedSequence, as_array
+from fastmask.packing import PackedSequence
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]

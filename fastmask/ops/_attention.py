@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastmask.arguments import as_array
 from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_shape
-from fastmask.packing import as_array
 
 Mask = NDArray[np.bool_]
 _MASKED = 1e9

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask import kernels
+from fastmask.arguments import as_array
 from fastmask.kernels import packing
 from fastmask.ops._arrays import Array, Indices, check_float, check_shape
 from fastmask.ops._products import segment_sum
-from fastmask.packing import PackedSequence, as_array, take_rows
+from fastmask.packing import PackedSequence, take_rows
 
 
 class SparseRows(NamedTuple):

@@ -10,7 +10,6 @@ from fastmask import kernels, threads
 from fastmask.ops._arrays import FLOATS, Array, Indices, check_float, check_shape, split, thread_count
 from fastmask.ops._embedding import SparseRows, check_ids
 
-
 _REQUIRED = ("parameter", "mean_square", "m", "v")
 
 

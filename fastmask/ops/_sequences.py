@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels
+from fastmask.arguments import as_array
 from fastmask.ops._arrays import (
     Array,
     Indices,
@@ -18,7 +19,7 @@ from fastmask.ops._arrays import (
     check_shape,
 )
 from fastmask.ops._products import segment_sum
-from fastmask.packing import PackedSequence, as_array, put_rows, take_rows
+from fastmask.packing import PackedSequence, put_rows, take_rows
 
 MERGE_MODES = ("concat", "sum", "mul", "ave")
 
