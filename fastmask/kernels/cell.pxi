@@ -44,8 +44,9 @@ cdef void row_tail(const real *x, Py_ssize_t depth, const real *matrix, Py_ssize
 
 
 def simple_rnn_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[:, ::1] recurrent_kernel,
-                    const real[::1] bias, const real[:, ::1] h, int activation, real[:, ::1] h_next):
-    """One step of a SimpleRNN. h of None: zeros."""
+                    const real[::1] bias, const real[:, ::1] h, int activation, real[::1] scratch,
+                    real[:, ::1] h_next):
+    """One step of a SimpleRNN. h of None: zeros. scratch: [units]."""
     cdef Py_ssize_t row, unit, units = recurrent_kernel.shape[0]
     cdef const real *start = &bias[0] if bias is not None else NULL
     cdef real *out
@@ -55,11 +56,11 @@ def simple_rnn_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[
     for row in range(x.shape[0]):
         out = &h_next[row, 0]
         row_product(&x[row, 0], kernel.shape[0], &kernel[0, 0], units, start, out)
-        if h is not None:
-            row_product(&h[row, 0], units, &recurrent_kernel[0, 0], units, out, out)
+        row_product(&h[row, 0] if h is not None else NULL, units if h is not None else 0, &recurrent_kernel[0, 0],
+                    units, NULL, &scratch[0])
         unit = 0
         while unit < units:
-            y = load(out + unit, lanes_left(units, unit))
+            y = load(out + unit, lanes_left(units, unit)) + load(&scratch[unit], lanes_left(units, unit))
             squash(False, activation, 1, &y)
             store(out + unit, y, lanes_left(units, unit))
             unit = unit + LANES
@@ -67,30 +68,32 @@ def simple_rnn_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[
 
 def lstm_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[:, ::1] recurrent_kernel,
               const real[::1] bias, const real[:, ::1] h, int activation,
-              int recurrent_activation, real[::1] scratch, real[:, ::1] h_next, real[:, ::1] c_next):
-    """One step of an LSTM; c_next holds c. h of None: zeros. scratch: numbers for 4 * units."""
+              int recurrent_activation, real[:, ::1] scratch, real[:, ::1] h_next, real[:, ::1] c_next):
+    """One step of an LSTM; c_next holds c. h of None: zeros. scratch: [2, 4 * units + LANES]."""
     cdef LstmStep s
     cdef Py_ssize_t row, unit, units = recurrent_kernel.shape[0]
-    cdef const real *start = &bias[0] if bias is not None else NULL
     cdef vec z[1][WIDTH]
     cdef int k
     if units == 0:
         return
-    s.units = units
+    s.units = s.padded = units
     s.activation = activation
     s.recurrent_activation = recurrent_activation
     s.gates = NULL
-    s.c_previous = s.c = &c_next[0, 0]
-    s.h = &h_next[0, 0]
+    s.z = &scratch[0, 0]
+    s.z_index = NULL
     for row in range(x.shape[0]):
-        row_product(&x[row, 0], kernel.shape[0], &kernel[0, 0], 4 * units, start, &scratch[0])
-        if h is not None:
-            row_product(&h[row, 0], units, &recurrent_kernel[0, 0], 4 * units, &scratch[0], &scratch[0])
+        s.c_previous = s.c = &c_next[row, 0]
+        s.h = &h_next[row, 0]
+        row_product(&x[row, 0], kernel.shape[0], &kernel[0, 0], 4 * units, &bias[0] if bias is not None else NULL,
+                    &scratch[0, 0])
+        row_product(&h[row, 0] if h is not None else NULL, units if h is not None else 0, &recurrent_kernel[0, 0],
+                    4 * units, NULL, &scratch[1, 0])
         unit = 0
         while unit < units:
             for k in range(4):
-                z[0][k] = load(&scratch[k * units + unit], lanes_left(units, unit))
-            lstm_tile(&s, z, row, unit, 1)
+                z[0][k] = v_load(&scratch[1, k * units + unit])
+            lstm_tile(&s, z, 0, unit, 1)
             unit = unit + LANES
 
 

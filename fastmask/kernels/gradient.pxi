@@ -92,10 +92,8 @@ cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit,
     t.depth = count
     t.panel = g.d_block
     t.x_stride = ROWS
-    t.start_step = 0
     keep_sums(&t)
-    for i in range(ROWS):
-        t.start[i] = <const real *>&zero
+    start_from(&zero, &t)
     while m < units:
         rows = rows_left(units - m)
         t.x[0] = g.x_block + m * TOKEN_BLOCK

@@ -17,17 +17,19 @@ cdef struct LstmStep:
 
 cdef inline void lstm_gates(const bint fused, const int count, const LstmStep *s, vec (*z)[WIDTH],
                             Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
-    # One vector of units of `count` rows: z becomes i, f, c', o.
+    # One vector of units of `count` rows: z, the products of their states, becomes i, f, c', o.
+    cdef const real *x
     cdef vec gates[3 * PAIR]
     cdef vec candidate[PAIR]
     cdef int i, n = lanes_left(s.units, unit)
     cdef Py_ssize_t here
     cdef real *stored
     for i in range(count):
-        gates[3 * i] = z[i][0]
-        gates[3 * i + 1] = z[i][1]
-        gates[3 * i + 2] = z[i][3]
-        candidate[i] = z[i][2]
+        x = s.z + place(s.z_index, row + i) * 4 * s.padded + unit
+        gates[3 * i] = v_load(x) + z[i][0]
+        gates[3 * i + 1] = v_load(x + s.padded) + z[i][1]
+        candidate[i] = v_load(x + 2 * s.padded) + z[i][2]
+        gates[3 * i + 2] = v_load(x + 3 * s.padded) + z[i][3]
     squash(fused, SIGMOID if fused else s.recurrent_activation, 3 * count, gates)
     squash(fused, TANH if fused else s.activation, count, candidate)
     for i in range(count):
@@ -83,8 +85,6 @@ cdef void lstm_single_row(const LstmStep *s, Tile *t, Py_ssize_t unit) noexcept 
     # PANELS vectors of units of row 0
     cdef int i
     t.x[0] = s.h_previous
-    for i in range(PANELS):
-        t.start[i] = s.z + place(s.z_index, 0) * 4 * s.padded + unit + i * LANES
     run_panels(4, t)
     for i in range(PANELS):
         lstm_tile(s, &t.sums[i], 0, unit + i * LANES, 1)
@@ -98,7 +98,6 @@ cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit
         m = even_rows(rows - row)
         for i in range(m):
             t.x[i] = s.h_previous + (row + i) * s.units
-            t.start[i] = s.z + place(s.z_index, row + i) * 4 * s.padded + unit
         run_tile(m, 4, t)
         lstm_tile(s, t.sums, row, unit, m)
         row = row + m
@@ -106,11 +105,12 @@ cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit
 
 cdef void lstm_step(const LstmStep *s, Py_ssize_t rows) noexcept nogil:
     cdef Tile t
+    cdef vec zero = v_set1(0.0)
     cdef Py_ssize_t panels, unit = 0
     keep_sums(&t)
+    start_from(&zero, &t)
     t.panel = s.panels
     t.depth = s.depth
-    t.start_step = s.padded
     while unit < s.units:
         panels = PANELS if rows == 1 and s.padded - unit >= PANELS * LANES else 1
         if panels > 1:

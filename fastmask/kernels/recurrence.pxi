@@ -217,23 +217,26 @@ cdef void state_gradient(const StateGradient *s, Tile *t, Py_ssize_t token, Py_s
     # sums[i][j] = gradient of h of rows row to row + rows, vector j from unit on
     cdef Py_ssize_t column
     cdef int i, j, n
-    cdef vec start
+    cdef vec sum
+    cdef vec zero = v_set1(0.0)
+    cdef bint product = not ends and s.ready == NULL
+    if product:
+        start_from(&zero, t)
+        for i in range(rows):
+            t.x[i] = s.d + (next_token + i) * s.stride + s.first
+        run_tile(rows, width, t)
     for i in range(rows):
         for j in range(width):
             column = unit + j * LANES
             n = lanes_left(s.units, column)
-            start = v_set1(0.0)
-            if s.dy != NULL:
-                start = load(s.dy + (token + i) * s.units + column, n)
-            if ends or s.carry_everywhere:
-                start = start + load(s.carry + (row + i) * s.units + column, n)
+            sum = t.sums[i][j] if product else zero
             if not ends and s.ready != NULL:
-                start = start + load(s.ready + (row + i) * s.units + column, n)
-            t.sums[i][j] = start
-        t.start[i] = <const real *>t.sums[i]
-        t.x[i] = s.d + (next_token + i) * s.stride + s.first
-    if not ends and s.ready == NULL:
-        run_tile(rows, width, t)
+                sum = load(s.ready + (row + i) * s.units + column, n)
+            if s.dy != NULL:
+                sum = sum + load(s.dy + (token + i) * s.units + column, n)
+            if ends or s.carry_everywhere:
+                sum = sum + load(s.carry + (row + i) * s.units + column, n)
+            t.sums[i][j] = sum
 
 
 cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, MaskedProduct *dropout,

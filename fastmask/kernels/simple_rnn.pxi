@@ -4,12 +4,14 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padd
                           const real *h_previous, Py_ssize_t depth, real *h, Py_ssize_t units, Py_ssize_t rows,
                           int activation) noexcept nogil:
     cdef Tile t
+    cdef vec zero = v_set1(0.0)
+    cdef const real *x
     cdef Py_ssize_t row, column, unit = 0
     cdef int i, j, m, width
     keep_sums(&t)
+    start_from(&zero, &t)
     t.panel = panels
     t.depth = depth
-    t.start_step = LANES
     while unit < units:
         width = panel_width(units, unit)
         row = 0
@@ -17,9 +19,11 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padd
             m = even_rows(rows - row)
             for i in range(m):
                 t.x[i] = h_previous + (row + i) * units
-                t.start[i] = z + place(z_index, row + i) * padded + unit
             run_tile(m, width, &t)
             for i in range(m):
+                x = z + place(z_index, row + i) * padded + unit
+                for j in range(width):
+                    t.sums[i][j] = v_load(x + j * LANES) + t.sums[i][j]
                 if width == WIDTH and activation == TANH:
                     tanhs(WIDTH, t.sums[i])
                 else:

@@ -167,6 +167,14 @@ cdef inline void keep_sums(Tile *t) noexcept nogil:
         t.out[i] = <real *>t.sums[i]
 
 
+cdef inline void start_from(const vec *zero, Tile *t) noexcept nogil:
+    # What a product is added to joins its sum at the end: a chain of additions loses least while it is small.
+    cdef int i
+    t.start_step = 0
+    for i in range(ROWS):
+        t.start[i] = <const real *>zero
+
+
 cdef inline int rows_left(Py_ssize_t rows) noexcept nogil:
     return ROWS if rows >= ROWS else <int>rows
 

@@ -96,7 +96,8 @@ class Cell:
         if self.op == "lstm":
             h = np.empty(shape, self.dtype)
             c = np.zeros(shape, self.dtype) if states is None else states[1].copy()
-            module.lstm_cell(x, *weights, before, *self._codes, np.empty(4 * self.units, self.dtype), h, c)
+            scratch = np.empty((2, 4 * self.units + module.lanes), self.dtype)
+            module.lstm_cell(x, *weights, before, *self._codes, scratch, h, c)
             return h, c
         if self.op == "gru":
             h = np.zeros(shape, self.dtype) if before is None else before.copy()
@@ -104,7 +105,7 @@ class Cell:
             module.reset_after_cell(x, *weights, before, *self._codes, scratch, h)
             return (h,)
         h = np.empty(shape, self.dtype)
-        module.simple_rnn_cell(x, *weights, before, *self._codes, h)
+        module.simple_rnn_cell(x, *weights, before, *self._codes, np.empty(self.units, self.dtype), h)
         return (h,)
 
     def _check_states(self, states: Sequence[Array], rows: int) -> States:
