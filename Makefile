@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 THREADS ?= 1
+BACKENDS ?= tensorflow torch jax numpy
 EXAMPLES ?= 1000
 DURATION ?= 1800
 
@@ -43,7 +44,7 @@ test-bridges: build/peers/venv/.ready
 	PYTHONPATH="$$PWD" $(PEERS)/python -m pytest $(filter-out $(wildcard tests/bridges/test_keras_*.py),$(wildcard tests/bridges/test_*.py)) $(ARGS)
 	PYTHONPATH="$$PWD" $(PEERS)/python -m pytest tests/reliability/test_concurrency.py -k data_loader $(ARGS)
 	FASTMASK_KERAS_PYTHON="$$PWD/$(PEERS)/python" $(BIN)/python -m pytest tests/test_examples.py tests/keras_parity/test_files_live.py $(ARGS)
-	set -e; for backend in tensorflow torch jax numpy; do \
+	set -e; for backend in $(BACKENDS); do \
 		KERAS_BACKEND=$$backend PYTHONPATH="$$PWD" $(PEERS)/python -m pytest tests/bridges/test_keras_*.py $(ARGS); done
 
 # The kernels are compiled once more, with checks, and stand with a copy of the package in a folder of their own.
@@ -77,7 +78,7 @@ bench-peers: build/peers/venv/.ready
 lint: build/venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml fastmask.kernels.cpu fastmask.kernels.packing
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml fastmask.kernels.cpu fastmask.kernels.memory fastmask.kernels.packing
 	PATH="$$PWD/$(BIN):$$PATH" cython-lint fastmask/kernels/*.pyx fastmask/kernels/*.pxi
 
 build: build/venv/.ready

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmask.kernels.memory import Lease
+
 Array = NDArray[Any]
 
 _Block = tuple[Array, int]  # memory, and the address of the first cache line that begins in it
@@ -24,26 +26,6 @@ _LARGE = 2**18
 _LIMIT = 2**26
 # Free blocks by size. Up to 8 of each size below 256 KiB, and of larger ones 64 MiB in all.
 _free: dict[int, deque[_Block]] = {}
-
-
-class _Lease:
-    """A block in use: the base of an array and its views, which gives the block back with the last of them."""
-
-    __slots__ = ("__array_interface__", "_block", "_size")
-
-    def __init__(self, size: int, block: _Block, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._size = size
-        self._block = block
-        self.__array_interface__ = {"data": (block[1], False), "shape": shape, "typestr": dtype.str, "version": 3}
-
-    def __del__(self) -> None:
-        # No lock, which a collection of garbage in the middle of another call would wait for.
-        if self._size < _LARGE or self._size + _large_bytes() <= _LIMIT:
-            _free[self._size].append(self._block)
-
-
-def _large_bytes() -> int:
-    return sum(size * len(blocks) for size, blocks in list(_free.items()) if size >= _LARGE)
 
 
 def _take_block(size: int) -> _Block:
@@ -66,7 +48,7 @@ def aligned_empty(shape: Sequence[int] | int, dtype: Any) -> Array:
     # Four sizes between one power of two and the next: at most a quarter is wasted.
     step = 1 << max(0, (needed - 1).bit_length() - 3)
     size = -(-needed // step) * step
-    return np.asarray(_Lease(size, _take_block(size), shape, dtype))
+    return np.asarray(Lease(size, _take_block(size), _free, _LARGE, _LIMIT, shape, dtype.str))
 
 
 def aligned_zeros(shape: Sequence[int] | int, dtype: Any) -> Array:
