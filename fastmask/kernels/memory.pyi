@@ -1,6 +1,9 @@
 from collections import deque
 from typing import Any
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class Lease:
     @property
     def __array_interface__(self) -> dict[str, Any]: ...

@@ -13,6 +13,7 @@ cdef Py_ssize_t bytes_of_large(dict free, Py_ssize_t large):
 
 # Compiled, because an interruption (Ctrl-C) that reaches a __del__ written in Python is lost.
 @cython.no_gc_clear
+@cython.auto_pickle(False)
 cdef class Lease:
     """A block in use: the base of an array and its views, which gives the block back with the last of them.
 
