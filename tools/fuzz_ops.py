@@ -5,8 +5,13 @@
 needs ``pip install atheris hypothesis`` and the package on the path; further arguments are libFuzzer's. The first
 byte of an input chooses the test, the rest its arguments. A call must give the reference's answer or a documented
 exception.
+
+    python tools/fuzz_ops.py --seeds FOLDER
+
+writes the inputs to start from.
 """
 
+import random
 import sys
 from pathlib import Path
 
@@ -60,6 +65,18 @@ def one_input(content):
         TARGETS[content[0] % len(TARGETS)](content[1:])
 
 
+def write_seeds(folder):
+    """Random arguments for each test: an input that is too short to draw all from is no example."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = random.Random(0)
+    for number in range(len(TARGETS)):
+        (folder / f"{number:02}").write_bytes(bytes([number]) + source.randbytes(500))
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--seeds"]:
+        write_seeds(sys.argv[2])
+        sys.exit()
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
