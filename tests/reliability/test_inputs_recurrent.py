@@ -37,14 +37,15 @@ def recurrent_call(data):
     }  # fmt: skip
     options = {k: v for k, v in problem.options.items() if k not in arguments}
     function, twin = (getattr(module, problem.cell.function + "_vjp") for module in (ops, reference))
-    given_order = problem.valid[:, ::-1] if options["go_backwards"] else problem.valid
 
     def run(x, mask, kernel, recurrent_kernel, bias, initial_state, d_sequence, d_states, **masks):
         packed = PackedSequence.from_padded(x, mask)
         (y, states), pullback = function(
             packed, kernel, recurrent_kernel, bias, initial_state, **masks, **options
         )
-        gradient = PackedSequence.from_padded(d_sequence, given_order).values
+        valid = packed.packing.mask
+        order = valid[:, ::-1] if options["go_backwards"] else valid
+        gradient = PackedSequence.from_padded(d_sequence, order).values
         gradients = pullback(gradient, d_states)
         return results(y.pad(), states, gradients._replace(inputs=packed.with_values(gradients.inputs).pad()))
 
