@@ -22,6 +22,8 @@ Shape = tuple[int, ...]
 
 # Standard deviation of a unit normal cut off at two deviations.
 _TRUNCATED_DEVIATION = 0.87962566103423978
+# Numbers that are drawn at a time.
+_PART = 2**18
 _AXES = ("input_axes", "output_axes")
 
 
@@ -32,7 +34,10 @@ class Initializer:
         """Return an array of the given shape; dtype defaults to `fastmask.config.floatx`."""
         if not budget.trusted():
             return budget.placeholder(tuple(shape), dtype or floatx())
-        return np.asarray(self._values(tuple(shape)), np.dtype(dtype or floatx()))
+        return self._made(tuple(shape), np.dtype(dtype or floatx()))
+
+    def _made(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
+        return np.asarray(self._values(shape), dtype)
 
     def _values(self, shape: Shape) -> Array:
         raise NotImplementedError(f"{type(self).__name__} does not define _values(shape)")
@@ -57,15 +62,15 @@ class Initializer:
 class Zeros(Initializer):
     """All zeros."""
 
-    def _values(self, shape: Shape) -> Array:
-        return np.zeros(shape)
+    def _made(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
+        return np.zeros(shape, dtype)
 
 
 class Ones(Initializer):
     """All ones."""
 
-    def _values(self, shape: Shape) -> Array:
-        return np.ones(shape)
+    def _made(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
+        return np.ones(shape, dtype)
 
 
 class Constant(Initializer):
@@ -128,8 +133,9 @@ class RandomUniform(RandomInitializer):
         super().__init__(seed)
         self.minval, self.maxval = minval, maxval
 
-    def _values(self, shape: Shape) -> Array:
-        return self._generator().uniform(self.minval, self.maxval, shape)
+    def _made(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
+        generator = self._generator()
+        return _drawn(lambda n: generator.uniform(self.minval, self.maxval, n), shape, dtype)
 
 
 class RandomNormal(RandomInitializer):
@@ -144,15 +150,16 @@ class RandomNormal(RandomInitializer):
         super().__init__(seed)
         self.mean, self.stddev = mean, stddev
 
-    def _values(self, shape: Shape) -> Array:
-        return self._generator().normal(self.mean, self.stddev, shape)
+    def _made(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
+        generator = self._generator()
+        return _drawn(lambda n: generator.normal(self.mean, self.stddev, n), shape, dtype)
 
 
 class TruncatedNormal(RandomNormal):
     """Normal without the values further than two deviations from the mean."""
 
-    def _values(self, shape: Shape) -> Array:
-        return self.mean + self.stddev * _truncated(self._generator(), shape)
+    def _made(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
+        return np.asarray(self.mean + self.stddev * _truncated(self._generator(), shape), dtype)
 
 
 class VarianceScaling(RandomInitializer):
@@ -191,17 +198,17 @@ class VarianceScaling(RandomInitializer):
             raise ValueError(f"distribution must be one of {self._DISTRIBUTIONS}, got {distribution!r}")
         self.scale, self.mode, self.distribution = scale, mode, distribution
 
-    def _values(self, shape: Shape) -> Array:
+    def _made(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
         fan_in, fan_out = compute_fans(shape)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         deviation = sqrt(self.scale / max(1.0, fan))
         generator = self._generator()
         if self.distribution == "uniform":
             limit = sqrt(3.0) * deviation
-            return generator.uniform(-limit, limit, shape)
+            return _drawn(lambda n: generator.uniform(-limit, limit, n), shape, dtype)
         if self.distribution == "untruncated_normal":
-            return generator.normal(0.0, deviation, shape)
-        return deviation / _TRUNCATED_DEVIATION * _truncated(generator, shape)
+            return _drawn(lambda n: generator.normal(0.0, deviation, n), shape, dtype)
+        return np.asarray(deviation / _TRUNCATED_DEVIATION * _truncated(generator, shape), dtype)
 
 
 class _Scaled(VarianceScaling):
@@ -276,6 +283,15 @@ def compute_fans(shape: Shape) -> tuple[float, float]:
         return size, size
     receptive = prod(shape[:-2])
     return float(receptive * shape[-2]), float(receptive * shape[-1])
+
+
+def _drawn(draw: Callable[[int], Array], shape: Shape, dtype: np.dtype[Any]) -> Array:
+    """Return numbers drawn in float64, a part at a time: all at once would take three times the memory of float32."""
+    values = np.empty(prod(shape), dtype)
+    for start in range(0, values.size, _PART):
+        part = values[start : start + _PART]
+        part[:] = draw(part.size)
+    return values.reshape(shape)
 
 
 def _truncated(generator: np.random.Generator, shape: Shape) -> Array:

@@ -1,6 +1,7 @@
 """Initializers: distributions, fans, names, configs and seeds."""
 
 import random
+import tracemalloc
 from math import sqrt
 
 import numpy as np
@@ -189,3 +190,22 @@ class TestSeeds:
         generator.reset()
         assert seeds == [generator.next(), generator.next()]
         assert seeds[0] != seeds[1]
+
+
+@pytest.mark.parametrize("name", ["random_uniform", "random_normal", "glorot_uniform", "zeros", "ones"])
+def test_memory_of_large_weights(name):
+    """Little more than the result takes."""
+    made = initializers.get(name)
+    tracemalloc.start()
+    try:
+        array = made((2000, 1000), "float32")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * array.nbytes
+
+
+def test_parts_are_drawn_like_the_whole():
+    made = initializers.RandomNormal(1.0, 2.0, seed=5)((700, 1000), "float64")
+    expected = np.random.default_rng(5).normal(1.0, 2.0, (700, 1000))
+    np.testing.assert_array_equal(made, expected)

@@ -206,7 +206,7 @@ def merge_directions_vjp(
         raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}.")
     a, other = (_matrix(*named) for named in (("forward", forward), ("backward", backward)))
     plan = forward.packing
-    if not np.array_equal(plan.lengths, backward.packing.lengths):
+    if forward.shape[:2] != backward.shape[:2] or not np.array_equal(plan.lengths, backward.packing.lengths):
         raise ValueError("backward: expected rows of the lengths of those of forward, got others.")
     if a.dtype != other.dtype or (mode != "concat" and a.shape != other.shape):
         raise ValueError(f"backward: expected {a.dtype} to go with shape {a.shape}, got {other.dtype} {other.shape}.")
