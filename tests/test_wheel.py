@@ -13,7 +13,7 @@ import pytest
 import fastmask
 from fastmask import kernels
 
-COMPILED = ("cpu", "packing")
+COMPILED = ("cpu", "memory", "packing")
 
 
 def run(code, cwd=None, **environment):
