@@ -76,7 +76,10 @@ def activation_call(m):
 
         return run
 
-    return Call({"x": m.array(*shape), "dy": m.array(*shape)}, calls(ops), calls(reference), m.dtype)
+    def twin(x, dy):
+        return calls(reference)(np.asarray(x), np.asarray(dy))
+
+    return Call({"x": m.array(*shape), "dy": m.array(*shape)}, calls(ops), twin, m.dtype)
 
 
 def embedding_call(m):
@@ -227,6 +230,7 @@ def attention_call(m):
         if scores_mask is not None and not np.all(np.any(scores_mask, axis=-1)):
             # Scores less 1e9 differ no more in float32.
             arrays = [array.astype(m.dtype) for array in arrays]
+            scale, concat_weight = (None if a is None else m.dtype(a) for a in (scale, concat_weight))
         y, weights = reference.attention(*arrays, scores_mask, scale, concat_weight)
         assert dy.shape == y.shape
         assert weights.shape == (len(query), query.shape[1], key.shape[1])
