@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastmask import objects
 from fastmask.config import epsilon
 
 Array = npt.NDArray[Any]
@@ -137,10 +138,9 @@ def get(identifier: Any) -> Callable[[Array], Array] | None:
     """
     if identifier is None:
         return None
-    if isinstance(identifier, str):
-        return _class_of(identifier)()
-    if isinstance(identifier, Mapping):
-        return _class_of(identifier["class_name"]).from_config(identifier.get("config") or {})
+    if isinstance(identifier, (str, Mapping)):
+        made: Callable[[Array], Array] = objects.make(identifier, _ALL, _CLASSES, "constraint")
+        return made
     if isclass(identifier) and issubclass(identifier, Constraint):
         return identifier()
     if not callable(identifier):
@@ -161,18 +161,7 @@ def serialize(constraint: Callable[[Array], Array] | None) -> dict[str, Any] | N
         return None
     if not isinstance(constraint, Constraint):
         raise TypeError(f"constraint must be a Constraint to be serialized, got {constraint!r}")
-    return {
-        "module": "keras.constraints",
-        "class_name": type(constraint).__name__,
-        "config": constraint.get_config(),
-        "registered_name": None,
-    }
-
-
-def _class_of(name: str) -> type[Constraint]:
-    if name not in _ALL:
-        raise ValueError(f"constraint must be one of {sorted(_CLASSES)}, got {name!r}")
-    return _ALL[name]
+    return objects.serialize(constraint, "keras.constraints")
 
 
 def _norms(w: Array, axis: Axis) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastmask import budget
+from fastmask import budget, objects
 from fastmask.config import floatx
 from fastmask.random import SeedGenerator, check_seed, make_seed
 
@@ -350,10 +350,9 @@ def get(identifier: Any) -> Callable[..., Array] | None:
     """
     if identifier is None:
         return None
-    if isinstance(identifier, str):
-        return _class_of(identifier)()
-    if isinstance(identifier, Mapping):
-        return _class_of(identifier["class_name"]).from_config(identifier.get("config") or {})
+    if isinstance(identifier, (str, Mapping)):
+        made: Callable[..., Array] = objects.make(identifier, _ALL, _CLASSES, "initializer")
+        return made
     if isclass(identifier):
         identifier = identifier()
     if not callable(identifier):
@@ -374,15 +373,4 @@ def serialize(initializer: Callable[..., Array] | None) -> Any:
         return None
     if not isinstance(initializer, Initializer):
         raise TypeError(f"initializer must be an Initializer to be serialized, got {initializer!r}")
-    return {
-        "module": "keras.initializers",
-        "class_name": type(initializer).__name__,
-        "config": initializer.get_config(),
-        "registered_name": None,
-    }
-
-
-def _class_of(name: str) -> type[Initializer]:
-    if name not in _ALL:
-        raise ValueError(f"initializer must be one of {sorted(_CLASSES)}, got {name!r}")
-    return _ALL[name]
+    return objects.serialize(initializer, "keras.initializers")

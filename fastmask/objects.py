@@ -1,6 +1,6 @@
 """Losses, metrics, optimizers and schedules to configs and back, in the form that Keras writes; what is not there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -20,6 +20,20 @@ def serialize(thing: Any, module: str) -> dict[str, Any]:
         "config": thing.get_config(),
         "registered_name": None,
     }
+
+
+def make(identifier: str | Mapping[str, Any], names: Mapping[str, Any], legal: Iterable[str], kind: str) -> Any:
+    """Return a new object of the class that a name, or a config as `serialize` returns it, names.
+
+    `names` holds the classes under all their names, `legal` the names that the ValueError for another one lists, and
+    `kind` says there what the object is.
+    """
+    name = identifier if isinstance(identifier, str) else identifier["class_name"]
+    if name not in names:
+        raise ValueError(f"{kind} must be one of {sorted(legal)}, got {name!r}")
+    if isinstance(identifier, str):
+        return names[name]()
+    return names[name].from_config(identifier.get("config") or {})
 
 
 def deserialize(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastmask import objects
+
 Array = npt.NDArray[Any]
 
 
@@ -127,10 +129,9 @@ def get(identifier: Any) -> Regularizer | None:
     """
     if identifier is None or isinstance(identifier, Regularizer):
         return identifier
-    if isinstance(identifier, str):
-        return _class_of(identifier)()
-    if isinstance(identifier, Mapping):
-        return _class_of(identifier["class_name"]).from_config(identifier.get("config") or {})
+    if isinstance(identifier, (str, Mapping)):
+        made: Regularizer = objects.make(identifier, _ALL, _CLASSES, "regularizer")
+        return made
     if isclass(identifier) and issubclass(identifier, Regularizer):
         return identifier()
     if not callable(identifier):
@@ -148,18 +149,7 @@ def serialize(regularizer: Regularizer | None) -> dict[str, Any] | None:
     """
     if regularizer is None:
         return None
-    return {
-        "module": "keras.regularizers",
-        "class_name": type(regularizer).__name__,
-        "config": regularizer.get_config(),
-        "registered_name": None,
-    }
-
-
-def _class_of(name: str) -> type[Regularizer]:
-    if name not in _ALL:
-        raise ValueError(f"regularizer must be one of {sorted(_CLASSES)}, got {name!r}")
-    return _ALL[name]
+    return objects.serialize(regularizer, "keras.regularizers")
 
 
 def _factor(name: str, value: Any) -> float:
