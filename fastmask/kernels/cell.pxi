@@ -47,12 +47,14 @@ def simple_rnn_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[
                     const real[::1] bias, const real[:, ::1] h, int activation, real[::1] scratch,
                     real[:, ::1] h_next):
     """One step of a SimpleRNN. h of None: zeros. scratch: [units]."""
+    cdef uint64_t mode
     cdef Py_ssize_t row, unit, units = recurrent_kernel.shape[0]
     cdef const real *start = &bias[0] if bias is not None else NULL
     cdef real *out
     cdef vec y
     if units == 0:
         return
+    mode = flush_denormals()
     for row in range(x.shape[0]):
         out = &h_next[row, 0]
         row_product(&x[row, 0], kernel.shape[0], &kernel[0, 0], units, start, out)
@@ -64,18 +66,21 @@ def simple_rnn_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[
             squash(False, activation, 1, &y)
             store(out + unit, y, lanes_left(units, unit))
             unit = unit + LANES
+    set_float_mode(mode)
 
 
 def lstm_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[:, ::1] recurrent_kernel,
               const real[::1] bias, const real[:, ::1] h, int activation,
               int recurrent_activation, real[:, ::1] scratch, real[:, ::1] h_next, real[:, ::1] c_next):
     """One step of an LSTM; c_next holds c. h of None: zeros. scratch: [2, 4 * units + LANES]."""
+    cdef uint64_t mode
     cdef LstmStep s
     cdef Py_ssize_t row, unit, units = recurrent_kernel.shape[0]
     cdef vec z[1][WIDTH]
     cdef int k
     if units == 0:
         return
+    mode = flush_denormals()
     s.units = s.padded = units
     s.activation = activation
     s.recurrent_activation = recurrent_activation
@@ -95,12 +100,14 @@ def lstm_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[:, ::1
                 z[0][k] = v_load(&scratch[1, k * units + unit])
             lstm_tile(&s, z, 0, unit, 1)
             unit = unit + LANES
+    set_float_mode(mode)
 
 
 def reset_after_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real[:, ::1] recurrent_kernel,
                      const real[:, ::1] bias, const real[:, ::1] h, int activation, int recurrent_activation,
                      real[:, ::1] scratch, real[:, ::1] h_next):
     """One step of a GRU that resets after the product; h_next holds h. h of None: zeros. scratch: [2, 3 * units]."""
+    cdef uint64_t mode
     cdef Py_ssize_t row, unit, units = recurrent_kernel.shape[0]
     cdef real *inputs
     cdef real *products
@@ -110,6 +117,7 @@ def reset_after_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real
     cdef int k
     if units == 0:
         return
+    mode = flush_denormals()
     inputs = &scratch[0, 0]
     products = &scratch[1, 0]
     for row in range(x.shape[0]):
@@ -129,3 +137,4 @@ def reset_after_cell(const real[:, ::1] x, const real[:, ::1] kernel, const real
             before = load(out + unit, k)
             store(out + unit, v_fma(gates[0], before - n, n), k)
             unit = unit + LANES
+    set_float_mode(mode)

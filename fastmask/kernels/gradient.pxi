@@ -114,6 +114,7 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
 
     Tokens are taken in order whatever the panels, so the bits do not depend on how panels are shared out.
     """
+    cdef uint64_t mode
     cdef GradientProduct g
     cdef Py_ssize_t token = begin, count, unit, units, panel, column
     g.units = out.shape[0]
@@ -130,6 +131,7 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
     g.d_block = &scratch[0]
     g.x_block = g.d_block + TOKEN_BLOCK * WIDTH * LANES
     with nogil:
+        mode = flush_denormals()
         while token < end:
             count = min(<Py_ssize_t>TOKEN_BLOCK, end - token)
             unit = 0
@@ -142,3 +144,4 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
                     add_panel(&g, count, unit, units, column, panel_width(g.columns, column))
                 unit = unit + UNIT_BLOCK
             token = token + TOKEN_BLOCK
+        set_float_mode(mode)

@@ -194,6 +194,7 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
                 bint reset_after, bint every_step, bint zero_state, RecurrentDropout dropout,
                 const real[:, ::1] reset_mask):
     """Run the steps of a shard; h holds the initial state. gates: [tokens or rows, 4 * padded] or None."""
+    cdef uint64_t mode
     cdef GruStep s
     cdef Shard *shard = &run.shard
     cdef Inputs *inputs = &run.inputs
@@ -211,6 +212,7 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
     s.gates = NULL
     s.reset_mask = &reset_mask[shard.begin, 0] if reset_mask is not None else NULL
     with nogil:
+        mode = flush_denormals()
         while active_rows(shard, t) > 0:
             block_end = next_block(inputs, shard, t)
             count = 0
@@ -234,6 +236,7 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
                     gru_candidate(&s, n)
                 count = count + n
                 t = t + 1
+        set_float_mode(mode)
 
 
 cdef struct GruBackward:
@@ -343,6 +346,7 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
                  const real[:, ::1] h, const real[:, ::1] dy, real[:, ::1] dh, real[:, ::1] reset, int activation,
                  int recurrent_activation, bint reset_after, RecurrentDropout dropout, const real[:, ::1] reset_mask):
     """Turn gates into gradients of pre-activations; dh goes from final to initial state. h: [rows + tokens, units]."""
+    cdef uint64_t mode
     cdef GruBackward s
     cdef Shard *shard = &run.shard
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
@@ -368,6 +372,7 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
     s.reset = &reset[0, 0] if reset is not None else NULL
     s.reset_mask = &reset_mask[0, 0] if reset_mask is not None else NULL
     with nogil:
+        mode = flush_denormals()
         while t >= 0:
             n = active_rows(shard, t)
             going_on = active_rows(shard, t + 1)
@@ -384,3 +389,4 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
                 gru_reset_backward(&s, shard.offsets[t] + shard.begin, shard.begin, state_before(shard, True, t), n)
             t = t - 1
         initial_state_gradient(&s.state, shard, masked, dropout.dh if dropout is not None else NULL)
+        set_float_mode(mode)

@@ -125,6 +125,7 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
                  int activation, int recurrent_activation, bint every_step, bint zero_state,
                  RecurrentDropout dropout):
     """Run the steps of a shard; h and c hold the initial states, gates of None is inference."""
+    cdef uint64_t mode
     cdef LstmStep s
     cdef Shard *shard = &run.shard
     cdef Inputs *inputs = &run.inputs
@@ -139,6 +140,7 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
     s.panels = &panels[0]
     s.gates = NULL
     with nogil:
+        mode = flush_denormals()
         while active_rows(shard, t) > 0:
             block_end = next_block(inputs, shard, t)
             count = 0
@@ -164,6 +166,7 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
                 lstm_step(&s, n)
                 count = count + n
                 t = t + 1
+        set_float_mode(mode)
 
 
 cdef struct LstmBackward:
@@ -253,6 +256,7 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
                   const real[:, ::1] dy, real[:, ::1] dh, real[:, ::1] dc, int activation, int recurrent_activation,
                   RecurrentDropout dropout):
     """Turn gates into gradients of pre-activations; dh and dc go from final to initial states."""
+    cdef uint64_t mode
     cdef LstmBackward s
     cdef Shard *shard = &run.shard
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
@@ -276,6 +280,7 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
     s.c = &c[0, 0]
     s.dc = &dc[0, 0]
     with nogil:
+        mode = flush_denormals()
         while t >= 0:
             n = active_rows(shard, t)
             going_on = active_rows(shard, t + 1)
@@ -287,3 +292,4 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
             lstm_step_backward(&s, shard, t, going_on, n, True)
             t = t - 1
         initial_state_gradient(&s.state, shard, masked, dropout.dh if dropout is not None else NULL)
+        set_float_mode(mode)

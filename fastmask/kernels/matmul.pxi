@@ -85,6 +85,7 @@ cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept n
 def matmul(const real[:, :] x, const int64_t[::1] x_index, const real[::1] panels, const real[::1] start,
            real[:, :] out, const int64_t[::1] out_index, Py_ssize_t begin, Py_ssize_t end, bint accumulate):
     """Tokens begin to end of out = start + x @ panels, or of out += x @ panels. x and out may be slices of columns."""
+    cdef uint64_t mode
     cdef Product p
     if begin >= end or out.shape[1] == 0:
         return
@@ -100,4 +101,6 @@ def matmul(const real[:, :] x, const int64_t[::1] x_index, const real[::1] panel
     p.out_index = &out_index[0] if out_index is not None else NULL
     p.accumulate = accumulate
     with nogil:
+        mode = flush_denormals()
         product(&p, begin, end)
+        set_float_mode(mode)

@@ -129,18 +129,22 @@ cdef Update new_update(real[:, ::1] parameter, const real[:, ::1] gradient, real
 def sgd_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place, real[:, ::1] velocity,
              double learning_rate, double momentum, bint nesterov, Py_ssize_t begin, Py_ssize_t end):
     """w -= lr * g; with momentum v = momentum * v - lr * g, w += v or, Nesterov, w += momentum * v - lr * g."""
+    cdef uint64_t mode
     cdef Update u = new_update(parameter, gradient, velocity, None, None)
     u.rate = learning_rate
     u.momentum = momentum
     u.nesterov = nesterov
     with nogil:
+        mode = flush_denormals()
         update_rows(sgd_row, &u, place, parameter.shape[1], begin, end)
+        set_float_mode(mode)
 
 
 def rmsprop_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place,
                  real[:, ::1] mean_square, real[:, ::1] momentum_buffer, real[:, ::1] mean, double learning_rate,
                  double rho, double momentum, double epsilon, Py_ssize_t begin, Py_ssize_t end):
     """v = rho v + (1 - rho) g g; u = lr g / sqrt(v - mean mean + epsilon); with momentum p = momentum p + u; w -= p."""
+    cdef uint64_t mode
     cdef Update u = new_update(parameter, gradient, mean_square, momentum_buffer, mean)
     u.rate = learning_rate
     u.decay = rho
@@ -148,17 +152,22 @@ def rmsprop_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int6
     u.momentum = momentum
     u.epsilon = epsilon
     with nogil:
+        mode = flush_denormals()
         update_rows(rmsprop_row, &u, place, parameter.shape[1], begin, end)
+        set_float_mode(mode)
 
 
 def adam_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place, real[:, ::1] m,
               real[:, ::1] v, real[:, ::1] v_max, double alpha, double beta_1, double beta_2, double epsilon,
               Py_ssize_t begin, Py_ssize_t end):
     """m += (g - m)(1 - beta_1); v += (g g - v)(1 - beta_2); w -= alpha * m / (sqrt(v) + epsilon)."""
+    cdef uint64_t mode
     cdef Update u = new_update(parameter, gradient, m, v, v_max)
     u.rate = alpha
     u.rest = 1 - beta_1
     u.rest_2 = 1 - beta_2
     u.epsilon = epsilon
     with nogil:
+        mode = flush_denormals()
         update_rows(adam_row, &u, place, parameter.shape[1], begin, end)
+        set_float_mode(mode)

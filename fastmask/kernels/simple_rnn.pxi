@@ -39,6 +39,7 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padd
 def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, int activation, bint every_step,
                        bint zero_state, RecurrentDropout dropout):
     """Run the steps of a shard; h holds the initial state."""
+    cdef uint64_t mode
     cdef Shard *shard = &run.shard
     cdef Inputs *inputs = &run.inputs
     cdef Py_ssize_t t = 0, block_end, count, before, after, n
@@ -46,6 +47,7 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
     if active_rows(shard, 0) == 0 or units == 0:
         return
     with nogil:
+        mode = flush_denormals()
         while active_rows(shard, t) > 0:
             block_end = next_block(inputs, shard, t)
             count = 0
@@ -63,6 +65,7 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
                                     0 if t == 0 and zero_state else units, &h[after, 0], units, n, activation)
                 count = count + n
                 t = t + 1
+        set_float_mode(mode)
 
 
 cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, Py_ssize_t t, const real *h, real *d,
@@ -98,6 +101,7 @@ cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, P
 def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:, ::1] h, const real[:, ::1] dy,
                         real[:, ::1] dh, real[:, ::1] d, int activation, RecurrentDropout dropout):
     """Fill d with gradients of pre-activations; dh goes from final to initial state. h: [rows + tokens, units]."""
+    cdef uint64_t mode
     cdef StateGradient s
     cdef Shard *shard = &run.shard
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
@@ -115,6 +119,7 @@ def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:
     s.carry_everywhere = False
     s.ready = NULL
     with nogil:
+        mode = flush_denormals()
         while t >= 0:
             n = active_rows(shard, t)
             going_on = active_rows(shard, t + 1)
@@ -126,3 +131,4 @@ def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:
             simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, going_on, n, True)
             t = t - 1
         initial_state_gradient(&s, shard, masked, dropout.dh if dropout is not None else NULL)
+        set_float_mode(mode)

@@ -1,7 +1,7 @@
 # The vector vocabulary of simd.h and the mathematics written in it.
 
 from libc.math cimport erf, exp, log1p
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef extern from *:
@@ -18,6 +18,8 @@ cdef extern from "simd.h" nogil:
         ROWS
         PANELS
         IS_DOUBLE
+    uint64_t flush_denormals()
+    void set_float_mode(uint64_t mode)
     vec v_load(const real *p)
     void v_store(real *p, vec x)
     vec v_load_tail(const real *p, int n)
