@@ -5,13 +5,16 @@
 
 cdef enum:
     TOKEN_BLOCK = 256   # tokens taken at a time: larger blocks read and write the result less often
-    UNIT_BLOCK = 192    # columns of x taken at a time, a multiple of ROWS
+    UNIT_BLOCK = 1536   # columns of x taken at a time, a multiple of ROWS: each time all of d is copied again
+    COPY_CHUNK = 16     # tokens whose rows of x are copied while they are in the first-level cache
     BIAS_CHAIN = 16     # tokens of one chain of additions to a bias
+    X_TILE = TOKEN_BLOCK * ROWS + LANES     # numbers of ROWS columns of a block of x, with room for one vector more
 
 
-def gradient_scratch_size():
-    """Numbers of scratch that gradient_product needs."""
-    return TOKEN_BLOCK * (UNIT_BLOCK + WIDTH * LANES) + WIDTH * LANES
+def gradient_scratch_size(Py_ssize_t units):
+    """Numbers of scratch that gradient_product needs for so many columns of x."""
+    cdef Py_ssize_t tiles = (min(units, <Py_ssize_t>UNIT_BLOCK) + ROWS - 1) // ROWS
+    return TOKEN_BLOCK * WIDTH * LANES + tiles * X_TILE
 
 
 cdef struct GradientProduct:
@@ -25,24 +28,28 @@ cdef struct GradientProduct:
     real *out                   # in/out [units, columns]
     real *bias                  # in/out [columns] or NULL: sums of d
     real *d_block               # scratch [TOKEN_BLOCK][width][LANES]
-    real *x_block               # scratch [tiles of units][TOKEN_BLOCK][ROWS], and room for one vector more
+    real *x_block               # scratch [tiles of units][X_TILE]: [TOKEN_BLOCK][ROWS]
 
 
 cdef void copy_block(const GradientProduct *g, Py_ssize_t token, Py_ssize_t count, Py_ssize_t unit,
                      Py_ssize_t units) noexcept nogil:
     # Whole vectors are stored every ROWS numbers; what each has too much, the next one overwrites.
-    cdef Py_ssize_t k, m = 0
+    cdef Py_ssize_t k, m, end, begin = 0
     cdef const real *source
     cdef real *target
     cdef int j
-    while m < units:
-        target = g.x_block + m * TOKEN_BLOCK
-        for k in range(count):
-            source = g.x + place(g.x_index, token + k) * g.x_stride + unit + m
-            for j in range((ROWS + LANES - 1) // LANES):
-                store_block(target + j * LANES, source + j * LANES, units - m - j * LANES)
-            target = target + ROWS
-        m = m + ROWS
+    while begin < count:
+        end = min(begin + COPY_CHUNK, count)
+        m = 0
+        while m < units:
+            target = g.x_block + m // ROWS * X_TILE + begin * ROWS
+            for k in range(begin, end):
+                source = g.x + place(g.x_index, token + k) * g.x_stride + unit + m
+                for j in range((ROWS + LANES - 1) // LANES):
+                    store_block(target + j * LANES, source + j * LANES, units - m - j * LANES)
+                target = target + ROWS
+            m = m + ROWS
+        begin = end
 
 
 cdef inline void store_block(real *target, const real *source, Py_ssize_t left) noexcept nogil:
@@ -82,8 +89,8 @@ cdef void copy_panel(const GradientProduct *g, Py_ssize_t token, Py_ssize_t coun
 
 
 cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ssize_t units,
-                    Py_ssize_t column, int width) noexcept nogil:
-    # out[unit : unit + units, column : ] += x_block.T @ d_block
+                    Py_ssize_t column, int width, const real *next_panel) noexcept nogil:
+    # out[unit : unit + units, column : ] += x_block.T @ d_block. Meanwhile the next panel comes into the cache.
     cdef Tile t
     cdef Py_ssize_t m = 0
     cdef vec zero = v_set1(0.0)
@@ -96,7 +103,9 @@ cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit,
     start_from(&zero, &t)
     while m < units:
         rows = rows_left(units - m)
-        t.x[0] = g.x_block + m * TOKEN_BLOCK
+        t.x[0] = g.x_block + m // ROWS * X_TILE
+        t.ahead = next_panel + m // ROWS * LANES if m < WIDTH * ROWS else t.panel
+        t.ahead_step = g.d_stride if m < WIDTH * ROWS else 0
         run_column_tile(rows, width, &t)
         for i in range(rows):
             for j in range(width):
@@ -141,7 +150,8 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
                 for panel in range(begin_panel, end_panel):
                     column = panel * WIDTH * LANES
                     copy_panel(&g, token, count, column, panel_width(g.columns, column), unit == 0 and g.bias != NULL)
-                    add_panel(&g, count, unit, units, column, panel_width(g.columns, column))
+                    add_panel(&g, count, unit, units, column, panel_width(g.columns, column),
+                              g.d + token * g.d_stride + column + WIDTH * LANES)
                 unit = unit + UNIT_BLOCK
             token = token + TOKEN_BLOCK
         set_float_mode(mode)

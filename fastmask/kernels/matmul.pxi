@@ -1,7 +1,7 @@
 # Products of rows of tokens with a packed matrix.
 
 cdef enum:
-    ROW_BLOCK = 96      # rows that share a panel while it is in the first-level cache
+    ROW_BLOCK = 128     # rows that share a panel while it is in the first-level cache
 
 
 cdef struct Product:
@@ -54,7 +54,7 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
                         const real *panel) noexcept nogil:
     cdef Tile t
     cdef vec zero = v_set1(0.0)
-    cdef Py_ssize_t n = begin
+    cdef Py_ssize_t n = begin, tile = 0
     cdef int rows, width = panel_width(p.columns, column)
     cdef bint whole = column + width * LANES <= p.columns
     t.depth = p.depth
@@ -62,10 +62,12 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
     while n < end:
         rows = even_rows(end - n)
         start_tile(p, &zero, n, column, rows, width, whole, &t)
+        look_ahead(&t, width, tile)
         run_tile(rows, width, &t)
         if not whole:
             store_rest(p, n, column, rows, width, &t)
         n = n + rows
+        tile = tile + 1
 
 
 cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:

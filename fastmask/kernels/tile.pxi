@@ -18,6 +18,8 @@ cdef struct Tile:
     Py_ssize_t start_step
     real *out[ROWS]             # out  [width][LANES] of each row; may be start
     vec sums[ROWS][WIDTH]       # room for out where the results are not kept
+    const real *ahead           # ahead[k * ahead_step] comes into the second-level cache meanwhile
+    Py_ssize_t ahead_step
 
 
 # Written out, because a compiler unrolls an outermost loop only after it has decided what lives in registers.
@@ -77,6 +79,7 @@ cdef inline void multiply(const int rows, const int width, const bint by_columns
     cdef const real *x[ROWS]
     cdef const real *panel = t.panel
     cdef const real *column = t.x[0]
+    cdef const real *ahead = t.ahead
     cdef vec b
     cdef Py_ssize_t k, depth = t.depth
     cdef int i, n
@@ -93,6 +96,8 @@ cdef inline void multiply(const int rows, const int width, const bint by_columns
                 b = v_hold(v_load(panel + n // rows * LANES))
             a[i * WIDTH + n // rows] = v_fma(xk[i], b, a[i * WIDTH + n // rows])
         panel = panel + width * LANES
+        v_prefetch(ahead)
+        ahead = ahead + t.ahead_step
         if by_columns:
             column = column + t.x_stride
     store_tile(rows, width, a, t)
@@ -165,6 +170,13 @@ cdef inline void keep_sums(Tile *t) noexcept nogil:
     cdef int i
     for i in range(ROWS):
         t.out[i] = <real *>t.sums[i]
+
+
+cdef inline void look_ahead(Tile *t, int width, Py_ssize_t tile) noexcept nogil:
+    # The first `width` tiles of a panel bring the panel behind it into the cache.
+    cdef bint some = tile < width
+    t.ahead = t.panel + (width + tile) * t.depth * LANES if some else t.panel
+    t.ahead_step = LANES if some else 0
 
 
 cdef inline void start_from(const vec *zero, Tile *t) noexcept nogil:
