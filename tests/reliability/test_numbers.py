@@ -147,3 +147,19 @@ def test_distance_from_float64_over_long_sequences(cell):
     """bench/accuracy.py compares these figures with PyTorch's, for 10,000 steps too."""
     for name, distance in distances(cell, steps=1000).items():
         assert distance < 3e-6, name
+
+
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+def test_gradients_that_vanish_end_in_zeros(cell):
+    rng = np.random.default_rng(5)
+    gates = {"simple_rnn": 1, "lstm": 4, "gru": 3}[cell]
+    x = fm.PackedSequence.from_padded(rng.standard_normal((2, 600, 4)).astype(np.float32))
+    kernel, recurrent_kernel = (0.1 * rng.standard_normal((n, gates * 8)).astype(np.float32) for n in (4, 8))
+    _, pullback = getattr(fm.ops, f"{cell}_vjp")(x, kernel, recurrent_kernel)
+    d_states = [np.ones((2, 8), np.float32)] + [None] * (cell == "lstm")
+    gradients = pullback(None, d_states).inputs
+    size = np.abs(gradients)
+    assert (size[-2:] > 0).any() and (size[:2] == 0).all()
+    assert not ((size > 0) & (size < np.finfo(np.float32).tiny)).any()
+    # The caller's arithmetic is as it was.
+    assert np.float32(1e-30) * np.float32(1e-10) > 0
