@@ -178,15 +178,17 @@ INLINE vec v_scale(vec x, vec n) {
 #endif
 }
 
-/* a / b for b in [1, 2^40]. A 16-lane division keeps its port busy for 16 cycles; the reciprocal to 14 bits, one
- * Newton step and one for the quotient take about 4, and it errs by hardly more than half an ulp. */
-INLINE vec v_divide(vec a, vec b) {
+/* a / (b + rest) for b in [1, 2^40]; rest, what b lost by rounding, counts where it costs no second division.
+ * A 16-lane division keeps its port busy for 16 cycles; the reciprocal to 14 bits, one Newton step and one for the
+ * quotient take about 4, and it errs by hardly more than half an ulp. */
+INLINE vec v_divide(vec a, vec b, vec rest) {
 #if defined(__AVX512F__) && !FASTMASK_DOUBLE
     vec r = _mm512_rcp14_ps(b);
     r = v_fma(v_fma(-b, r, v_set1(1)), r, r);
     vec q = a * r;
-    return v_fma(v_fma(-b, q, a), r, q);
+    return v_fma(v_fma(-rest, q, v_fma(-b, q, a)), r, q);
 #else
+    (void)rest;
     return a / b;
 #endif
 }

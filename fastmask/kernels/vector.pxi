@@ -35,7 +35,7 @@ cdef extern from "simd.h" nogil:
     vec v_where_negative(vec x, vec a, vec b)
     vec v_pow2(vec t)
     vec v_scale(vec x, vec n)
-    vec v_divide(vec a, vec b)
+    vec v_divide(vec a, vec b, vec rest)
     vec v_interleave_lower(vec a, vec b)
     vec v_interleave_upper(vec a, vec b)
     double ROUNDER
@@ -157,25 +157,29 @@ cdef inline vec v_expm1_bounded(vec x) noexcept nogil:
 cdef inline void sigmoids(const int n, vec *x) noexcept nogil:
     # exp(-|x|) cannot overflow, and the quotient keeps its relative accuracy on the negative side.
     cdef vec e[GROUP]
+    cdef vec sum
     cdef int i
     for i in range(n):
         e[i] = v_max(v_set1(-746.0 if IS_DOUBLE else -104.0), v_negate_abs(x[i]))
     exp_from(n, e, e)
     for i in range(n):
-        x[i] = v_divide(v_where_negative(x[i], e[i], v_set1(1.0)), v_set1(1.0) + e[i])
+        sum = v_set1(1.0) + e[i]
+        x[i] = v_divide(v_where_negative(x[i], e[i], v_set1(1.0)), sum, e[i] - (sum - v_set1(1.0)))
 
 
 cdef inline void tanhs(const int n, vec *x) noexcept nogil:
     # tanh(x) = (exp(2x) - 1) / (exp(2x) + 1); exact to the last bits near zero because of expm1.
     cdef vec bound = v_set1(20.0 if IS_DOUBLE else 10.0)
     cdef vec e[GROUP]
+    cdef vec sum
     cdef int i
     for i in range(n):
         x[i] = v_min(bound, v_max(v_set1(0.0) - bound, x[i]))
         x[i] = x[i] + x[i]
     expm1_bounded(n, x, e)
     for i in range(n):
-        x[i] = v_divide(e[i], e[i] + v_set1(2.0))
+        sum = v_set1(2.0) + e[i]
+        x[i] = v_divide(e[i], sum, e[i] - (sum - v_set1(2.0)))
 
 
 cdef inline vec v_sigmoid(vec x) noexcept nogil:
