@@ -7,7 +7,8 @@ cdef enum:
     TOKEN_BLOCK = 256   # tokens taken at a time: larger blocks read and write the result less often
     UNIT_BLOCK = 1536   # columns of x taken at a time, a multiple of ROWS: each time all of d is copied again
     COPY_CHUNK = 16     # tokens whose rows of x are copied while they are in the first-level cache
-    BIAS_CHAIN = 16     # tokens of one chain of additions to a bias
+    CHAIN = 128         # tokens of one chain of additions to a weight
+    BIAS_CHAIN = 16     # and to a bias
     X_TILE = TOKEN_BLOCK * ROWS + LANES     # numbers of ROWS columns of a block of x, with room for one vector more
 
 
@@ -92,26 +93,31 @@ cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit,
                     Py_ssize_t column, int width, const real *next_panel) noexcept nogil:
     # out[unit : unit + units, column : ] += x_block.T @ d_block. Meanwhile the next panel comes into the cache.
     cdef Tile t
-    cdef Py_ssize_t m = 0
+    cdef Py_ssize_t k, tile = 0
     cdef vec zero = v_set1(0.0)
     cdef real *out = g.out + unit * g.columns + column
     cdef int i, j, rows
-    t.depth = count
-    t.panel = g.d_block
     t.x_stride = ROWS
     keep_sums(&t)
     start_from(&zero, &t)
-    while m < units:
-        rows = rows_left(units - m)
-        t.x[0] = g.x_block + m // ROWS * X_TILE
-        t.ahead = next_panel + m // ROWS * LANES if m < WIDTH * ROWS else t.panel
-        t.ahead_step = g.d_stride if m < WIDTH * ROWS else 0
-        run_column_tile(rows, width, &t)
-        for i in range(rows):
-            for j in range(width):
-                add_to(out + j * LANES, t.sums[i][j], lanes_left(g.columns, column + j * LANES))
-            out = out + g.columns
-        m = m + ROWS
+    while units > 0:
+        rows = rows_left(units)
+        t.ahead_step = g.d_stride if tile < WIDTH else 0
+        k = 0
+        while k < count:
+            t.depth = min(count - k, <Py_ssize_t>CHAIN)
+            t.panel = g.d_block + k * width * LANES
+            t.x[0] = g.x_block + tile * X_TILE + k * ROWS
+            t.ahead = next_panel + k * g.d_stride + tile * LANES if tile < WIDTH else t.panel
+            run_column_tile(rows, width, &t)
+            for i in range(rows):
+                for j in range(width):
+                    add_to(out + i * g.columns + j * LANES, t.sums[i][j],
+                           lanes_left(g.columns, column + j * LANES))
+            k = k + CHAIN
+        out = out + rows * g.columns
+        units = units - rows
+        tile = tile + 1
 
 
 def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[:, :] d,
