@@ -119,7 +119,8 @@ def _gradients(problem: _Gru, stored: _Stored, d: Array, dh: Array) -> Recurrent
     padded, units = problem.padded, problem.units
     drecurrent = aligned_zeros((units, problem.recurrent_columns), problem.dtype)
     dbias = None if problem.recurrent_bias is None else aligned_zeros(3 * padded, problem.dtype)
-    tasks, gather = problem.input_tasks(d[:, : 3 * padded])
+    # The gradients of the candidate are the largest: they come last in the sums over the gates.
+    tasks, gather = problem.input_tasks(d[:, : 3 * padded], split_at=padded)
     recurrent = d[:, padded : padded + problem.recurrent_columns]
     tasks += problem.recurrent_tasks(stored.h, recurrent, drecurrent, dbias)
     parts = [drecurrent]

@@ -22,16 +22,22 @@ Task = Callable[[], None]
 def multiply_tasks(
     kernel: ModuleType, x: Array, matrix: Array, out: Array, *, start: Array | None = None,
     x_index: Indices | None = None, out_index: Indices | None = None, count: int | None = None,
-    accumulate: bool = False,
+    accumulate: bool = False, split_at: int = 0,
 ) -> list[Task]:
-    """Tasks that fill ``out[out_index[n]] = start + x[x_index[n]] @ matrix`` for ``count`` tokens."""
+    """Tasks that fill ``out[out_index[n]] = start + x[x_index[n]] @ matrix`` for ``count`` tokens.
+
+    Each sum begins with column ``split_at`` of x; the columns before it come last.
+    """
     tokens = out.shape[0] if count is None else count
-    panels = product_panels(kernel, matrix)
     parts = thread_count(2.0 * tokens * matrix.size)
-    return [
-        partial(kernel.matmul, x, x_index, panels, start, out, out_index, begin, end, accumulate)
-        for begin, end in split(tokens, parts)
-    ]
+    columns = [slice(split_at, None), slice(split_at)] if split_at else [slice(None)]
+    pieces = [(x[:, part], product_panels(kernel, matrix[part])) for part in columns]
+
+    def multiply_rows(begin: int, end: int) -> None:
+        for i, (left, panels) in enumerate(pieces):
+            kernel.matmul(left, x_index, panels, start, out, out_index, begin, end, accumulate or i > 0)
+
+    return [partial(multiply_rows, begin, end) for begin, end in split(tokens, parts)]
 
 
 def multiply(

@@ -275,10 +275,13 @@ class Problem:
             return None
         return tuple(state[self.plan.unsorted_indices] for state in states)
 
-    def input_tasks(self, d: Array) -> tuple[list[Task], Callable[[], tuple[Array, Array, Array]]]:
+    def input_tasks(
+        self, d: Array, split_at: int = 0
+    ) -> tuple[list[Task], Callable[[], tuple[Array, Array, Array]]]:
         """Work for the gradients of inputs, kernel and input bias from ``d`` [N, gates * padded] (may be a slice).
 
-        Returns tasks, and a function to call after them for (inputs, kernel, bias).
+        Returns tasks, and a function to call after them for (inputs, kernel, bias). ``split_at``: as for
+        :func:`multiply_tasks`.
         """
         dkernel = aligned_zeros((self.features, self.gates * self.padded), self.dtype)
         dbias = aligned_zeros(self.gates * self.padded, self.dtype)
@@ -291,7 +294,7 @@ class Problem:
             if self.index is not None and rows is not None:
                 d, rows = segment_sum(self.kernel, d, rows, self.values.shape[0]), None
             dx = aligned_empty((self.values.shape[0], self.features), self.dtype)
-            tasks = multiply_tasks(self.kernel, d, self.padded_kernel.T, dx, out_index=rows)
+            tasks = multiply_tasks(self.kernel, d, self.padded_kernel.T, dx, out_index=rows, split_at=split_at)
             tasks += gradient_tasks(self.kernel, self.values, d, dkernel, bias=dbias, x_index=rows)
             finish = partial(_same, dx)
 
