@@ -1,10 +1,13 @@
-"""One step at a time gives the bits of the whole sequence."""
+"""Single steps and short sequences give the bits of the operation on packed weights."""
+
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from helpers.numeric import assert_same_bits
 
 from fastmask import layers, ops
+from fastmask.ops import _cells
 from fastmask.packing import PackedSequence
 
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
@@ -16,6 +19,15 @@ def make_weights(op, features, units, dtype, seed=0):
     gates = GATES[op]
     shapes = (features, gates * units), (units, gates * units), (2, gates * units) if op == "gru" else (gates * units,)
     return [(0.5 * rng.standard_normal(shape)).astype(dtype) for shape in shapes]
+
+
+@contextmanager
+def packed_weights():
+    """Run everything on packed weights for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_cells, "_MOST_OPERATIONS", -1)
+        patch.setattr(_cells, "_MOST_TOKENS", -1)
+        yield
 
 
 @pytest.mark.usefixtures("instruction_set")
@@ -37,9 +49,70 @@ def test_steps_give_the_bits_of_the_sequence(op, bias, rows, features, units, ac
     for t in range(x.shape[1]):
         states = cell(x[:, t], states)
         sequence = PackedSequence.from_padded(x[:, : t + 1])
-        _, expected = getattr(ops, op)(sequence, *weights, **names)
+        with packed_weights():
+            _, expected = getattr(ops, op)(sequence, *weights, **names)
         for name, state, value in zip("hc", states, expected, strict=False):
             assert_same_bits(state, value, f"{name} after step {t}")
+
+
+def some_rows(features, units, dtype, states):
+    """Rows with holes, one of them without a step, NaN where it is masked, and states to start from."""
+    rng = np.random.default_rng(3)
+    mask = rng.random((5, 7)) < 0.6
+    mask[3] = False
+    mask[4] = True
+    x = rng.standard_normal((5, 7, features)).astype(dtype)
+    x[~mask] = np.nan
+    return x, mask, tuple(rng.standard_normal((5, units)).astype(dtype) for _ in range(states))
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("features", "units"), [(3, 5), (16, 32), (17, 33), (40, 97)])
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("op", GATES)
+def test_short_sequences_give_the_bits_of_packed_weights(op, given, backwards, features, units, dtype):
+    weights = make_weights(op, features, units, dtype)
+    x, mask, states = some_rows(features, units, dtype, 2 if op == "lstm" else 1)
+    arguments = {"initial_state": states if given else None, "go_backwards": backwards}
+    for batch in (PackedSequence.from_padded(x, mask), _with_index(x, mask)):
+        sequence, after = getattr(ops, op)(batch, *weights, **arguments)
+        _, after_alone = getattr(ops, op)(batch, *weights, **arguments, return_sequences=False)
+        with packed_weights():
+            expected, expected_after = getattr(ops, op)(batch, *weights, **arguments)
+        assert_same_bits(sequence.pad(), expected.pad())
+        for state, alone, value in zip(after, after_alone, expected_after, strict=True):
+            assert_same_bits(state, value)
+            assert_same_bits(alone, value)
+
+
+def _with_index(x, mask):
+    packed = PackedSequence.from_padded(x, mask)
+    order = np.random.default_rng(4).permutation(packed.values.shape[0])
+    return PackedSequence(packed.values[order], packed.packing, np.argsort(order))
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"return_sequences": True}, {"return_sequences": True, "go_backwards": True}, {"return_state": True},
+     {"zero_output_for_mask": True}, {"return_sequences": True, "zero_output_for_mask": True}],
+)
+@pytest.mark.parametrize("op", GATES)
+def test_layers_on_short_sequences_give_the_bits_of_packed_weights(op, options, given, masked):
+    layer = LAYERS[op](24, bias_initializer="uniform", **options)
+    x, mask, states = some_rows(7, 24, np.float32, len(layer.state_names))
+    if not masked:
+        x, mask = np.nan_to_num(x), None
+    layer.build(x.shape)
+    found = layer(x, mask, states if given else None)
+    with packed_weights():
+        expected = layer(x, mask, states if given else None)
+    for part, value in zip(*(y if isinstance(y, tuple) else (y,) for y in (found, expected)), strict=True):
+        assert_same_bits(part, value)
 
 
 @pytest.mark.parametrize("op", GATES)
@@ -100,7 +173,8 @@ def test_bad_inputs_are_named():
 def test_a_stateful_layer_fed_step_by_step(op, options):
     whole = LAYERS[op](24, stateful=True, **options)
     x = np.random.default_rng(0).standard_normal((2, 5, 7)).astype(np.float32)
-    expected = whole(x)
+    with packed_weights():
+        expected = whole(x)
     streamed = LAYERS[op](24, stateful=True, **options)
     streamed.build(x.shape)
     streamed.set_weights(whole.get_weights())
@@ -120,7 +194,8 @@ def test_a_step_from_given_states(op):
     x = np.random.default_rng(0).standard_normal((6, 1, 7)).astype(np.float32)
     rng = np.random.default_rng(1)
     states = [rng.standard_normal((6, 24)).astype(np.float32) for _ in layer.state_names]
-    expected = layer(x, initial_state=states)  # more rows than are taken one by one
+    with packed_weights():
+        expected = layer(x, initial_state=states)
     for row in range(6):
         y = layer(x[row : row + 1], initial_state=[state[row : row + 1] for state in states])
         for part, value in zip(y, expected, strict=True):

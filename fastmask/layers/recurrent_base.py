@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastmask import initializers, ops
-from fastmask.layers import checks, streaming
+from fastmask.layers import checks, small
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import keep_factor
@@ -142,8 +142,8 @@ class Recurrent(Layer):
     def __call__(
         self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
     ) -> Any:
-        if mask is None and not options and not (training and self.stochastic) and streaming.streams(self, x):
-            return streaming.step(self, x, initial_state)
+        if not options and not (training and self.stochastic) and small.takes(self, x, mask):
+            return small.run(self, x, mask, initial_state)
         return super().__call__(x, mask, initial_state, training, **options)
 
     __call__.__doc__ = Layer.__call__.__doc__

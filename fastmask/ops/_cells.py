@@ -1,10 +1,13 @@
-"""One step of a recurrent layer for a few rows, without a plan and without packing weights: for streams."""
+"""A few steps of a recurrent layer for a few rows, without packing weights: for streams and short sequences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmask import kernels
 from fastmask.ops._activations import recurrent_code
@@ -12,6 +15,14 @@ from fastmask.ops._arrays import Array, check_float, check_shape
 
 States = tuple[Array, ...]
 _GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
+# Up to so many tokens, or floating-point operations, packed weights do not make up for being packed.
+_MOST_TOKENS = 4
+_MOST_OPERATIONS = 4_000_000
+
+
+def is_small(tokens: int, weights: int) -> bool:
+    """Whether a :class:`Cell` runs so many tokens sooner than an operation on packed weights, of so many numbers."""
+    return tokens <= _MOST_TOKENS or 2 * tokens * weights <= _MOST_OPERATIONS
 
 
 class Cell:
@@ -57,10 +68,12 @@ class Cell:
             shape = (2, 3 * self.units) if op == "gru" else (gates * self.units,)
             self.bias = _as_it_lies("bias", bias, len(shape), self.dtype)
             check_shape("bias", self.bias, shape)
-        self._codes: tuple[int, ...] = (recurrent_code("activation", activation),)
+        self._flat_bias = None if self.bias is None else self.bias.reshape(-1)
+        self._codes = recurrent_code("activation", activation), 0
         if op != "simple_rnn":
-            self._codes += (recurrent_code("recurrent_activation", recurrent_activation),)
+            self._codes = self._codes[0], recurrent_code("recurrent_activation", recurrent_activation)
         self._state_count = 2 if op == "lstm" else 1
+        self._compiled: tuple[ModuleType | None, Any] = (None, None)
 
     def holds(self, kernel: Array, recurrent_kernel: Array, bias: Array | None) -> bool:
         """Whether these very arrays are its weights."""
@@ -85,28 +98,46 @@ class Cell:
         check_shape("x", x, (rows, self.features))
         if states is not None:
             states = self._check_states(states, rows)
-        return self.step(x, states)
+        return self.run(x[:, None], None, states)[1]
 
-    def step(self, x: Array, states: Sequence[Array] | None) -> States:
-        """The call without checks: C-contiguous arrays of the right shapes and dtype."""
-        shape = x.shape[0], self.units
-        module = kernels.module(self.dtype)
-        weights = self.kernel, self.recurrent_kernel, self.bias
-        before = None if states is None else states[0]
-        if self.op == "lstm":
-            h = np.empty(shape, self.dtype)
-            c = np.zeros(shape, self.dtype) if states is None else states[1].copy()
-            scratch = np.empty((2, 4 * self.units + module.lanes), self.dtype)
-            module.lstm_cell(x, *weights, before, *self._codes, scratch, h, c)
-            return h, c
-        if self.op == "gru":
-            h = np.zeros(shape, self.dtype) if before is None else before.copy()
-            scratch = np.empty((2, 3 * self.units), self.dtype)
-            module.reset_after_cell(x, *weights, before, *self._codes, scratch, h)
-            return (h,)
-        h = np.empty(shape, self.dtype)
-        module.simple_rnn_cell(x, *weights, before, *self._codes, np.empty(self.units, self.dtype), h)
-        return (h,)
+    def run(
+        self, x: Array, mask: NDArray[np.bool_] | None, states: Sequence[Array] | None, *,
+        go_backwards: bool = False, return_sequences: bool = False,
+    ) -> tuple[Array | None, States]:
+        """Run over a padded batch, without checks: C-contiguous arrays of the right shapes and dtypes.
+
+        Parameters
+        ----------
+        x : array (B, T, F)
+        mask : bool array (B, T) or None
+            Which steps count; all without it.
+        states : sequence of one or two arrays (B, H), or None
+            Zeros if None; not written to.
+        go_backwards, return_sequences : bool, default False
+
+        Returns
+        -------
+        sequence : array (B, T, H) or None
+            The outputs in the order of the run; at a masked step the one before it, or zeros.
+        states : tuple of arrays (B, H)
+        """
+        rows, steps, _ = x.shape
+        after = initial_states(states, (rows, self.units), self.dtype, self._state_count)
+        sequence = np.empty((rows, steps, self.units), self.dtype) if return_sequences else None
+        self.compiled().run_grid(
+            x, None if mask is None else mask.view(np.uint8), go_backwards, states is None, after[0],
+            after[1] if self._state_count == 2 else None, sequence,
+        )
+        return sequence, after
+
+    def compiled(self) -> Any:
+        """The kernel's cell, of the instruction set in use."""
+        module, cell = self._compiled
+        wanted = kernels.module(self.dtype)
+        if module is not wanted:
+            cell = wanted.Cell(_GATES[self.op], self.kernel, self.recurrent_kernel, self._flat_bias, *self._codes)
+            self._compiled = wanted, cell
+        return cell
 
     def _check_states(self, states: Sequence[Array], rows: int) -> States:
         if len(states) != self._state_count:
@@ -115,6 +146,15 @@ class Cell:
         for i, state in enumerate(checked):
             check_shape(f"states[{i}]", state, (rows, self.units))
         return checked
+
+
+def initial_states(
+    states: Sequence[Array | None] | None, shape: tuple[int, int], dtype: np.dtype[Any], count: int
+) -> States:
+    """Copies of the states (B, H) to start from; zeros where there is none."""
+    if states is None:
+        return tuple(np.zeros(shape, dtype) for _ in range(count))
+    return tuple(np.zeros(shape, dtype) if state is None else state.copy() for state in states)
 
 
 def _as_it_lies(name: str, value: Array, ndim: int, dtype: np.dtype[np.generic] | None = None) -> Array:

@@ -180,6 +180,8 @@ def gru(
     codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
     problem = _Gru(x, kernel, recurrent_kernel, _INPUT_ORDER, initial_state, 1, go_backwards, return_sequences,
                    input_mask, recurrent_mask, training=False)
+    if reset_after and problem.small:
+        return problem.run_cell(problem.check_bias(bias, (2, 3 * problem.units)), *codes)
     problem.set_bias(bias, reset_after)
     stored = _forward(problem, codes, None if reset_after else _gates(problem))
     return problem.sequence(stored.h), (problem.final_state(stored.h),)

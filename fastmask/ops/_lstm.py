@@ -95,7 +95,10 @@ def lstm(
     codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
     problem = Problem(x, kernel, recurrent_kernel, _ORDER, initial_state, 2, go_backwards, return_sequences,
                       input_mask, recurrent_mask, training=False)
-    stored = _forward(problem, problem.check_bias(bias, (4 * problem.units,)), codes, None)
+    bias = problem.check_bias(bias, (4 * problem.units,))
+    if problem.small:
+        return problem.run_cell(bias, *codes)
+    stored = _forward(problem, bias, codes, None)
     states = problem.final_state(stored.h), stored.c[problem.plan.unsorted_indices]
     return problem.sequence(stored.h), states
 

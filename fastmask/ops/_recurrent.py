@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from fastmask.ops._arrays import (
     thread_count,
     unpad_gates,
 )
+from fastmask.ops._cells import initial_states, is_small
 from fastmask.ops._memory import aligned_empty, aligned_zeros
 from fastmask.ops._products import Task, gradient_tasks, multiply, multiply_tasks, segment_sum
 from fastmask.packing import PackedSequence, Packing
@@ -81,7 +82,6 @@ class Problem:
         check_shape("kernel", self.weights, (self.features, self.gates * self.units))
         self.kernel: ModuleType = kernels.module(self.dtype)
         self.padded = round_up(self.units, self.kernel.lanes)
-        self.padded_kernel = pad_gates(self.weights, order, self.padded)
         self.training = training
         self.every_step = training or return_sequences
         self.return_sequences = return_sequences
@@ -92,6 +92,11 @@ class Problem:
         self.zero_state = initial_state is None
         self.initial_state = self._check_states("initial_state", initial_state, states)
         self.rows = self._token_rows()
+
+    @cached_property
+    def padded_kernel(self) -> Array:
+        """The kernel in the order of the input side, each gate padded to whole vectors."""
+        return pad_gates(self.weights, self.order, self.padded)
 
     @property
     def operations(self) -> float:
@@ -156,14 +161,43 @@ class Problem:
         half = (self.plan.lengths & 1) * self.plan.batch_size
         return buffer.take(self.plan.unsorted_indices + half, axis=0)
 
-    def sequence(self, buffer: Array) -> PackedSequence | None:
-        """The outputs of all steps in the order in which they were made."""
-        if not self.return_sequences:
+    def sequence(self, buffer: Array | None) -> PackedSequence | None:
+        """The outputs of all steps in the order in which they were made; they stand at the end of a buffer."""
+        if not self.return_sequences or buffer is None:
             return None
         plan = self.plan.reversed if self.go_backwards else self.plan
-        return PackedSequence(buffer[self.plan.batch_size :], plan, None, None, repeat=True)
+        return PackedSequence(buffer[buffer.shape[0] - plan.tokens :], plan, None, None, repeat=True)
 
     # -- forward ------------------------------------------------------------------------------------------
+
+    @property
+    def small(self) -> bool:
+        """Whether :meth:`run_cell` is the quicker way, and can be taken."""
+        return (
+            not self.training
+            and self.input_mask is None
+            and self.recurrent_mask is None
+            and is_small(self.plan.tokens, self.weights.size + self.recurrent_kernel.size)
+            and self.plan.tokens * self.features * self.units > 0
+            and self.weights.flags.c_contiguous
+            and self.recurrent_kernel.flags.c_contiguous
+        )
+
+    def run_cell(self, bias: Array | None, activation: int, recurrent_activation: int = 0) -> Result:
+        """The whole operation without packed weights, with the same bits. bias: checked, in Keras's order."""
+        plan = self.plan
+        given = None if self.zero_state else self.initial_state
+        states = initial_states(given, (plan.batch_size, self.units), self.dtype, len(self.initial_state))
+        sequence = np.empty((plan.tokens, self.units), self.dtype) if self.return_sequences else None
+        flat_bias = None if bias is None else bias.reshape(-1)
+        cell = self.kernel.Cell(
+            self.gates, self.weights, self.recurrent_kernel, flat_bias, activation, recurrent_activation
+        )
+        cell.run_packed(
+            self.values, self.rows, plan.batch_sizes, plan.offsets, plan.sorted_indices, self.zero_state, states[0],
+            states[1] if len(states) == 2 else None, sequence,
+        )
+        return self.sequence(sequence), states
 
     def shards(self) -> list[tuple[int, int]]:
         """Ranges of sorted rows with about as many tokens each."""

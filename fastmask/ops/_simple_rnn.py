@@ -71,7 +71,10 @@ def simple_rnn(
     code = recurrent_code("activation", activation)
     problem = Problem(x, kernel, recurrent_kernel, (0,), initial_state, 1, go_backwards, return_sequences,
                       input_mask, recurrent_mask, training=False)
-    h = _forward(problem, problem.check_bias(bias, (problem.units,)), code)[0]
+    bias = problem.check_bias(bias, (problem.units,))
+    if problem.small:
+        return problem.run_cell(bias, code)
+    h = _forward(problem, bias, code)[0]
     return problem.sequence(h), (problem.final_state(h),)
 
 
