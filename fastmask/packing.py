@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -66,29 +67,30 @@ class Packing:
         raise TypeError("Packing: made by from_mask, from_lengths or full, not by a call of the class.")
 
     @classmethod
-    def _sorted(cls, lengths: Indices, total_length: int, masked: bool) -> Packing:
-        """A plan whose positions and rows are still to be filled in."""
-        self = object.__new__(cls)
+    def _laid_out(
+        cls, lengths: Indices, total_length: int, longest: int, tokens: int, mask: NDArray[np.uint8] | None, masked: bool
+    ) -> Packing:
+        """The plan of rows of so many tokens; those that the mask names, or their first."""
         batch_size = lengths.shape[0]
         if batch_size * total_length > LARGEST:
             raise ValueError(f"total_length: expected a grid of at most {LARGEST} places, "
                              f"got {batch_size} rows of {total_length} steps.")
-        steps = int(lengths.max()) if batch_size else 0
+        a, b, c, d, e, f = accumulate((batch_size, batch_size, longest, longest, tokens, tokens))
+        # NumPy's error for too many numbers is about memory up to LARGEST of them.
+        memory = np.empty(min(f + longest + 1, LARGEST), np.int64)
+        kernels.lay_out(mask, lengths, total_length, longest, tokens, memory)
+        self = object.__new__(cls)
         self.batch_size = batch_size
         self.total_length = total_length
         self.masked = masked
         self.lengths = lengths
-        self.tokens = int(lengths.sum())
-        self.sorted_indices = np.empty(batch_size, np.int64)
-        self.unsorted_indices = np.empty(batch_size, np.int64)
-        self.batch_sizes = np.empty(steps, np.int64)
-        self.offsets = np.empty(steps, np.int64)
-        kernels.sort_rows(
-            lengths, self.sorted_indices, self.unsorted_indices, self.batch_sizes, self.offsets,
-            np.empty(steps + 1, np.int64),
-        )
-        self.positions = np.empty(self.tokens, np.int64)
-        self.rows = np.empty(self.tokens, np.int64)
+        self.tokens = tokens
+        self.sorted_indices = memory[:a]
+        self.unsorted_indices = memory[a:b]
+        self.batch_sizes = memory[b:c]
+        self.offsets = memory[c:d]
+        self.positions = memory[d:e]
+        self.rows = memory[e:f]
         return self
 
     @classmethod
@@ -107,10 +109,8 @@ class Packing:
             )
         valid = np.ascontiguousarray(grid if grid.dtype == bool else grid != 0).view(np.uint8)
         lengths = np.empty(valid.shape[0], np.int64)
-        kernels.count_valid(valid, lengths)
-        plan = cls._sorted(lengths, valid.shape[1], True)
-        kernels.fill_positions(valid, plan.sorted_indices, plan.offsets, valid.shape[1], plan.positions, plan.rows)
-        return plan
+        longest, tokens = kernels.count_valid(valid, lengths)
+        return cls._laid_out(lengths, valid.shape[1], longest, tokens, valid, True)
 
     @classmethod
     def from_lengths(cls, lengths: ArrayLike, total_length: int | None = None) -> Packing:
@@ -136,13 +136,11 @@ class Packing:
         if counts.ndim != 1 or (counts.dtype.kind not in "iu" and counts.size):
             raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}.")
         counts = np.require(counts, np.int64, ("C", "A"))
-        longest = int(counts.max()) if counts.size else 0
+        smallest, longest, tokens = kernels.extent(counts)
         total = longest if total_length is None else check_size("total_length", total_length)
-        if counts.size and (counts.min() < 0 or longest > total):
-            raise ValueError(f"lengths: expected values from 0 to {total}, got {counts.min()} to {longest}.")
-        plan = cls._sorted(counts, total, masked)
-        kernels.fill_leading_positions(plan.sorted_indices, plan.batch_sizes, total, plan.positions, plan.rows)
-        return plan
+        if smallest < 0 or longest > total:
+            raise ValueError(f"lengths: expected values from 0 to {total}, got {smallest} to {longest}.")
+        return cls._laid_out(counts, total, longest, tokens, None, masked)
 
     @classmethod
     def from_batch_sizes(cls, batch_sizes: ArrayLike, sorted_indices: ArrayLike | None = None) -> Packing:
@@ -191,11 +189,9 @@ class Packing:
     @cached_property
     def last_steps(self) -> Indices:
         """For each row of the batch its last state in an array of B initial states in sorted order, then N tokens."""
-        lengths = self.sorted_lengths
-        place = np.arange(self.batch_size)
-        ended = lengths > 0
-        place[ended] += self.batch_size + self.offsets[lengths[ended] - 1]
-        return place[self.unsorted_indices]
+        last = np.empty(self.batch_size, np.int64)
+        kernels.fill_last_steps(self.lengths, self.unsorted_indices, self.offsets, last)
+        return last
 
     @cached_property
     def reverse(self) -> Indices:
@@ -207,11 +203,9 @@ class Packing:
     @cached_property
     def previous(self) -> Indices:
         """For each packed token the row of the state before it in an array of B initial states, then N tokens."""
-        if self.tokens == 0:
-            return np.empty(0, np.int64)
-        back = np.repeat(self.batch_sizes[:-1], self.batch_sizes[1:])
-        later = np.arange(self.batch_sizes[0], self.tokens) - back + self.batch_size
-        return np.concatenate([np.arange(self.batch_sizes[0]), later])
+        previous = np.empty(self.tokens, np.int64)
+        kernels.fill_previous(self.batch_sizes, self.batch_size, previous)
+        return previous
 
     @cached_property
     def reversed(self) -> Packing:
@@ -253,17 +247,11 @@ def _inverse_order(order: Indices) -> Indices | None:
     return None if (inverse < 0).any() else inverse
 
 
-def _row_bytes(rows: Array) -> NDArray[np.uint8]:
-    width = int(np.prod(rows.shape[1:], dtype=np.int64))
-    return rows.reshape(rows.shape[0], width).view(np.uint8)
-
-
 def take_rows(rows: Array, index: Indices, fill: Array | None = None) -> Array:
     """``rows[index]`` along the first axis; ``fill`` (zeros by default) where the index is -1."""
     rows = np.ascontiguousarray(rows)
     out = np.empty((index.shape[0], *rows.shape[1:]), rows.dtype)
-    blank = np.zeros(rows.shape[1:], rows.dtype) if fill is None else np.ascontiguousarray(fill, rows.dtype)
-    kernels.gather_rows(_row_bytes(rows), index, _row_bytes(blank[None])[0], _row_bytes(out))
+    kernels.gather_rows(rows, index, None if fill is None else np.ascontiguousarray(fill, rows.dtype), out)
     return out
 
 
@@ -271,7 +259,7 @@ def put_rows(rows: Array, index: Indices, count: int) -> Array:
     """An array of ``count`` rows that holds ``rows[n]`` at ``index[n]`` and zeros elsewhere."""
     rows = np.ascontiguousarray(rows)
     out = np.zeros((count, *rows.shape[1:]), rows.dtype)
-    kernels.scatter_rows(_row_bytes(rows), index, _row_bytes(out))
+    kernels.scatter_rows(rows, index, out)
     return out
 
 

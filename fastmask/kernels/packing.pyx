@@ -1,79 +1,119 @@
 # Integer work on masks and ids: plans of packed batches, distinct ids. One module for all instruction sets.
 
-from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memcpy
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy, memset
 
 
 def count_valid(const uint8_t[:, ::1] mask, int64_t[::1] lengths):
-    """lengths[b] = number of nonzero bytes in row b."""
+    """lengths[b] = number of nonzero bytes in row b; returns the largest and the sum of them."""
     cdef Py_ssize_t b, t
-    cdef int64_t n
+    cdef int64_t n, longest = 0, total = 0
     with nogil:
         for b in range(mask.shape[0]):
             n = 0
             for t in range(mask.shape[1]):
                 n = n + (mask[b, t] != 0)
             lengths[b] = n
+            longest = max(longest, n)
+            total = total + n
+    return longest, total
 
 
-def sort_rows(const int64_t[::1] lengths, int64_t[::1] sorted_indices, int64_t[::1] unsorted_indices,
-              int64_t[::1] batch_sizes, int64_t[::1] offsets, int64_t[::1] cursor):
-    """Stable counting sort of rows, longest first, and the layout of the steps.
-
-    batch_sizes [longest]: rows that have a step; offsets [longest]: tokens before a step; cursor
-    [longest + 1]: scratch.
-    """
-    cdef Py_ssize_t b, t, steps = batch_sizes.shape[0], rows = lengths.shape[0]
-    cdef int64_t place, total = 0
+def extent(const int64_t[::1] lengths):
+    """The smallest, the largest and the sum of some numbers; zeros where there are none."""
+    cdef Py_ssize_t b
+    cdef int64_t smallest = lengths[0] if lengths.shape[0] > 0 else 0, longest = smallest
+    cdef uint64_t total = 0     # wraps around where the lengths are no plan's
     with nogil:
-        for t in range(steps + 1):
-            cursor[t] = 0
-        for b in range(rows):
-            cursor[lengths[b]] += 1
-        # Rows longer than t: both the batch size of step t and where rows of length t start.
-        place = 0
-        t = steps
-        while t >= 0:
-            total = cursor[t]
-            cursor[t] = place
-            if t < steps:
-                batch_sizes[t] = place
-            place = place + total
-            t = t - 1
-        for b in range(rows):
-            place = cursor[lengths[b]]
-            cursor[lengths[b]] = place + 1
-            sorted_indices[place] = b
-            unsorted_indices[b] = place
-        total = 0
-        for t in range(steps):
-            offsets[t] = total
-            total = total + batch_sizes[t]
+        for b in range(lengths.shape[0]):
+            smallest = min(smallest, lengths[b])
+            longest = max(longest, lengths[b])
+            total = total + <uint64_t>lengths[b]
+    return smallest, longest, total
 
 
-def fill_positions(const uint8_t[:, ::1] mask, const int64_t[::1] sorted_indices, const int64_t[::1] offsets,
-                   Py_ssize_t total_length, int64_t[::1] positions, int64_t[::1] rows):
-    """Where each packed token stands in the padded grid (row * total_length + step), and its row.
+cdef struct Plan:
+    Py_ssize_t batch_size, total_length, steps
+    int64_t *sorted_indices     # [batch_size]
+    int64_t *unsorted_indices   # [batch_size]
+    int64_t *batch_sizes        # [steps]
+    int64_t *offsets            # [steps]
+    int64_t *positions          # [tokens]
+    int64_t *rows               # [tokens]
 
-    Row i of the sorted batch has its k-th token at offsets[k] + i.
+
+cdef void sort_rows(const Plan *p, const int64_t *lengths, int64_t *cursor) noexcept nogil:
+    # Stable counting sort of rows, longest first, and the layout of the steps. cursor: scratch [steps + 1].
+    cdef Py_ssize_t b, t = p.steps
+    cdef int64_t count, place = 0, total = 0
+    memset(cursor, 0, (p.steps + 1) * sizeof(int64_t))
+    for b in range(p.batch_size):
+        cursor[lengths[b]] += 1
+    # Rows longer than t: both the batch size of step t and where rows of length t start.
+    while t >= 0:
+        count = cursor[t]
+        cursor[t] = place
+        if t < p.steps:
+            p.batch_sizes[t] = place
+        place = place + count
+        t = t - 1
+    for b in range(p.batch_size):
+        place = cursor[lengths[b]]
+        cursor[lengths[b]] = place + 1
+        p.sorted_indices[place] = b
+        p.unsorted_indices[b] = place
+    for t in range(p.steps):
+        p.offsets[t] = total
+        total = total + p.batch_sizes[t]
+
+
+cdef void place_tokens(const Plan *p, const uint8_t *mask, const int64_t *lengths) noexcept nogil:
+    # Where each packed token stands in the padded grid, and its row. Row i of the sorted batch has its k-th token
+    # at offsets[k] + i; without a mask its tokens are its first steps.
+    cdef Py_ssize_t i, t, b, k, token
+    for i in range(p.batch_size):
+        b = p.sorted_indices[i]
+        k = t = 0
+        while k < lengths[b]:
+            if mask == NULL or mask[b * p.total_length + t] != 0:
+                token = p.offsets[k] + i
+                p.positions[token] = b * p.total_length + t
+                p.rows[token] = b
+                k = k + 1
+            t = t + 1
+
+
+def lay_out(const uint8_t[:, ::1] mask, const int64_t[::1] lengths, Py_ssize_t total_length, Py_ssize_t steps,
+            Py_ssize_t tokens, int64_t[::1] memory):
+    """Fill a plan: sorted_indices and unsorted_indices [B], batch_sizes and offsets [steps], positions and rows [tokens].
+
+    They stand one behind the other in `memory`, which has room for steps + 1 numbers more. mask of None: the first
+    steps of each row count.
     """
-    cdef Py_ssize_t i, t, b, token
-    cdef int64_t k
+    cdef Plan p
+    cdef const uint8_t *valid = NULL
+    if lengths.shape[0] == 0:
+        return
+    if mask is not None and mask.shape[1] > 0:
+        valid = &mask[0, 0]
+    p.batch_size = lengths.shape[0]
+    p.total_length = total_length
+    p.steps = steps
+    p.sorted_indices = &memory[0]
+    p.unsorted_indices = p.sorted_indices + p.batch_size
+    p.batch_sizes = p.unsorted_indices + p.batch_size
+    p.offsets = p.batch_sizes + steps
+    p.positions = p.offsets + steps
+    p.rows = p.positions + tokens
     with nogil:
-        for i in range(mask.shape[0]):
-            b = sorted_indices[i]
-            k = 0
-            for t in range(total_length):
-                if mask[b, t] != 0:
-                    token = offsets[k] + i
-                    positions[token] = b * total_length + t
-                    rows[token] = b
-                    k = k + 1
+        sort_rows(&p, &lengths[0], p.rows + tokens)
+        place_tokens(&p, valid, &lengths[0])
 
 
 def fill_leading_positions(const int64_t[::1] sorted_indices, const int64_t[::1] batch_sizes, Py_ssize_t total_length,
                            int64_t[::1] positions, int64_t[::1] rows):
-    """The same for rows whose tokens are their first steps."""
+    """Where each packed token stands in the padded grid, and its row, for rows whose tokens are their first steps."""
     cdef Py_ssize_t i, t, token = 0
     with nogil:
         for t in range(batch_sizes.shape[0]):
@@ -92,6 +132,28 @@ def fill_reverse(const int64_t[::1] sorted_lengths, const int64_t[::1] batch_siz
             for i in range(batch_sizes[t]):
                 reverse[token] = offsets[sorted_lengths[i] - 1 - t] + i
                 token = token + 1
+
+
+def fill_previous(const int64_t[::1] batch_sizes, Py_ssize_t batch_size, int64_t[::1] previous):
+    """previous[n]: the state before packed token n among batch_size initial states, then one for each token."""
+    cdef Py_ssize_t i, t, token = 0, before = 0
+    with nogil:
+        for t in range(batch_sizes.shape[0]):
+            for i in range(batch_sizes[t]):
+                previous[token + i] = before + i
+            before = batch_size + token
+            token = token + batch_sizes[t]
+
+
+def fill_last_steps(const int64_t[::1] lengths, const int64_t[::1] unsorted_indices, const int64_t[::1] offsets,
+                    int64_t[::1] last):
+    """last[b]: the last state of row b among one initial state for each row, in sorted order, then the tokens."""
+    cdef Py_ssize_t b
+    with nogil:
+        for b in range(lengths.shape[0]):
+            last[b] = unsorted_indices[b]
+            if lengths[b] > 0:
+                last[b] += lengths.shape[0] + offsets[lengths[b] - 1]
 
 
 def fill_grid(const int64_t[::1] positions, Py_ssize_t rows, Py_ssize_t total_length, bint repeat, int64_t[::1] grid):
@@ -113,27 +175,55 @@ def fill_grid(const int64_t[::1] positions, Py_ssize_t rows, Py_ssize_t total_le
                         last = grid[b * total_length + t]
 
 
-def gather_rows(const uint8_t[:, ::1] source, const int64_t[::1] index, const uint8_t[::1] fill, uint8_t[:, ::1] out):
-    """out[n] = source[index[n]], or fill where the index is -1; rows of bytes of any type."""
-    cdef Py_ssize_t n, width = out.shape[1]
-    if width == 0:
-        return
-    with nogil:
-        for n in range(index.shape[0]):
-            if index[n] >= 0:
-                memcpy(&out[n, 0], &source[index[n], 0], width)
-            else:
-                memcpy(&out[n, 0], &fill[0], width)
+cdef Py_ssize_t row_bytes(const Py_buffer *rows, Py_ssize_t count) noexcept nogil:
+    return rows.len // count if count > 0 else 0
 
 
-def scatter_rows(const uint8_t[:, ::1] source, const int64_t[::1] index, uint8_t[:, ::1] out):
-    """out[index[n]] = source[n]."""
-    cdef Py_ssize_t n, width = out.shape[1]
-    if width == 0:
-        return
-    with nogil:
-        for n in range(index.shape[0]):
-            memcpy(&out[index[n], 0], &source[n, 0], width)
+def gather_rows(source, const int64_t[::1] index, fill, out):
+    """out[n] = source[index[n]], or fill where the index is -1; arrays of rows of one type. fill of None: zeros."""
+    cdef Py_buffer from_rows, to_rows, blank
+    cdef Py_ssize_t n, width
+    cdef char *target
+    blank.buf = NULL
+    PyObject_GetBuffer(source, &from_rows, PyBUF_SIMPLE)
+    try:
+        PyObject_GetBuffer(out, &to_rows, PyBUF_WRITABLE)
+        try:
+            if fill is not None:
+                PyObject_GetBuffer(fill, &blank, PyBUF_SIMPLE)
+            width = row_bytes(&to_rows, index.shape[0])
+            with nogil:
+                target = <char *>to_rows.buf
+                for n in range(index.shape[0] if width > 0 else 0):
+                    if index[n] >= 0:
+                        memcpy(target, <char *>from_rows.buf + index[n] * width, width)
+                    elif blank.buf != NULL:
+                        memcpy(target, blank.buf, width)
+                    else:
+                        memset(target, 0, width)
+                    target = target + width
+            if fill is not None:
+                PyBuffer_Release(&blank)
+        finally:
+            PyBuffer_Release(&to_rows)
+    finally:
+        PyBuffer_Release(&from_rows)
+
+
+def scatter_rows(source, const int64_t[::1] index, out):
+    """out[index[n]] = source[n]; arrays of rows of one type."""
+    cdef Py_buffer from_rows, to_rows
+    cdef Py_ssize_t n, width
+    PyObject_GetBuffer(source, &from_rows, PyBUF_SIMPLE)
+    try:
+        PyObject_GetBuffer(out, &to_rows, PyBUF_WRITABLE)
+        width = row_bytes(&from_rows, index.shape[0])
+        with nogil:
+            for n in range(index.shape[0] if width > 0 else 0):
+                memcpy(<char *>to_rows.buf + index[n] * width, <char *>from_rows.buf + n * width, width)
+        PyBuffer_Release(&to_rows)
+    finally:
+        PyBuffer_Release(&from_rows)
 
 
 def distinct(const int64_t[::1] ids, int64_t[::1] table, int64_t[::1] unique, int64_t[::1] index):
