@@ -5,15 +5,12 @@ from typing_extensions import disjoint_base
 
 @disjoint_base
 class Lease:
-    @property
-    def __array_interface__(self) -> dict[str, Any]: ...
     def __init__(
         self,
+        needed: int,
         size: int,
         block: tuple[Any, int],
         free: dict[int, deque[tuple[Any, int]]],
         large: int,
         limit: int,
-        shape: tuple[int, ...],
-        typestr: str,
     ) -> None: ...

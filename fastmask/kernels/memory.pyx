@@ -1,6 +1,7 @@
 """Memory that arrays give back when they end."""
 
 cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
 
 
 cdef Py_ssize_t bytes_of_large(dict free, Py_ssize_t large):
@@ -19,32 +20,32 @@ cdef class Lease:
 
     Parameters
     ----------
-    size : int
-        Bytes of the block.
+    needed, size : int
+        Bytes of the array, and of the block.
     block : tuple
         The memory, and the address where the array begins.
     free : dict
         Lists of free blocks by size; one for `size` is there.
     large, limit : int
         Blocks of `large` bytes and more are given back as long as free ones have at most `limit` bytes in all.
-    shape : tuple of int
-    typestr : str
-        As in NumPy's array interface.
     """
 
-    cdef readonly object __array_interface__
-    cdef object block
+    cdef tuple block
     cdef dict free
-    cdef Py_ssize_t size, large, limit
+    cdef Py_ssize_t needed, size, large, limit
+    cdef size_t address
 
-    def __init__(self, Py_ssize_t size, tuple block, dict free, Py_ssize_t large, Py_ssize_t limit, tuple shape,
-                 str typestr):
+    def __init__(self, Py_ssize_t needed, Py_ssize_t size, tuple block, dict free, Py_ssize_t large, Py_ssize_t limit):
+        self.needed = needed
         self.size = size
+        self.address = block[1]
         self.block = block
         self.large = large
         self.limit = limit
         self.free = free
-        self.__array_interface__ = {"data": (block[1], False), "shape": shape, "typestr": typestr, "version": 3}
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, <void *>self.address, self.needed, False, flags)
 
     def __dealloc__(self):
         if self.free is None:

@@ -29,7 +29,9 @@ _free: dict[int, deque[_Block]] = {}
 
 
 def _take_block(size: int) -> _Block:
-    blocks = _free.setdefault(size, deque(maxlen=8 if size < _LARGE else None))
+    blocks = _free.get(size)
+    if blocks is None:
+        blocks = _free.setdefault(size, deque(maxlen=8 if size < _LARGE else None))
     try:
         return blocks.pop()
     except IndexError:
@@ -46,9 +48,10 @@ def aligned_empty(shape: Sequence[int] | int, dtype: Any) -> Array:
     if not _SMALLEST <= needed <= _LIMIT:
         return np.empty(shape, dtype)
     # Four sizes between one power of two and the next: at most a quarter is wasted.
-    step = 1 << max(0, (needed - 1).bit_length() - 3)
+    step = 1 << (needed - 1).bit_length() - 3
     size = -(-needed // step) * step
-    return np.asarray(Lease(size, _take_block(size), _free, _LARGE, _LIMIT, shape, dtype.str))
+    lease: Any = Lease(needed, size, _take_block(size), _free, _LARGE, _LIMIT)
+    return np.ndarray(shape, dtype, lease)
 
 
 def aligned_zeros(shape: Sequence[int] | int, dtype: Any) -> Array:
