@@ -293,6 +293,8 @@ class PackedSequence:
     def __post_init__(self) -> None:
         if not isinstance(self.packing, Packing):
             raise TypeError(f"packing: expected a Packing, got {type(self.packing).__name__}.")
+        if self._is_plain():
+            return
         for name in ("values", "index", "fill", "shown"):
             array = getattr(self, name)
             if not isinstance(array, (np.ndarray, np.generic)) and (array is not None or name == "values"):
@@ -320,6 +322,19 @@ class PackedSequence:
             return
         if self.shown.dtype != np.int64 or self.shown.min() < -1 or self.shown.max() >= stored:
             raise ValueError(f"shown: expected int64 places among {stored} values, got {self.shown.dtype}.")
+
+    def _is_plain(self) -> bool:
+        """Whether there are values only, and they are fine."""
+        values = self.values
+        return (
+            self.index is None
+            and self.fill is None
+            and self.shown is None
+            and type(values) is np.ndarray
+            and values.dtype.kind in "fiub"
+            and values.ndim > 0
+            and values.shape[0] == self.packing.tokens
+        )
 
     def __repr__(self) -> str:
         sizes = f"tokens={self.packing.tokens}, stored={self.values.shape[0]}"

@@ -180,7 +180,7 @@ def run(tasks: Sequence[Task]) -> None:
     An error that a task raises is raised again when all have ended; an interruption, such as Ctrl-C, when
     those have ended that have begun.
     """
-    helpers = min(len(tasks), get_num_threads()) - 1
+    helpers = min(len(tasks), get_num_threads()) - 1 if len(tasks) > 1 else 0
     if helpers < 1:
         for task in tasks:
             task()

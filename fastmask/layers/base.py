@@ -1,7 +1,6 @@
 """What all layers share: names, weights, shapes, checks, and the two ways of calling them."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from inspect import signature
 from typing import Any, ClassVar, Self, cast
 
@@ -211,9 +210,8 @@ class Layer(WeightHolder):
         """Return the output and, if `keep`, the pullback, whatever `call` and `vjp` a subclass defines."""
         if initial_state is not None and not self.takes_state:
             raise TypeError(f"initial_state must be None: {describe(self)} has no state")
-        call = Call(None, initial_state, bool(training), keep, options or {})
         if self.takes_list:
-            return flow.apply_several(self, x, mask, call)
+            return flow.apply_several(self, x, mask, Call(None, initial_state, bool(training), keep, options or {}))
         x = self.check_input(x)
         if isinstance(x, PackedSequence):
             if mask is not None:
@@ -228,7 +226,7 @@ class Layer(WeightHolder):
         if not self.built:
             self.build(shape)
         self._check_features(shape)
-        return self.forward(x, replace(call, mask=mask))
+        return self.forward(x, Call(mask, initial_state, bool(training), keep, options or {}))
 
     def _connect(self, x: Any, mask: Any, initial_state: Any, training: bool | None, options: dict[str, Any]) -> Any:
         states = symbolic.symbolic_list("initial_state", initial_state)

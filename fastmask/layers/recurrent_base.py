@@ -228,13 +228,16 @@ class Recurrent(Layer):
 
     def _last(self, h: Array, plan: Packing) -> tuple[Array, Back]:
         """Return the last outputs: the states `h`, but zeros where none is due."""
-        none_due = plan.lengths == 0
+        none_due = None
         if self.zero_output_for_mask and plan.masked and plan.total_length:
             none_due = ~plan.mask[:, 0 if self.go_backwards else -1]
+        elif plan.batch_sizes.size == 0 or plan.batch_sizes[0] < plan.batch_size:
+            none_due = plan.lengths == 0
 
         def without(values: Array) -> Array:
             values = values.copy()
-            values[none_due] = 0
+            if none_due is not None:
+                values[none_due] = 0
             return values
 
         return without(h), without

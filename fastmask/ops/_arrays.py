@@ -98,9 +98,9 @@ def round_up(n: int, multiple: int) -> int:
 def product_panels(kernel: ModuleType, matrix: Array) -> Array:
     """A right-hand matrix [depth, columns] in panels of four vectors."""
     depth, columns = matrix.shape
-    panels = aligned_empty(depth * round_up(columns, kernel.lanes), matrix.dtype)
-    step = 4 * kernel.lanes
-    kernel.pack_panels(matrix, panels, step, kernel.lanes, -(-columns // step), 4)
+    lanes = kernel.lanes
+    panels = aligned_empty(depth * round_up(columns, lanes), matrix.dtype)
+    kernel.pack_panels(matrix, panels, 4 * lanes, lanes, -(-columns // (4 * lanes)), 4)
     return panels
 
 
@@ -117,31 +117,45 @@ def pad_gates(matrix: Array, order: Sequence[int], padded: int) -> Array:
     """Columns [..., gates * units] in another order of gates, each gate widened to ``padded`` columns by zeros."""
     gates = len(order)
     units = matrix.shape[-1] // gates
-    if units == padded and list(order) == list(range(gates)):
+    if units == padded and _in_order(order):
         return matrix
-    wide = np.zeros((*matrix.shape[:-1], gates, padded), matrix.dtype)
-    wide[..., :units] = matrix.reshape(*matrix.shape[:-1], gates, units)[..., list(order), :]
-    return wide.reshape(*matrix.shape[:-1], gates * padded)
+    lead = matrix.shape[:-1]
+    parts = matrix.reshape(*lead, gates, units)
+    wide = (np.empty if units == padded else np.zeros)((*lead, gates, padded), matrix.dtype)
+    for place, gate in enumerate(order):
+        wide[..., place, :units] = parts[..., gate, :]
+    return wide.reshape(*lead, gates * padded)
+
+
+def _in_order(order: Sequence[int]) -> bool:
+    return all(gate == place for place, gate in enumerate(order))
 
 
 def unpad_gates(matrix: Array, order: Sequence[int], units: int) -> Array:
     """The inverse of :func:`pad_gates`."""
     gates = len(order)
     padded = matrix.shape[-1] // gates
-    if units == padded and list(order) == list(range(gates)):
+    if units == padded and _in_order(order):
         return matrix
-    inverse = np.argsort(order)
-    parts = matrix.reshape(*matrix.shape[:-1], gates, padded)[..., inverse, :units]
-    return np.ascontiguousarray(parts).reshape(*matrix.shape[:-1], gates * units)
+    lead = matrix.shape[:-1]
+    parts = matrix.reshape(*lead, gates, padded)
+    narrow = np.empty((*lead, gates, units), matrix.dtype)
+    for place, gate in enumerate(order):
+        narrow[..., gate, :] = parts[..., place, :units]
+    return narrow.reshape(*lead, gates * units)
 
 
 def thread_count(operations: float) -> int:
     """How many threads are worth while for that many floating-point operations."""
-    return max(1, min(threads.get_num_threads(), int(operations // _OPERATIONS_PER_THREAD)))
+    if operations < 2 * _OPERATIONS_PER_THREAD:
+        return 1
+    return min(threads.get_num_threads(), int(operations // _OPERATIONS_PER_THREAD))
 
 
 def split(count: int, parts: int) -> list[tuple[int, int]]:
     """At most ``parts`` consecutive ranges of about equal length that cover ``range(count)``."""
+    if parts == 1:
+        return [(0, count)]
     parts = max(1, min(parts, count))
     edges = [count * k // parts for k in range(parts + 1)]
     return list(pairwise(edges))
