@@ -68,7 +68,8 @@ class Packing:
 
     @classmethod
     def _laid_out(
-        cls, lengths: Indices, total_length: int, longest: int, tokens: int, mask: NDArray[np.uint8] | None, masked: bool
+        cls, lengths: Indices, total_length: int, longest: int, tokens: int, mask: NDArray[np.uint8] | None,
+        masked: bool,
     ) -> Packing:
         """The plan of rows of so many tokens; those that the mask names, or their first."""
         batch_size = lengths.shape[0]

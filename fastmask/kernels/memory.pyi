@@ -1,16 +1,6 @@
-from collections import deque
 from typing import Any
 
-from typing_extensions import disjoint_base
+from numpy.typing import NDArray
 
-@disjoint_base
-class Lease:
-    def __init__(
-        self,
-        needed: int,
-        size: int,
-        block: tuple[Any, int],
-        free: dict[int, deque[tuple[Any, int]]],
-        large: int,
-        limit: int,
-    ) -> None: ...
+def aligned_empty(shape: tuple[int, ...] | int, dtype: Any) -> NDArray[Any]: ...
+def aligned_zeros(shape: tuple[int, ...] | int, dtype: Any) -> NDArray[Any]: ...

@@ -19,7 +19,7 @@ def takes(layer: "Recurrent", x: Any, mask: Any) -> bool:
     weights = (features + layer.units) * layer.gates * layer.units
     return (
         features == layer.features
-        and 0 < rows * steps * features
+        and rows * steps * features > 0
         and is_small(rows * steps, weights)
         and x.flags.c_contiguous
         and x.flags.aligned

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastmask.kernels.memory import aligned_empty
 from fastmask.layers.checks import Array, real_array
-from fastmask.ops._memory import aligned_empty
 
 
 class Variable:

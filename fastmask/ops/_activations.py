@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels, threads
+from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, check_float, check_shape, split, thread_count
-from fastmask.ops._memory import aligned_empty
 
 # hard_sigmoid is Keras 3's clip(x / 6 + 0.5, 0, 1); hard_sigmoid_keras2 is clip(0.2 * x + 0.5, 0, 1) of Keras 1 and 2.
 RECURRENT_ACTIVATIONS = (

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmask import threads
 from fastmask.arguments import as_array
-from fastmask.ops._memory import aligned_empty
+from fastmask.kernels.memory import aligned_empty
 from fastmask.packing import PackedSequence
 
 Array = NDArray[Any]

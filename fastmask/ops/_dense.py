@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels, threads
+from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._activations import activate, activate_backward, activation_code
 from fastmask.ops._arrays import Array, check_float, check_shape, round_up
-from fastmask.ops._memory import aligned_empty, aligned_zeros
 from fastmask.ops._products import gradient_tasks, multiply, multiply_tasks
 
 

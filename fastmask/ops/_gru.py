@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask import threads
+from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._activations import recurrent_code
 from fastmask.ops._arrays import (
     Array,
@@ -16,7 +17,6 @@ from fastmask.ops._arrays import (
     product_panels,
     unpad_gates,
 )
-from fastmask.ops._memory import aligned_empty, aligned_zeros
 from fastmask.ops._products import gradient_tasks
 from fastmask.ops._recurrent import (
     Once,

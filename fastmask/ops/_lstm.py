@@ -6,6 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from fastmask import threads
+from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._activations import recurrent_code
 from fastmask.ops._arrays import (
     Array,
@@ -14,7 +15,6 @@ from fastmask.ops._arrays import (
     product_panels,
     unpad_gates,
 )
-from fastmask.ops._memory import aligned_empty, aligned_zeros
 from fastmask.ops._recurrent import (
     Once,
     Problem,

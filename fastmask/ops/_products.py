@@ -7,6 +7,7 @@ from functools import partial
 from types import ModuleType
 
 from fastmask import threads
+from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._arrays import (
     Array,
     Indices,
@@ -14,7 +15,6 @@ from fastmask.ops._arrays import (
     split,
     thread_count,
 )
-from fastmask.ops._memory import aligned_empty, aligned_zeros
 
 Task = Callable[[], None]
 

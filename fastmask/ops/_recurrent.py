@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmask import kernels, threads
+from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._arrays import (
     Array,
     Indices,
@@ -25,7 +26,6 @@ from fastmask.ops._arrays import (
     unpad_gates,
 )
 from fastmask.ops._cells import initial_states, is_small
-from fastmask.ops._memory import aligned_empty, aligned_zeros
 from fastmask.ops._products import Task, gradient_tasks, multiply, multiply_tasks, segment_sum
 from fastmask.packing import PackedSequence, Packing
 
@@ -201,7 +201,9 @@ class Problem:
 
     def shards(self) -> list[tuple[int, int]]:
         """Ranges of sorted rows with about as many tokens each."""
-        parts = min(thread_count(self.operations), int(self.plan.batch_sizes[0]) if self.plan.tokens else 1)
+        parts = thread_count(self.operations)
+        if parts > 1:
+            parts = min(parts, int(self.plan.batch_sizes[0]))
         if parts == 1:
             return [(0, self.plan.batch_size)]
         total = np.cumsum(self.plan.sorted_lengths)

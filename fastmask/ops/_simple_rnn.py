@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from fastmask import threads
+from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._activations import recurrent_code
 from fastmask.ops._arrays import Array, pad_gates, product_panels, unpad_gates
-from fastmask.ops._memory import aligned_empty, aligned_zeros
 from fastmask.ops._recurrent import (
     Once,
     Problem,
