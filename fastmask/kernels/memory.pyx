@@ -18,15 +18,15 @@ cdef enum:
     LIMIT = 67108864
 
 # Free blocks by size. Up to 8 of each size below 256 KiB, and of larger ones 64 MiB in all.
-cdef dict free_blocks = {}
+cdef dict small_blocks = {}
+cdef dict large_blocks = {}
 cdef object empty = np.empty, ndarray = np.ndarray, as_dtype = np.dtype
 
 
 cdef Py_ssize_t bytes_of_large():
     cdef Py_ssize_t total = 0
-    for size, blocks in list(free_blocks.items()):
-        if size >= LARGE:
-            total += <Py_ssize_t>size * len(blocks)
+    for size, blocks in list(large_blocks.items()):
+        total += <Py_ssize_t>size * len(blocks)
     return total
 
 
@@ -47,20 +47,24 @@ cdef class Lease:
     def __dealloc__(self):
         if self.memory is None:
             return
-        if self.size < LARGE or self.size + bytes_of_large() <= LIMIT:
-            free_blocks[self.size].append((self.memory, self.address))
+        if self.size < LARGE:
+            small_blocks[self.size].append((self.memory, self.address))
+        elif self.size + bytes_of_large() <= LIMIT:
+            large_blocks[self.size].append((self.memory, self.address))
 
 
 cdef Lease take_block(Py_ssize_t needed):
     cdef Lease lease = Lease.__new__(Lease)
     # Four sizes between one power of two and the next: at most a quarter is wasted.
     cdef Py_ssize_t size, step = SMALLEST // 8
+    cdef dict free
     while needed > 8 * step:
         step = 2 * step
     size = (needed + step - 1) // step * step
-    blocks = free_blocks.get(size)
+    free = small_blocks if size < LARGE else large_blocks
+    blocks = free.get(size)
     if blocks is None:
-        blocks = free_blocks.setdefault(size, deque(maxlen=8 if size < LARGE else None))
+        blocks = free.setdefault(size, deque(maxlen=8 if size < LARGE else None))
     try:
         memory, address = blocks.pop()
     except IndexError:

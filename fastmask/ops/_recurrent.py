@@ -225,7 +225,8 @@ class Problem:
         for begin, end in self.shards():
             run = self.kernel.Recurrence(self.plan.batch_sizes, self.plan.offsets, self.plan.batch_size, begin, end)
             first = min(int(self.plan.batch_sizes[0]), end) - begin if self.plan.tokens else 0
-            capacity = max(first, _BLOCK_BYTES // (max(1, columns) * self.dtype.itemsize), 1)
+            most = min(_BLOCK_BYTES // (max(1, columns) * self.dtype.itemsize), self.plan.tokens)
+            capacity = max(first, most, 1)
             scratch = np.empty((2, capacity), np.int64)
             out = aligned_empty((capacity, columns), self.dtype) if z is None else z
             rows = None if self.input_mask is not None else self.rows
@@ -297,19 +298,18 @@ class Problem:
         """Gradients of the final states in sorted order, in buffers of our own."""
         given = self._check_states("d_states", d_states, count)
         shape = (max(1, self.plan.batch_size), self.units)
-        buffers = []
-        for state in given:
-            buffer = aligned_zeros(shape, self.dtype)
-            if state is not None:
-                buffer[: self.plan.batch_size] = state[self.plan.sorted_indices]
-            buffers.append(buffer)
-        return buffers
+        return [
+            aligned_zeros(shape, self.dtype)
+            if state is None or self.plan.batch_size == 0
+            else state.take(self.plan.sorted_indices, axis=0)
+            for state in given
+        ]
 
     def unsort(self, states: Sequence[Array]) -> tuple[Array, ...] | None:
         """Gradients of the initial states in the order of the batch; None if none were given."""
         if self.zero_state:
             return None
-        return tuple(state[self.plan.unsorted_indices] for state in states)
+        return tuple(state.take(self.plan.unsorted_indices, axis=0) for state in states)
 
     def input_tasks(
         self, d: Array, split_at: int = 0
