@@ -316,9 +316,13 @@ class PackedSequence:
             return
         if self.index.shape != (tokens,) or self.index.dtype != np.int64:
             raise ValueError(f"index: expected int64 of shape ({tokens},), got {self.index.dtype} {self.index.shape}.")
-        if self.index.size and (self.index.min() < 0 or self.index.max() >= stored):
+        index = self.index
+        if not (index.flags.c_contiguous and index.flags.aligned):
+            index = np.require(index, None, ("C", "A"))
+            object.__setattr__(self, "index", index)
+        smallest, largest, _ = kernels.extent(index)
+        if index.size and (smallest < 0 or largest >= stored):
             raise ValueError(f"index: expected places among {stored} values.")
-        object.__setattr__(self, "index", np.require(self.index, None, ("C", "A")))
         if self.shown is None or self.shown.size == 0:
             return
         if self.shown.dtype != np.int64 or self.shown.min() < -1 or self.shown.max() >= stored:

@@ -163,7 +163,7 @@ class Recurrent(Layer):
         def pullback(dy: Any) -> Gradients:
             d, *d_states = cotangents(dy, output, self.dtype)
             gradients: Gradients = scan_back(None if d is None else leave_back(d), d_states)
-            return gradients._replace(inputs=enter_back(gradients.inputs))
+            return Gradients(enter_back(gradients.inputs), gradients.weights, gradients.initial_state)
 
         return output, pullback
 
@@ -275,6 +275,8 @@ class Recurrent(Layer):
 
     def _dropout_masks(self, x: PackedSequence, training: bool) -> dict[str, Array | None]:
         """Draw one factor per row for all steps, per gate if the recurrent state is dropped too."""
+        if not (training and self.stochastic):
+            return {}
         per_gate = (self.gates,) if self.recurrent_dropout and self.gates > 1 else ()
         masks: dict[str, Array | None] = {}
         for name, rate, width in (
