@@ -86,7 +86,7 @@ cdef void place_tokens(const Plan *p, const uint8_t *mask, const int64_t *length
 
 def lay_out(const uint8_t[:, ::1] mask, const int64_t[::1] lengths, Py_ssize_t total_length, Py_ssize_t steps,
             Py_ssize_t tokens, int64_t[::1] memory):
-    """Fill a plan: sorted_indices and unsorted_indices [B], batch_sizes and offsets [steps], positions and rows [tokens].
+    """Fill a plan: sorted_indices, unsorted_indices [B], batch_sizes, offsets [steps], positions, rows [tokens].
 
     They stand one behind the other in `memory`, which has room for steps + 1 numbers more. mask of None: the first
     steps of each row count.

@@ -29,7 +29,7 @@ class Cell:
     """A recurrent layer that takes one step at a time.
 
     The results are those of the operation on sequences, bit for bit. The weights are read once a row and step,
-    as they lie in memory: from about eight rows on, the operation on packed sequences is faster.
+    as they lie in memory: the operation on sequences packs them from about eight rows on, and runs others so, too.
 
     Parameters
     ----------
