@@ -12,10 +12,10 @@ cdef enum:
     X_TILE = TOKEN_BLOCK * ROWS + LANES     # numbers of ROWS columns of a block of x, with room for one vector more
 
 
-def gradient_scratch_size(Py_ssize_t units):
-    """Numbers of scratch that gradient_product needs for so many columns of x."""
+def gradient_scratch_size(Py_ssize_t units, Py_ssize_t columns):
+    """Numbers of scratch that gradient_product needs for so many columns of x and of d."""
     cdef Py_ssize_t tiles = (min(units, <Py_ssize_t>UNIT_BLOCK) + ROWS - 1) // ROWS
-    return TOKEN_BLOCK * WIDTH * LANES + tiles * X_TILE
+    return TOKEN_BLOCK * WIDTH * LANES + tiles * X_TILE + columns
 
 
 cdef struct GradientProduct:
@@ -30,6 +30,7 @@ cdef struct GradientProduct:
     real *bias                  # in/out [columns] or NULL: sums of d
     real *d_block               # scratch [TOKEN_BLOCK][width][LANES]
     real *x_block               # scratch [tiles of units][X_TILE]: [TOKEN_BLOCK][ROWS]
+    real *bias_rest             # scratch [columns]: what additions to bias have lost
 
 
 cdef void copy_block(const GradientProduct *g, Py_ssize_t token, Py_ssize_t count, Py_ssize_t unit,
@@ -62,6 +63,16 @@ cdef inline void add_to(real *total, vec x, int n) noexcept nogil:
     store(total, load(total, n) + x, n)
 
 
+cdef inline void add_whole(real *total, real *rest, vec x, int n) noexcept nogil:
+    # Compensated addition (Kahan 1965)
+    cdef vec before = load(total, n)
+    cdef vec sum
+    x = x - load(rest, n)
+    sum = before + x
+    store(rest, (sum - before) - x, n)
+    store(total, sum, n)
+
+
 cdef void copy_panel(const GradientProduct *g, Py_ssize_t token, Py_ssize_t count, Py_ssize_t column, int width,
                      bint add_bias) noexcept nogil:
     cdef const real *source = g.d + token * g.d_stride + column
@@ -86,7 +97,8 @@ cdef void copy_panel(const GradientProduct *g, Py_ssize_t token, Py_ssize_t coun
         source = source + g.d_stride
     if add_bias:
         for j in range(width):
-            add_to(g.bias + column + j * LANES, bias[j] + part[j], lanes_left(g.columns, column + j * LANES))
+            add_whole(g.bias + column + j * LANES, g.bias_rest + column + j * LANES, bias[j] + part[j],
+                      lanes_left(g.columns, column + j * LANES))
 
 
 cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ssize_t units,
@@ -145,6 +157,8 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
     g.bias = &bias[0] if bias is not None else NULL
     g.d_block = &scratch[0]
     g.x_block = g.d_block + TOKEN_BLOCK * WIDTH * LANES
+    g.bias_rest = &scratch[scratch.shape[0] - g.columns]
+    memset(g.bias_rest, 0, g.columns * sizeof(real))
     with nogil:
         mode = flush_denormals()
         while token < end:

@@ -69,7 +69,7 @@ def _gradient_slice(
     kernel: ModuleType, x: Array, x_index: Indices | None, d: Array, out: Array, bias: Array | None, begin: int,
     end: int, first: int, last: int,
 ) -> None:
-    scratch = aligned_empty(kernel.gradient_scratch_size(out.shape[0]), out.dtype)
+    scratch = aligned_empty(kernel.gradient_scratch_size(*out.shape), out.dtype)
     kernel.gradient_product(x, x_index, d, out, bias, begin, end, first, last, scratch)
 
 
