@@ -282,6 +282,8 @@ class PackedSequence:
     shown : int64 array (B * T - N,), optional
         Masked place m, counted row by row, shows ``values[shown[m]]``; comes with an index and
         stands above ``fill`` and ``repeat``.
+    apart : bool, default False
+        No two tokens share an entry of the index, and ``values`` may hold more than the tokens, such as padding.
     """
 
     values: Array
@@ -290,6 +292,7 @@ class PackedSequence:
     fill: Array | None = None
     repeat: bool = False
     shown: Indices | None = None
+    apart: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.packing, Packing):
@@ -398,10 +401,11 @@ class PackedSequence:
         return take_rows(self.values, self.cells(), self.fill).reshape(self.shape)
 
     @classmethod
-    def from_padded(cls, x: ArrayLike, mask: ArrayLike | None = None) -> PackedSequence:
+    def from_padded(cls, x: ArrayLike, mask: ArrayLike | None = None, copy: bool = True) -> PackedSequence:
         """Pack an array (B, T, ...); what stands where the mask (B, T) is False is not read.
 
-        Without a mask every step counts.
+        Without a mask every step counts. Without a copy the tokens stay where they stand, if ``x`` is contiguous:
+        ``values`` are (B * T, ...).
         """
         grid = as_array("x", x)
         if grid.ndim < 2:
@@ -415,7 +419,10 @@ class PackedSequence:
                     f"mask: expected shape {grid.shape[:2]} to go with x of shape {grid.shape}, "
                     f"got {(plan.batch_size, plan.total_length)}."
                 )
-        return cls(take_rows(grid.reshape(plan.batch_size * plan.total_length, *grid.shape[2:]), plan.positions), plan)
+        places = grid.reshape(plan.batch_size * plan.total_length, *grid.shape[2:])
+        if copy:
+            return cls(take_rows(places, plan.positions), plan)
+        return cls(places, plan, plan.positions, apart=True)
 
     @classmethod
     def from_list(cls, sequences: Sequence[ArrayLike]) -> PackedSequence:

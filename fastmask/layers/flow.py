@@ -36,6 +36,14 @@ def enter(x: "Array | PackedSequence", mask: Any, keep: bool) -> tuple[PackedSeq
     return (x, same) if isinstance(x, PackedSequence) else run("pack", keep, x, mask)
 
 
+def enter_in_place(x: "Array | PackedSequence", mask: Any) -> tuple[PackedSequence, Back]:
+    """As `enter`, for a layer that finds each token where it stands; `x` must not change until its pullback."""
+    if isinstance(x, PackedSequence):
+        return x, same
+    shape = x.shape
+    return PackedSequence.from_padded(x, mask, copy=False), lambda d: d.reshape(shape)
+
+
 def leave(y: PackedSequence, padded: bool, keep: bool) -> tuple[Any, Back]:
     """Pad a packed batch if that is what came in."""
     return run("unpack", keep, y) if padded else (y, same)

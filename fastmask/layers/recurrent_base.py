@@ -9,7 +9,7 @@ from fastmask.layers import checks, small
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import keep_factor
-from fastmask.layers.flow import Back, cotangents, enter, leave, run, same
+from fastmask.layers.flow import Back, cotangents, enter_in_place, leave, run, same
 from fastmask.layers.weights import add_kept, keep_options
 from fastmask.packing import PackedSequence, Packing
 from fastmask.random import as_generator
@@ -149,7 +149,7 @@ class Recurrent(Layer):
     __call__.__doc__ = Layer.__call__.__doc__
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        source, enter_back = enter(x, call.mask, call.keep)
+        source, enter_back = enter_in_place(x, call.mask)
         y, states, scan_back = self.scan(source, call)
         padded = not isinstance(x, PackedSequence)
         leave_back: Back = same

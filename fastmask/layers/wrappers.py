@@ -9,7 +9,7 @@ from fastmask.layers.arguments import layer_dtype
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import RowLayer
-from fastmask.layers.flow import Back, cotangents, enter, leave, run, same, unread_ids
+from fastmask.layers.flow import Back, cotangents, enter_in_place, leave, run, same, unread_ids
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.serialization import deserialize, serialize
 from fastmask.packing import PackedSequence, Packing
@@ -201,7 +201,7 @@ class Bidirectional(Layer):
         return outputs if len(outputs) > 1 else outputs[0]
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        source, enter_back = enter(x, call.mask, call.keep)
+        source, enter_back = enter_in_place(x, call.mask)
         starts = self._halves(call.initial_state)
         pairs = zip((self.forward_layer, self.backward_layer), starts, strict=True)
         runs = [layer.scan(source, replace(call, initial_state=s)) for layer, s in pairs]

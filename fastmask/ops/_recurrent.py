@@ -88,7 +88,8 @@ class Problem:
         self.go_backwards = go_backwards
         self.input_mask = self._check_mask("input_mask", input_mask, self.features)
         self.recurrent_mask = self._check_mask("recurrent_mask", recurrent_mask, self.units)
-        self.index = x.index
+        self.places = x.index
+        self.index = None if x.apart else x.index
         self.zero_state = initial_state is None
         self.initial_state = self._check_states("initial_state", initial_state, states)
         self.rows = self._token_rows()
@@ -135,8 +136,8 @@ class Problem:
         """Row of the values of each token in the order in which the layer runs; None: token n is row n."""
         if self.go_backwards:
             reverse = self.plan.reverse
-            return reverse if self.index is None else self.index[reverse]
-        return self.index
+            return reverse if self.places is None else self.places[reverse]
+        return self.places
 
     def check_bias(self, bias: Array | None, shape: Sequence[int]) -> Array | None:
         """The bias, checked."""
@@ -329,8 +330,11 @@ class Problem:
             rows = self.rows
             if self.index is not None and rows is not None:
                 d, rows = segment_sum(self.kernel, d, rows, self.values.shape[0]), None
-            dx = aligned_empty((self.values.shape[0], self.features), self.dtype)
-            tasks = multiply_tasks(self.kernel, d, self.padded_kernel.T, dx, out_index=rows, split_at=split_at)
+            empty = aligned_zeros if self.values.shape[0] > d.shape[0] else aligned_empty
+            dx = empty((self.values.shape[0], self.features), self.dtype)
+            tasks = multiply_tasks(
+                self.kernel, d, self.padded_kernel.T, dx, out_index=rows, count=d.shape[0], split_at=split_at
+            )
             tasks += gradient_tasks(self.kernel, self.values, d, dkernel, bias=dbias, x_index=rows)
             finish = partial(_same, dx)
 
