@@ -15,9 +15,9 @@ cdef enum:
     ALIGNMENT = 64
     SMALLEST = 4096     # smaller arrays are cheaper from NumPy, larger ones than the limit too
     LARGE = 262144
-    LIMIT = 67108864
+    LIMIT = 268435456
 
-# Free blocks by size. Up to 8 of each size below 256 KiB, and of larger ones 64 MiB in all.
+# Free blocks by size. Up to 8 of each size below 256 KiB, and of larger ones 256 MiB in all.
 cdef dict small_blocks = {}
 cdef dict large_blocks = {}
 cdef object empty = np.empty, ndarray = np.ndarray, as_dtype = np.dtype
