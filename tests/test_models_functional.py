@@ -116,8 +116,8 @@ def test_gradients_by_the_inputs_of_a_model_used_as_a_layer():
 @pytest.fixture
 def plans(monkeypatch):
     made = []
-    plain = packing.Packing._sorted
-    monkeypatch.setattr(packing.Packing, "_sorted", lambda *a, **k: (made.append(a), plain(*a, **k))[1])
+    plain = packing.Packing._laid_out
+    monkeypatch.setattr(packing.Packing, "_laid_out", lambda *a, **k: (made.append(a), plain(*a, **k))[1])
     return made
 
 
