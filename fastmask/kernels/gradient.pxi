@@ -106,30 +106,41 @@ cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit,
     # out[unit : unit + units, column : ] += x_block.T @ d_block. Meanwhile the next panel comes into the cache.
     cdef Tile t
     cdef Py_ssize_t k, tile = 0
-    cdef vec zero = v_set1(0.0)
     cdef real *out = g.out + unit * g.columns + column
-    cdef int i, j, rows
+    cdef bint whole = column + width * LANES <= g.columns
+    cdef int i, rows
     t.x_stride = ROWS
-    keep_sums(&t)
-    start_from(&zero, &t)
     while units > 0:
         rows = rows_left(units)
         t.ahead_step = g.d_stride if tile < WIDTH else 0
+        for i in range(rows):
+            t.out[i] = out + i * g.columns if whole else <real *>t.sums[i]
         k = 0
         while k < count:
             t.depth = min(count - k, <Py_ssize_t>CHAIN)
             t.panel = g.d_block + k * width * LANES
             t.x[0] = g.x_block + tile * X_TILE + k * ROWS
             t.ahead = next_panel + k * g.d_stride + tile * LANES if tile < WIDTH else t.panel
-            run_column_tile(rows, width, &t)
-            for i in range(rows):
-                for j in range(width):
-                    add_to(out + i * g.columns + j * LANES, t.sums[i][j],
-                           lanes_left(g.columns, column + j * LANES))
+            if whole:
+                run_column_tile(rows, width, &t)
+            else:
+                add_part(g, rows, width, column, out, &t)
             k = k + CHAIN
         out = out + rows * g.columns
         units = units - rows
         tile = tile + 1
+
+
+cdef void add_part(const GradientProduct *g, int rows, int width, Py_ssize_t column, real *out, Tile *t) noexcept nogil:
+    # A tile whose last vector ends beyond the columns
+    cdef int i, j
+    for i in range(rows):
+        for j in range(width):
+            t.sums[i][j] = v_set1(0.0)
+    run_column_tile(rows, width, t)
+    for i in range(rows):
+        for j in range(width):
+            add_to(out + i * g.columns + j * LANES, t.sums[i][j], lanes_left(g.columns, column + j * LANES))
 
 
 def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[:, :] d,

@@ -16,7 +16,7 @@ cdef struct Tile:
     const real *panel           # in   [depth][width][LANES]
     const real *start[ROWS]     # in   vector j of row i starts from start[i] + j * start_step
     Py_ssize_t start_step
-    real *out[ROWS]             # out  [width][LANES] of each row; may be start
+    real *out[ROWS]             # out  [width][LANES] of each row; may be start; by columns in/out
     vec sums[ROWS][WIDTH]       # room for out where the results are not kept
     const real *ahead           # ahead[k * ahead_step] comes into the second-level cache meanwhile
     Py_ssize_t ahead_step
@@ -34,14 +34,14 @@ cdef inline void load_row(const int width, const real *p, Py_ssize_t step, vec *
         a[3] = v_load(p + 3 * step)
 
 
-cdef inline void store_row(const int width, const vec *a, real *p) noexcept nogil:
-    v_store(p, a[0])
+cdef inline void store_row(const int width, const bint add, const vec *a, real *p) noexcept nogil:
+    v_store(p, v_load(p) + a[0] if add else a[0])
     if width > 1:
-        v_store(p + LANES, a[1])
+        v_store(p + LANES, v_load(p + LANES) + a[1] if add else a[1])
     if width > 2:
-        v_store(p + 2 * LANES, a[2])
+        v_store(p + 2 * LANES, v_load(p + 2 * LANES) + a[2] if add else a[2])
     if width > 3:
-        v_store(p + 3 * LANES, a[3])
+        v_store(p + 3 * LANES, v_load(p + 3 * LANES) + a[3] if add else a[3])
 
 
 cdef inline void load_tile(const int rows, const int width, const Tile *t, vec *a) noexcept nogil:
@@ -58,22 +58,23 @@ cdef inline void load_tile(const int rows, const int width, const Tile *t, vec *
         load_row(width, t.start[5], t.start_step, a + 5 * WIDTH)
 
 
-cdef inline void store_tile(const int rows, const int width, const vec *a, const Tile *t) noexcept nogil:
-    store_row(width, a, t.out[0])
+cdef inline void store_tile(const int rows, const int width, const bint add, const vec *a, const Tile *t) noexcept nogil:
+    store_row(width, add, a, t.out[0])
     if rows > 1:
-        store_row(width, a + WIDTH, t.out[1])
+        store_row(width, add, a + WIDTH, t.out[1])
     if rows > 2:
-        store_row(width, a + 2 * WIDTH, t.out[2])
+        store_row(width, add, a + 2 * WIDTH, t.out[2])
     if rows > 3:
-        store_row(width, a + 3 * WIDTH, t.out[3])
+        store_row(width, add, a + 3 * WIDTH, t.out[3])
     if rows > 4:
-        store_row(width, a + 4 * WIDTH, t.out[4])
+        store_row(width, add, a + 4 * WIDTH, t.out[4])
     if rows > 5:
-        store_row(width, a + 5 * WIDTH, t.out[5])
+        store_row(width, add, a + 5 * WIDTH, t.out[5])
 
 
 cdef inline void multiply(const int rows, const int width, const bint by_columns, Tile *t) noexcept nogil:
-    # rows and width are literals after inlining: the loops over them unroll and `a` lives in registers.
+    # rows and width are literals after inlining: the loops over them unroll and `a` lives in registers. By columns
+    # the sums start from zeros and are added to what stands in out.
     cdef vec a[ROWS * WIDTH]
     cdef vec xk[ROWS]
     cdef const real *x[ROWS]
@@ -85,7 +86,11 @@ cdef inline void multiply(const int rows, const int width, const bint by_columns
     cdef int i, n
     for i in range(rows):
         x[i] = t.x[i]
-    load_tile(rows, width, t, a)
+    if by_columns:
+        for n in range(rows * WIDTH):
+            a[n] = v_set1(0.0)
+    else:
+        load_tile(rows, width, t, a)
     for k in range(depth):
         for i in range(rows):
             xk[i] = v_set1(column[i] if by_columns else x[i][k])
@@ -100,7 +105,7 @@ cdef inline void multiply(const int rows, const int width, const bint by_columns
         ahead = ahead + t.ahead_step
         if by_columns:
             column = column + t.x_stride
-    store_tile(rows, width, a, t)
+    store_tile(rows, width, by_columns, a, t)
 
 
 cdef inline void multiply_rows(int rows, const int width, const bint by_columns, Tile *t) noexcept nogil:
@@ -156,7 +161,7 @@ cdef inline void multiply_panels(const int width, Tile *t) noexcept nogil:
             a[i * WIDTH + n % width] = v_fma(xk, v_load(panel[i] + n % width * LANES), a[i * WIDTH + n % width])
         for i in range(PANELS):
             panel[i] = panel[i] + width * LANES
-    store_tile(PANELS, width, a, t)
+    store_tile(PANELS, width, False, a, t)
 
 
 cdef void run_panels(int width, Tile *t) noexcept nogil:
