@@ -96,7 +96,8 @@ class Loop:
         self.optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
         for _, variable in pairs:
             if variable.constraint is not None:
-                variable.value[...] = variable.constraint(variable.value)
+                with variable.changing() as array:
+                    array[...] = variable.constraint(array)
         self.scores.update(total, len(batch), parts)
 
     def step_gradients(

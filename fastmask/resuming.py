@@ -7,6 +7,7 @@ import numpy as np
 
 from fastmask import random
 from fastmask.layers.holder import WeightHolder
+from fastmask.layers.variable import Variable
 from fastmask.saving.compiled import slots
 
 Numbers = dict[str, Any]
@@ -32,7 +33,7 @@ def get_state(model: Any) -> Numbers:
         "weights": [variable.value for variable in model.weights],
         "iterations": model.optimizer.iterations,
         "learning_rate": model.optimizer._fixed_rate.value,
-        "slots": slots(model.optimizer, model.trainable_weights),
+        "slots": [slot.value for slot in slots(model.optimizer, model.trainable_weights)],
         "epoch": place.epoch,
         "step": place.step,
         "stop": model.stop_training,
@@ -58,7 +59,7 @@ def check(model: Any, state: Mapping[str, Any]) -> None:
         if len(state[name]) != len(own):
             raise ValueError(f"{name} must be as in the backup, {len(state[name])}, got {len(own)}")
     shapes = [np.shape(value) for value in (*state["weights"], *state["slots"])]
-    if shapes != [array.shape for array in _arrays(model)]:
+    if shapes != [variable.shape for variable in _variables(model)]:
         raise ValueError("the shapes of weights and of the optimizer's state must be those of the backup")
 
 
@@ -79,8 +80,8 @@ def set_state(model: Any, state: Mapping[str, Any]) -> None:
     """Give a model within `fit` the state that `get_state` returned and `check` accepts."""
     place, optimizer = model.place, model.optimizer
     values = [*state["weights"], *state["slots"]]
-    for array, value in zip(_arrays(model), values, strict=True):
-        array[...] = value
+    for variable, value in zip(_variables(model), values, strict=True):
+        variable.assign(value)
     optimizer.iterations = state["iterations"]
     optimizer._fixed_rate.assign(state["learning_rate"])
     place.epoch, place.step, place.ended = state["epoch"], state["step"], state["stop"]
@@ -94,8 +95,8 @@ def set_state(model: Any, state: Mapping[str, Any]) -> None:
     random.set_state(state["random"])
 
 
-def _arrays(model: Any) -> list[Any]:
-    return [variable.value for variable in model.weights] + slots(model.optimizer, model.trainable_weights)
+def _variables(model: Any) -> list[Variable]:
+    return [*model.weights, *slots(model.optimizer, model.trainable_weights)]
 
 
 def _kind(model: Any) -> Numbers:

@@ -18,7 +18,7 @@ def positive_variance(layer):
     """Weights of ordinary size, but for a variance above zero."""
     randomize(layer)
     if isinstance(layer, layers.BatchNormalization):
-        layer.moving_variance.value[...] = np.abs(layer.moving_variance.value) + 0.5
+        layer.moving_variance.assign(np.abs(layer.moving_variance.value) + 0.5)
 
 
 LAYERS = {

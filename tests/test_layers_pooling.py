@@ -5,7 +5,7 @@ import pytest
 from helpers.layers import BATCH, FEATURES, TIME, normal, reset_seeds
 from helpers.masks import MASK_KINDS, full_mask, make_mask
 from helpers.merging import assert_gradients
-from helpers.numeric import assert_gradient
+from helpers.numeric import assert_weight_gradient
 
 from fastmask import PackedSequence, layers
 
@@ -162,7 +162,7 @@ def test_gradients_through_masked_places(name, kinds):
     run_chain(chain, sources)
     for layer in chain:
         for i, w in enumerate(layer.weights):
-            w.value[...] = np.abs(normal(*w.shape, seed=i)) if "variance" in w.name else normal(*w.shape, seed=i)
+            w.assign(np.abs(normal(*w.shape, seed=i)) if "variance" in w.name else normal(*w.shape, seed=i))
     kept = [layer.get_weights() for layer in chain]
     y, (drop_back, add_back, branch_backs) = run_chain(chain, sources, keep=True)
     dy = normal(*y.values.shape, seed=7)
@@ -177,7 +177,7 @@ def test_gradients_through_masked_places(name, kinds):
     for layer, gradients in zip(chain, found, strict=True):
         for gradient, variable in zip(gradients, layer.weights, strict=True):
             if variable.trainable:
-                assert_gradient(gradient, lambda: (dy * run_chain(chain, sources)[0].values).sum(), variable.value)
+                assert_weight_gradient(gradient, lambda: (dy * run_chain(chain, sources)[0].values).sum(), variable)
 
 
 def dense(gradient):

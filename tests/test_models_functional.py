@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.numeric import assert_gradient
+from helpers.numeric import assert_gradient, assert_weight_gradient
 
 import fastmask as fm
 from fastmask import layers, packing
@@ -88,7 +88,7 @@ def test_gradients(case):
     assert loss == pytest.approx(np.atleast_1d(model.evaluate(x, y, verbose=0))[0], rel=1e-12)
     for grad, variable in zip(grads, model.trainable_weights, strict=True):
         dense = grad.dense() if isinstance(grad, fm.ops.SparseRows) else grad
-        assert_gradient(dense, lambda: model.loss_and_gradients(x, y)[0], variable.value, variable.path)
+        assert_weight_gradient(dense, lambda: model.loss_and_gradients(x, y)[0], variable)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -309,7 +309,7 @@ def test_states_of_bidirectional_and_stateful_layers():
     data, goal = [WORDS, OTHERS], np.ones((4, 4))
     _, grads = model.loss_and_gradients(data, goal)
     kernel, grad = next(pair for pair in zip(model.trainable_weights, grads, strict=True) if pair[0].name == "kernel")
-    assert_gradient(grad, lambda: model.loss_and_gradients(data, goal)[0], kernel.value, kernel.path)
+    assert_weight_gradient(grad, lambda: model.loss_and_gradients(data, goal)[0], kernel)
     stateful = fm.Sequential([fm.Input(batch_shape=(4, None, 1)), layers.LSTM(2, stateful=True)])
     outer = fm.Sequential([stateful])
     first, second = outer.predict(np.ones((4, 3, 1))), outer.predict(np.ones((4, 3, 1)))

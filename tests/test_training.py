@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.numeric import assert_gradient
+from helpers.numeric import assert_weight_gradient
 
 import fastmask as fm
 from fastmask import layers
@@ -105,12 +105,7 @@ def test_gradients_of_the_whole_model(name, weighted):
     assert len(grads) == len(model.trainable_weights)
     for grad, variable in zip(grads, model.trainable_weights, strict=True):
         dense = grad.dense() if isinstance(grad, fm.ops.SparseRows) else grad
-        assert_gradient(
-            dense,
-            lambda: model.loss_and_gradients(x, y, weights)[0],
-            variable.value,
-            variable.path,
-        )
+        assert_weight_gradient(dense, lambda: model.loss_and_gradients(x, y, weights)[0], variable)
 
 
 @pytest.mark.parametrize("name", ["tagger", "classifier", "regression"])

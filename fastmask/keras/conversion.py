@@ -75,7 +75,7 @@ def _give_state(model: Model, found: Any, config: Mapping[str, Any]) -> None:
         raise ValueError(f"optimizer: expected the state of Keras's {name}, got another; use compile=False")
     found.optimizer.iterations.assign(model.optimizer.iterations)
     for variable, slot in zip(theirs, (slot for slot in slots if slot.shape), strict=True):
-        variable.assign(slot.copy())  # JAX goes on using the memory that it is given
+        variable.assign(slot.numpy())  # JAX goes on using the memory that it is given
 
 
 def _pairs(model: Any, other: Any) -> Iterator[tuple[Any, Any]]:

@@ -11,6 +11,7 @@ from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import RowLayer
 from fastmask.layers.flow import Shown, cotangents, enter, leave, run
+from fastmask.layers.variable import Variable
 from fastmask.layers.weights import add_kept, keep_options
 from fastmask.packing import PackedSequence
 
@@ -212,8 +213,8 @@ str or callable
         if call.training and self.trainable:
             (y, mean, variance), back = run("batch_training", call.keep, rows, counts, *affine, guard)
             if len(rows) > (counts is not None):
-                self._move(self.moving_mean.value, mean)
-                self._move(self.moving_variance.value, variance)
+                self._move(self.moving_mean, mean)
+                self._move(self.moving_variance, variance)
         else:
             moments = (self.moving_mean.value.copy(), self.moving_variance.value.copy())
             y, back = run("batch_normalization", call.keep, rows, *moments, *affine)
@@ -224,9 +225,10 @@ str or callable
 
         return y, pullback
 
-    def _move(self, average: Array, found: Array) -> None:
-        average *= average.dtype.type(self.momentum)
-        average += found * found.dtype.type(1 - self.momentum)
+    def _move(self, variable: Variable, found: Array) -> None:
+        with variable.changing() as average:
+            average *= average.dtype.type(self.momentum)
+            average += found * found.dtype.type(1 - self.momentum)
 
 
 def _value(variable: Any) -> Array | None:

@@ -1,7 +1,8 @@
 """Weights of layers."""
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import count
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +10,11 @@ import numpy.typing as npt
 from fastmask.kernels.memory import aligned_empty
 from fastmask.layers.checks import Array, real_array
 
+_versions = count()
+
 
 class Variable:
-    """A named weight whose array is updated in place.
+    """A named weight whose array is updated in place, by `assign` or within `changing`.
 
     Parameters
     ----------
@@ -28,7 +31,10 @@ class Variable:
     Attributes
     ----------
     value : ndarray
-        C-contiguous, from the start of a cache line on if it is not small; optimizers write into it.
+        A view of the array that cannot be written through: layers must learn of every change. The array is
+        C-contiguous, from the start of a cache line on if it is not small.
+    version : int or None
+        Another one after each change, and no other variable's; None while the array is being changed.
     regularizer, constraint : callable or None
         As in `Layer.add_weight`.
     """
@@ -46,25 +52,44 @@ class Variable:
     ) -> None:
         dtype = np.asarray(value).dtype if dtype is None else np.dtype(dtype)
         given = real_array("value", value, dtype)
-        self.value: Array = aligned_empty(given.shape, given.dtype)
-        self.value[...] = given
+        self._hold(_own(given))
         self.name = name
         self.trainable = trainable
         self.path = name if path is None else path
 
+    @classmethod
+    def around(cls, array: Array, name: str, trainable: bool = True, path: str | None = None) -> Self:
+        """Return a variable whose array is `array` itself."""
+        variable = cls.__new__(cls)
+        variable._hold(array)
+        variable.name, variable.trainable = name, trainable
+        variable.path = name if path is None else path
+        return variable
+
+    def _hold(self, array: Array) -> None:
+        self._array = array
+        self._value = array.view()
+        self._value.flags.writeable = False
+        self.version: int | None = next(_versions)
+
+    @property
+    def value(self) -> Array:
+        """The array, for reading."""
+        return self._value
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the array."""
-        return self.value.shape
+        return self._value.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of the array."""
-        return self.value.dtype
+        return self._value.dtype
 
     def numpy(self) -> Array:
         """Return a copy of the array."""
-        return self.value.copy()
+        return self._value.copy()
 
     def assign(self, value: npt.ArrayLike) -> None:
         """Overwrite the array, casting to its dtype.
@@ -76,7 +101,16 @@ class Variable:
         ValueError
             If its shape differs or a number is too large for the dtype.
         """
-        self.value[...] = self.checked(value)
+        array = self.checked(value)
+        with self.changing() as own:
+            own[...] = array
+
+    def changing(self) -> "_Change":
+        """Return a context in which the array may be written to, and which gives it.
+
+        ``with variable.changing() as array: array *= 0.5``
+        """
+        return _Change(self)
 
     def checked(self, value: npt.ArrayLike, name: str = "value") -> Array:
         """Return `value` as an array that fits this variable; errors as for `assign`."""
@@ -91,11 +125,40 @@ class Variable:
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is None:  # NumPy 1 has no such value
-            return np.asarray(self.value, dtype)
-        return np.array(self.value, dtype, copy=copy)
+            return np.asarray(self._value, dtype)
+        return np.array(self._value, dtype, copy=copy)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: entry for name, entry in vars(self).items() if name not in ("_value", "version")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._hold(_own(self._array))  # a copy has memory, and a version, of its own
 
     def __repr__(self) -> str:
         return f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}>"
+
+
+class _Change:
+    """The time in which a variable is written to: what was made from it before or meanwhile is out of date after."""
+
+    __slots__ = ("variable",)
+
+    def __init__(self, variable: Variable) -> None:
+        self.variable = variable
+
+    def __enter__(self) -> Array:
+        self.variable.version = None
+        return self.variable._array
+
+    def __exit__(self, *_: object) -> None:
+        self.variable.version = next(_versions)
+
+
+def _own(array: Array) -> Array:
+    copy = aligned_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def assign_all(
@@ -110,4 +173,5 @@ def assign_all(
     pairs = enumerate(zip(variables, weights, strict=True))
     arrays = [variable.checked(value, f"weights[{i}]") for i, (variable, value) in pairs]
     for variable, array in zip(variables, arrays, strict=True):
-        variable.value[...] = array
+        with variable.changing() as own:
+            own[...] = array

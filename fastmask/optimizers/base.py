@@ -179,9 +179,11 @@ class Optimizer:
         clipped = self._clip([grad for grad, _ in pairs])
         self.rate = self.learning_rate
         for grad, (_, variable) in zip(clipped, pairs, strict=True):
-            if self.weight_decay and self._decays(variable):
-                variable.value *= variable.dtype.type(1 - self.rate * self.weight_decay)
-            self.step(variable.value, grad, self._state(variable))
+            state = self._state(variable)
+            with variable.changing() as param:
+                if self.weight_decay and self._decays(variable):
+                    param *= variable.dtype.type(1 - self.rate * self.weight_decay)
+                self.step(param, grad, state)
         self.iterations += 1
 
     def step(self, param: Array, grad: Gradient, state: State) -> None:
@@ -242,11 +244,8 @@ def dense(grad: Gradient) -> Array:
 
 
 def _slot(variable: Variable, name: str, array: Array) -> Variable:
-    """Return a variable whose value is `array` itself."""
     path = variable.path.replace("/", "_")
-    slot = Variable(array, f"{path}_{name}", trainable=False)
-    slot.value = array
-    return slot
+    return Variable.around(array, f"{path}_{name}", trainable=False)
 
 
 def _check_neutral(arguments: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import losses, metrics, optimizers
+from fastmask.layers import Variable
 from fastmask.saving import h5
 from fastmask.saving.errors import REMEDY, FileFormatError
 from fastmask.saving.order import Orders, trained
@@ -91,10 +92,10 @@ def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = Fa
         )
         return
     pairs = list(zip(wanted, rest, strict=False))
-    values = [h5.read(item, slot.shape, _described(item)) for slot, item in pairs]
+    values = [slot.checked(h5.read(item, slot.shape, _described(item)), _described(item)) for slot, item in pairs]
     numbers = [float(h5.read(item, (), _described(item))) for item in scalars]
     for (slot, _), value in zip(pairs, values, strict=True):
-        slot[...] = value
+        slot.assign(value)
     if numbers:
         model.optimizer.iterations = int(numbers[0])
     if len(numbers) > 1 and _has_fixed_rate(model.optimizer):
@@ -105,10 +106,11 @@ def _described(item: Any) -> str:
     return f"optimizer state {item.name!r}" if hasattr(item, "name") else "optimizer state"
 
 
-def slots(optimizer: Any, variables: Sequence[Any], blocks: bool = False) -> list[Array]:
-    """Return the arrays of an optimizer's state in Keras's order; they are the state, not copies."""
+def slots(optimizer: Any, variables: Sequence[Any], blocks: bool = False) -> list[Variable]:
+    """Return an optimizer's state in Keras's order; the arrays are the state, not copies."""
     states = [optimizer._state(variable) for variable in variables]
-    found, start = [], 0
+    found: list[Array | None] = []
+    start = 0
     for group in optimizer.slots:
         kinds = range(start, start + len(group))
         start += len(group)
@@ -116,8 +118,8 @@ def slots(optimizer: Any, variables: Sequence[Any], blocks: bool = False) -> lis
             found += [state[kind] for kind in kinds for state in states]
         else:
             found += [state[kind] for state in states for kind in kinds]
-    found += [variable.value for variable in optimizer.shared]
-    return [array for array in found if array is not None]
+    own = [Variable.around(array, "slot", trainable=False) for array in found if array is not None]
+    return [*own, *optimizer.shared]
 
 
 def write_state(root: Any, model: Any, orders: Orders) -> None:
@@ -127,7 +129,8 @@ def write_state(root: Any, model: Any, orders: Orders) -> None:
     group.attrs["name"] = optimizer.name
     scalars: list[Any] = [np.int32(optimizer.iterations)]
     scalars += [np.float64(optimizer.learning_rate)] if _has_fixed_rate(optimizer) else []
-    for number, value in enumerate([*scalars, *slots(optimizer, trained(model, orders))]):
+    arrays = [slot.value for slot in slots(optimizer, trained(model, orders))]
+    for number, value in enumerate([*scalars, *arrays]):
         group.create_dataset(str(number), data=value)
 
 

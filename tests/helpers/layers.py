@@ -4,7 +4,7 @@ import numpy as np
 
 from fastmask import PackedSequence
 
-from .numeric import assert_gradient
+from .numeric import assert_gradient, assert_weight_gradient
 
 BATCH, TIME, FEATURES, UNITS = 3, 4, 3, 2
 
@@ -59,7 +59,7 @@ def assert_layer_gradients(layer, x, mask=None, initial_state=None, training=Fal
     assert len(gradients.weights) == len(layer.weights)
     for gradient, variable in zip(gradients.weights, layer.weights, strict=True):
         dense = gradient if isinstance(gradient, np.ndarray) else gradient.dense()
-        assert_gradient(dense, weighted_sum, variable.value, variable.path)
+        assert_weight_gradient(dense, weighted_sum, variable)
     assert (gradients.initial_state is None) == (initial_state is None)
     for gradient, state in zip(gradients.initial_state or (), initial_state or (), strict=True):
         assert_gradient(gradient, weighted_sum, state, "initial_state")

@@ -6,7 +6,7 @@ from fastmask import PackedSequence
 from fastmask.layers.flow import Shown
 
 from .layers import normal, outputs_of, randomize, reset_seeds
-from .numeric import assert_gradient
+from .numeric import assert_gradient, assert_weight_gradient
 
 
 def stored(x):
@@ -46,5 +46,5 @@ def assert_gradients(layer, x, mask=None, training=False, prepare=randomize, **o
     assert len(gradients.weights) == len(layer.weights)
     for gradient, variable in zip(gradients.weights, layer.weights, strict=True):
         gradient = np.zeros(variable.shape) if gradient is None else gradient
-        assert_gradient(gradient, weighted_sum, variable.value, variable.path)
+        assert_weight_gradient(gradient, weighted_sum, variable)
     layer.set_weights(kept)

@@ -29,6 +29,18 @@ def assert_gradient(actual, function, array, name="gradient"):
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=2e-8, err_msg=name)
 
 
+def assert_weight_gradient(actual, function, variable):
+    """The same for a weight, which is assigned each time."""
+    array = variable.numpy()
+
+    def assigned():
+        variable.assign(array)
+        return function()
+
+    assert_gradient(actual, assigned, array, variable.path)
+    variable.assign(array)
+
+
 def assert_close(actual, expected, name="array"):
     """Compare with float64 ``expected`` to the accuracy of the dtype of ``actual``."""
     assert actual.shape == expected.shape, name
