@@ -27,6 +27,7 @@ def packed_weights():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_cells, "_MOST_OPERATIONS", -1)
         patch.setattr(_cells, "_MOST_TOKENS", -1)
+        patch.setattr(_cells, "_MOST_TOKENS_IF_PACKED", -1)
         yield
 
 

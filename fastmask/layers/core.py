@@ -10,6 +10,7 @@ from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import Shown, cotangents, enter, leave, run, same, summed
+from fastmask.layers.prepared import Prepared
 from fastmask.layers.weights import add_kept, keep_options
 from fastmask.packing import PackedSequence
 from fastmask.random import SeedGenerator, as_generator
@@ -119,6 +120,7 @@ class Dense(RowLayer):
         self.units = checks.positive_int("units", units)
         self.activation = checks.activation_name("activation", activation, ops.ACTIVATIONS)
         self.use_bias = bool(use_bias)
+        self.prepared = Prepared()
 
     def create_weights(self, input_shape: Shape) -> None:
         features = self.known_features(input_shape)
@@ -131,7 +133,8 @@ class Dense(RowLayer):
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         bias = None if self.bias is None else self.bias.value
         rows = values.reshape(-1, values.shape[-1])
-        flat, back = run("dense", call.keep, rows, self.kernel.value, bias, self.activation)
+        packed = self.prepared.options(call.keep, self.kernel, self.bias)
+        flat, back = run("dense", call.keep, rows, self.kernel.value, bias, self.activation, **packed)
         y = flat.reshape(*values.shape[:-1], self.units)
 
         def pullback(dy: Any) -> Gradients:

@@ -10,6 +10,7 @@ from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import keep_factor
 from fastmask.layers.flow import Back, cotangents, enter_in_place, leave, run, same
+from fastmask.layers.prepared import Prepared
 from fastmask.layers.weights import add_kept, keep_options
 from fastmask.packing import PackedSequence, Packing
 from fastmask.random import as_generator
@@ -77,7 +78,7 @@ class Recurrent(Layer):
         self.unroll = bool(unroll)
         self.zero_output_for_mask = bool(zero_output_for_mask)
         self.states: States | None = None
-        self.cell: ops.Cell | None = None
+        self.prepared = Prepared()
 
     def _take_initializers(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Keep what concerns the weights; return the arguments of `Layer`."""
@@ -223,6 +224,7 @@ class Recurrent(Layer):
             "go_backwards": self.go_backwards,
             "return_sequences": self.return_sequences,
             **self.options(),
+            **self.prepared.options(call.keep, self.kernel, self.recurrent_kernel, self.bias),
             **self._dropout_masks(x, call.training),
         }
 

@@ -20,7 +20,7 @@ def takes(layer: "Recurrent", x: Any, mask: Any) -> bool:
     return (
         features == layer.features
         and rows * steps * features > 0
-        and is_small(rows * steps, weights)
+        and is_small(rows * steps, weights, packed=True)
         and x.flags.c_contiguous
         and x.flags.aligned
         and (mask is None or _is_plain(mask, (rows, steps)))
@@ -35,11 +35,11 @@ def _is_plain(mask: Any, shape: tuple[int, int]) -> bool:
 def run(layer: "Recurrent", x: Any, mask: Any, initial_state: Any) -> Any:
     """Return the output of the layer for `x` (B, T, F) and keep its states if it is stateful."""
     states = layer.initial_states(initial_state, x.shape[0])
-    cell = layer.cell
+    cell = layer.prepared.cell
     bias = None if layer.bias is None else layer.bias.value
     if cell is None or not cell.holds(layer.kernel.value, layer.recurrent_kernel.value, bias):
         weights = layer.kernel.value, layer.recurrent_kernel.value, bias
-        cell = layer.cell = ops.Cell(layer.op, *weights, **layer.cell_options())
+        cell = layer.prepared.cell = ops.Cell(layer.op, *weights, **layer.cell_options())
     y, after = cell.run(
         x, mask, states, go_backwards=layer.go_backwards, return_sequences=layer.return_sequences
     )

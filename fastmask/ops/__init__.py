@@ -24,6 +24,7 @@ from fastmask.ops._normalization import (
     layer_normalization_vjp,
 )
 from fastmask.ops._optimizers import adam_step, rmsprop_step, sgd_step
+from fastmask.ops._packed import PackedWeights
 from fastmask.ops._pooling import average_pool, average_pool_vjp, max_pool, max_pool_vjp
 from fastmask.ops._recurrent import RecurrentGradients
 from fastmask.ops._sequences import (
@@ -51,6 +52,7 @@ __all__ = [
     "Cell",
     "DenseGradients",
     "NormalizationGradients",
+    "PackedWeights",
     "RecurrentGradients",
     "SparseRows",
     "activation",

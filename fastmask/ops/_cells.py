@@ -18,11 +18,17 @@ _GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
 # Up to so many tokens, or floating-point operations, packed weights do not make up for being packed.
 _MOST_TOKENS = 4
 _MOST_OPERATIONS = 4_000_000
+# Packed weights that are there already win from the second token on, if they are not small.
+_MOST_TOKENS_IF_PACKED = 1
 
 
-def is_small(tokens: int, weights: int) -> bool:
-    """Whether a :class:`Cell` runs so many tokens sooner than an operation on packed weights, of so many numbers."""
-    return tokens <= _MOST_TOKENS or 2 * tokens * weights <= _MOST_OPERATIONS
+def is_small(tokens: int, weights: int, packed: bool) -> bool:
+    """Whether a :class:`Cell` runs so many tokens sooner than an operation on packed weights, of so many numbers.
+
+    packed: whether the weights stay packed from call to call.
+    """
+    most = _MOST_TOKENS_IF_PACKED if packed else _MOST_TOKENS
+    return tokens <= most or 2 * tokens * weights <= _MOST_OPERATIONS
 
 
 class Cell:
@@ -129,6 +135,9 @@ class Cell:
             after[1] if self._state_count == 2 else None, sequence,
         )
         return sequence, after
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_compiled": (None, None)}
 
     def compiled(self) -> Any:
         """The kernel's cell, of the instruction set in use."""

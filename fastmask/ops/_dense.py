@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import ArrayLike
 from fastmask import kernels, threads
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._activations import activate, activate_backward, activation_code
-from fastmask.ops._arrays import Array, check_float, check_shape, round_up
-from fastmask.ops._products import gradient_tasks, multiply, multiply_tasks
+from fastmask.ops._arrays import Array, check_float, check_shape, product_panels, round_up
+from fastmask.ops._packed import PackedWeights
+from fastmask.ops._products import gradient_tasks, multiply, multiply_tasks, product_tasks
 
 
 class DenseGradients(NamedTuple):
@@ -31,13 +33,17 @@ def _check(x: ArrayLike, kernel: ArrayLike) -> tuple[Array, Array]:
     return rows, matrix
 
 
-def _padded_bias(bias: ArrayLike | None, columns: int, lanes: int, dtype: np.dtype[np.floating]) -> Array | None:
+def _check_bias(bias: ArrayLike | None, matrix: Array) -> Array | None:
     if bias is None:
         return None
-    checked = check_float("bias", bias, 1, dtype)
-    check_shape("bias", checked, (columns,))
-    padded = np.zeros(round_up(columns, lanes), dtype)
-    padded[:columns] = checked
+    checked = check_float("bias", bias, 1, matrix.dtype)
+    check_shape("bias", checked, matrix.shape[1:])
+    return checked
+
+
+def _padded(bias: Array, lanes: int) -> Array:
+    padded = np.zeros(round_up(bias.size, lanes), bias.dtype)
+    padded[: bias.size] = bias
     return padded
 
 
@@ -58,7 +64,8 @@ def matmul(x: ArrayLike, kernel: ArrayLike) -> Array:
 
 
 def dense(
-    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None
+    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None, *,
+    packed: PackedWeights | None = None,
 ) -> Array:
     """A fully connected layer on rows, ``activation(x @ kernel + bias)``.
 
@@ -69,6 +76,8 @@ def dense(
     bias : array (m,), optional
     activation : str or None
         One of :data:`fastmask.ops.ACTIVATIONS`; None is linear.
+    packed : PackedWeights, optional
+        From earlier calls with the same weights.
 
     Returns
     -------
@@ -77,9 +86,13 @@ def dense(
     code = activation_code("activation", activation)
     rows, matrix = _check(x, kernel)
     module = kernels.module(rows.dtype)
+    start = _check_bias(bias, matrix)
+    packed = PackedWeights() if packed is None else packed
+    if start is not None:
+        start = packed.get(("dense bias", module, start.shape), partial(_padded, start, module.lanes))
+    panels = packed.get(("dense", module, matrix.shape), partial(product_panels, module, matrix))
     out = aligned_empty((rows.shape[0], matrix.shape[1]), rows.dtype)
-    start = _padded_bias(bias, matrix.shape[1], module.lanes, rows.dtype)
-    multiply(module, rows, matrix, out, start=start)
+    threads.run(product_tasks(module, rows, panels, out, start=start))
     activate(module, code, out, out)
     return out
 
@@ -91,7 +104,9 @@ def dense_vjp(
     code = activation_code("activation", activation)
     rows, matrix = _check(x, kernel)
     module = kernels.module(rows.dtype)
-    start = _padded_bias(bias, matrix.shape[1], module.lanes, rows.dtype)
+    start = _check_bias(bias, matrix)
+    if start is not None:
+        start = _padded(start, module.lanes)
     z = multiply(module, rows, matrix, aligned_empty((rows.shape[0], matrix.shape[1]), rows.dtype), start=start)
     y = z
     if code:

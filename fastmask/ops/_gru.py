@@ -17,6 +17,7 @@ from fastmask.ops._arrays import (
     product_panels,
     unpad_gates,
 )
+from fastmask.ops._packed import PackedWeights
 from fastmask.ops._products import gradient_tasks
 from fastmask.ops._recurrent import (
     Once,
@@ -53,9 +54,9 @@ class _Gru(Problem):
         self.input_bias = self.recurrent_bias = None
         if checked is not None:
             first, second = (checked[0], checked[1]) if reset_after else (checked, None)
-            self.input_bias = np.ascontiguousarray(pad_gates(first, _INPUT_ORDER, self.padded))
+            self.input_bias = self.padded_bias(first)
             if second is not None:
-                self.recurrent_bias = np.ascontiguousarray(pad_gates(second, _ORDER, self.padded))
+                self.recurrent_bias = self.kept("recurrent bias", second, partial(self._padded_columns, second))
 
     def take_reset_mask(self) -> Array | None:
         """Without reset_after the last recurrent mask belongs to r * h; sorted rows."""
@@ -65,6 +66,23 @@ class _Gru(Problem):
         if self.recurrent_mask.shape[0] == 3:
             self.recurrent_mask = self.recurrent_mask[:2]
         return mask
+
+    def _padded_columns(self, bias: Array) -> Array:
+        return np.ascontiguousarray(pad_gates(bias, _ORDER, self.padded))
+
+    def recurrent_panels(self) -> tuple[Array, Array | None]:
+        """The gates' columns that meet h itself, and without ``reset_after`` those that meet r * h."""
+        module, recurrent = self.kernel, self.recurrent_kernel
+        gates, columns = self.recurrent_columns // self.padded, slice(self.recurrent_columns)
+        panels = self.kept(
+            f"{gates} gates", recurrent,
+            lambda: gate_panels(module, self.padded_recurrent_kernel[:, columns], gates),
+        )
+        if self.reset_after:
+            return panels, None
+        return panels, self.kept(
+            "candidate", recurrent, lambda: product_panels(module, recurrent[:, 2 * self.units :])
+        )
 
     @property
     def recurrent_columns(self) -> int:
@@ -79,17 +97,12 @@ def _gates(problem: _Gru) -> Array:
 
 
 def _forward(problem: _Gru, codes: tuple[int, int], gates: Array | None) -> _Stored:
-    kernel, padded = problem.kernel, problem.padded
-    matrix = pad_gates(problem.recurrent_kernel, _ORDER, padded)
+    kernel = problem.kernel
     h = problem.state_buffer(problem.initial_state[0])
     reset_mask = problem.take_reset_mask()
     runs = problem.runs(problem.input_bias, None)
-    dropouts = problem.dropouts(matrix, 0, problem.recurrent_columns, len(runs))
-    if problem.reset_after:
-        panels, candidate = gate_panels(kernel, matrix, 3), None
-    else:
-        panels = gate_panels(kernel, matrix[:, : 2 * padded], 2)
-        candidate = product_panels(kernel, problem.recurrent_kernel[:, 2 * problem.units :])
+    dropouts = problem.dropouts(problem.recurrent_columns, len(runs))
+    panels, candidate = problem.recurrent_panels()
     threads.run([
         partial(kernel.gru_forward, run, panels, candidate, problem.recurrent_bias, h, gates, problem.training, *codes,
                 problem.reset_after, problem.every_step, problem.zero_state, dropout, reset_mask)
@@ -102,7 +115,7 @@ def _run_backward(
     problem: _Gru, stored: _Stored, gates: Array, dy: Array | None, dh: Array, codes: tuple[int, int]
 ) -> None:
     kernel, padded = problem.kernel, problem.padded
-    matrix = pad_gates(problem.recurrent_kernel, _ORDER, padded)
+    matrix = problem.padded_recurrent_kernel
     transposed = product_panels(kernel, matrix[:, : problem.recurrent_columns].T)
     candidate = reset = None
     if not problem.reset_after:
@@ -142,6 +155,7 @@ def gru(
     initial_state: tuple[Array, ...] | None = None, *, activation: str | None = "tanh",
     recurrent_activation: str | None = "sigmoid", reset_after: bool = True, go_backwards: bool = False,
     return_sequences: bool = True, input_mask: Array | None = None, recurrent_mask: Array | None = None,
+    packed: PackedWeights | None = None,
 ) -> Result:
     """Run a GRU (Cho et al. 2014) with Keras's gates z, r and candidate.
 
@@ -169,6 +183,8 @@ def gru(
         Multiplies the inputs of every step (dropout), for all gates or for each.
     recurrent_mask : array (B, H) or (3, B, H), optional
         Multiplies the state that enters the recurrent product.
+    packed : PackedWeights, optional
+        From earlier calls with the same weights.
 
     Returns
     -------
@@ -179,7 +195,7 @@ def gru(
     """
     codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
     problem = _Gru(x, kernel, recurrent_kernel, _INPUT_ORDER, initial_state, 1, go_backwards, return_sequences,
-                   input_mask, recurrent_mask, training=False)
+                   input_mask, recurrent_mask, training=False, packed=packed)
     if reset_after and problem.small:
         return problem.run_cell(problem.check_bias(bias, (2, 3 * problem.units)), *codes)
     problem.set_bias(bias, reset_after)

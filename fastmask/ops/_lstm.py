@@ -11,10 +11,10 @@ from fastmask.ops._activations import recurrent_code
 from fastmask.ops._arrays import (
     Array,
     gate_panels,
-    pad_gates,
     product_panels,
     unpad_gates,
 )
+from fastmask.ops._packed import PackedWeights
 from fastmask.ops._recurrent import (
     Once,
     Problem,
@@ -37,7 +37,6 @@ class _Stored(NamedTuple):
 
 def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int], gates: Array | None) -> _Stored:
     kernel, plan = problem.kernel, problem.plan
-    matrix = pad_gates(problem.recurrent_kernel, _ORDER, problem.padded)
     h = problem.state_buffer(problem.initial_state[0])
     if problem.training:
         c = problem.state_buffer(problem.initial_state[1])
@@ -45,9 +44,11 @@ def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int], gates
         c = aligned_zeros((plan.batch_size, problem.units), problem.dtype)
         if problem.initial_state[1] is not None:
             c[:] = problem.initial_state[1][plan.sorted_indices]
-    runs = problem.runs(None if bias is None else pad_gates(bias, _ORDER, problem.padded), gates)
-    dropouts = problem.dropouts(matrix, 0, 4 * problem.padded, len(runs))
-    panels = gate_panels(kernel, matrix, 4)
+    runs = problem.runs(problem.padded_bias(bias), gates)
+    dropouts = problem.dropouts(4 * problem.padded, len(runs))
+    panels = problem.kept(
+        "recurrent kernel", problem.recurrent_kernel, lambda: gate_panels(kernel, problem.padded_recurrent_kernel, 4)
+    )
     threads.run([
         partial(kernel.lstm_forward, run, panels, h, c, gates, *codes, problem.every_step, problem.zero_state, dropout)
         for run, dropout in zip(runs, dropouts, strict=True)
@@ -59,7 +60,7 @@ def lstm(
     x: PackedSequence, kernel: Array, recurrent_kernel: Array, bias: Array | None = None,
     initial_state: tuple[Array, ...] | None = None, *, activation: str | None = "tanh",
     recurrent_activation: str | None = "sigmoid", go_backwards: bool = False, return_sequences: bool = True,
-    input_mask: Array | None = None, recurrent_mask: Array | None = None,
+    input_mask: Array | None = None, recurrent_mask: Array | None = None, packed: PackedWeights | None = None,
 ) -> Result:
     """Run an LSTM (Hochreiter and Schmidhuber 1997) with Keras's gates i, f, c, o.
 
@@ -84,6 +85,8 @@ def lstm(
         Multiplies the inputs of every step (dropout), for all gates or for each.
     recurrent_mask : array (B, H) or (4, B, H), optional
         Multiplies the state that enters the recurrent product.
+    packed : PackedWeights, optional
+        From earlier calls with the same weights.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def lstm(
     """
     codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
     problem = Problem(x, kernel, recurrent_kernel, _ORDER, initial_state, 2, go_backwards, return_sequences,
-                      input_mask, recurrent_mask, training=False)
+                      input_mask, recurrent_mask, training=False, packed=packed)
     bias = problem.check_bias(bias, (4 * problem.units,))
     if problem.small:
         return problem.run_cell(bias, *codes)
@@ -132,7 +135,7 @@ def lstm_vjp(
         dy = problem.check_sequence_gradient(d_sequence)
         dh, dc = problem.state_gradients(d_states, 2)
         once.use()
-        transposed = product_panels(problem.kernel, pad_gates(problem.recurrent_kernel, _ORDER, problem.padded).T)
+        transposed = product_panels(problem.kernel, problem.padded_recurrent_kernel.T)
         threads.run([
             partial(problem.kernel.lstm_backward, run, transposed, gates, stored.c, dy, dh, dc, *codes, dropout)
             for run, dropout in zip(stored.runs, stored.dropouts, strict=True)

@@ -40,6 +40,17 @@ def multiply_tasks(
     return [partial(multiply_rows, begin, end) for begin, end in split(tokens, parts)]
 
 
+def product_tasks(
+    kernel: ModuleType, x: Array, panels: Array, out: Array, *, start: Array | None = None
+) -> list[Task]:
+    """Tasks that fill ``out = start + x @ matrix``, given the panels of the matrix."""
+    parts = thread_count(2.0 * out.size * x.shape[1])
+    return [
+        partial(kernel.matmul, x, None, panels, start, out, None, begin, end, False)
+        for begin, end in split(out.shape[0], parts)
+    ]
+
+
 def multiply(
     kernel: ModuleType, x: Array, matrix: Array, out: Array, *, start: Array | None = None, accumulate: bool = False
 ) -> Array:

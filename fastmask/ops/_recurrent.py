@@ -26,7 +26,8 @@ from fastmask.ops._arrays import (
     unpad_gates,
 )
 from fastmask.ops._cells import initial_states, is_small
-from fastmask.ops._products import Task, gradient_tasks, multiply, multiply_tasks, segment_sum
+from fastmask.ops._packed import PackedWeights
+from fastmask.ops._products import Task, gradient_tasks, multiply, multiply_tasks, product_tasks, segment_sum
 from fastmask.packing import PackedSequence, Packing
 
 # Input products of a block of steps stay in the second-level cache until those steps have run.
@@ -67,7 +68,7 @@ class Problem:
     def __init__(
         self, x: PackedSequence, kernel: Array, recurrent_kernel: Array, order: Sequence[int],
         initial_state: Sequence[Array] | None, states: int, go_backwards: bool, return_sequences: bool,
-        input_mask: Array | None, recurrent_mask: Array | None, training: bool,
+        input_mask: Array | None, recurrent_mask: Array | None, training: bool, packed: PackedWeights | None = None,
     ) -> None:
         self.values = check_float("x", check_packed("x", x).values, 2)
         self.dtype: np.dtype[Any] = self.values.dtype
@@ -82,6 +83,7 @@ class Problem:
         check_shape("kernel", self.weights, (self.features, self.gates * self.units))
         self.kernel: ModuleType = kernels.module(self.dtype)
         self.padded = round_up(self.units, self.kernel.lanes)
+        self.packed = packed
         self.training = training
         self.every_step = training or return_sequences
         self.return_sequences = return_sequences
@@ -98,6 +100,27 @@ class Problem:
     def padded_kernel(self) -> Array:
         """The kernel in the order of the input side, each gate padded to whole vectors."""
         return pad_gates(self.weights, self.order, self.padded)
+
+    @cached_property
+    def padded_recurrent_kernel(self) -> Array:
+        """The recurrent kernel in Keras's order, each gate padded to whole vectors."""
+        return pad_gates(self.recurrent_kernel, range(self.gates), self.padded)
+
+    def kept(self, name: str, weights: Array, make: Callable[[], Array]) -> Array:
+        """What ``make`` packs of some weights, from an earlier call if it is there."""
+        if self.packed is None:
+            return make()
+        return self.packed.get((name, self.kernel, self.order, weights.shape), make)
+
+    def padded_bias(self, bias: Array | None) -> Array | None:
+        """A bias of the input side, padded like the kernel."""
+        if bias is None:
+            return None
+        return self.kept("bias", bias, lambda: np.ascontiguousarray(pad_gates(bias, self.order, self.padded)))
+
+    def kernel_panels(self) -> Array:
+        """The kernel in panels."""
+        return self.kept("kernel", self.weights, lambda: product_panels(self.kernel, self.padded_kernel))
 
     @property
     def operations(self) -> float:
@@ -178,7 +201,7 @@ class Problem:
             not self.training
             and self.input_mask is None
             and self.recurrent_mask is None
-            and is_small(self.plan.tokens, self.weights.size + self.recurrent_kernel.size)
+            and is_small(self.plan.tokens, self.weights.size + self.recurrent_kernel.size, self.packed is not None)
             and self.plan.tokens * self.features * self.units > 0
             and self.weights.flags.c_contiguous
             and self.recurrent_kernel.flags.c_contiguous
@@ -221,7 +244,7 @@ class Problem:
         if table is not None:
             x, z = None, table
         else:
-            panels = product_panels(self.kernel, self.padded_kernel)
+            panels = self.kernel_panels()
         runs = []
         for begin, end in self.shards():
             run = self.kernel.Recurrence(self.plan.batch_sizes, self.plan.offsets, self.plan.batch_size, begin, end)
@@ -242,7 +265,8 @@ class Problem:
         if self.index is None:
             return None
         table = aligned_empty((self.values.shape[0], self.gates * self.padded), self.dtype)
-        return multiply(self.kernel, self.values, self.padded_kernel, table, start=bias)
+        threads.run(product_tasks(self.kernel, self.values, self.kernel_panels(), table, start=bias))
+        return table
 
     def _gate_columns(self, group: int, groups: int) -> slice:
         """Columns of the input products that belong to mask ``group`` of ``groups`` (given in Keras's order)."""
@@ -266,15 +290,14 @@ class Problem:
             multiply(self.kernel, self._masked_values(mask, group), matrix, z[:, columns], start=start)
         return z
 
-    def dropouts(self, matrix: Array, first: int, columns: int, count: int) -> list[Any]:
-        """Recurrent dropout for each shard, or None. matrix: padded recurrent kernel [units, *]; its ``columns``
-        from ``first`` on belong to the masks."""
+    def dropouts(self, columns: int, count: int) -> list[Any]:
+        """Recurrent dropout for each shard, or None; the first ``columns`` of the recurrent kernel belong to it."""
         if self.recurrent_mask is None:
             return [None] * count
         groups = self.recurrent_mask.shape[0]
         width = columns // groups
         masks = np.ascontiguousarray(self.recurrent_mask[:, self.plan.sorted_indices])
-        parts = [matrix[:, first + g * width : first + (g + 1) * width] for g in range(groups)]
+        parts = [self.padded_recurrent_kernel[:, g * width : (g + 1) * width] for g in range(groups)]
         forward = np.stack([product_panels(self.kernel, part) for part in parts])
         backward = np.stack([product_panels(self.kernel, part.T) for part in parts])
         rows = max(1, self.plan.batch_size)

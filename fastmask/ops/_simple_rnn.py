@@ -7,7 +7,8 @@ from functools import partial
 from fastmask import threads
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._activations import recurrent_code
-from fastmask.ops._arrays import Array, pad_gates, product_panels, unpad_gates
+from fastmask.ops._arrays import Array, product_panels, unpad_gates
+from fastmask.ops._packed import PackedWeights
 from fastmask.ops._recurrent import (
     Once,
     Problem,
@@ -21,12 +22,11 @@ from fastmask.packing import PackedSequence
 
 def _forward(problem: Problem, bias: Array | None, code: int) -> tuple[Array, list[object], list[object]]:
     kernel = problem.kernel
-    matrix = pad_gates(problem.recurrent_kernel, (0,), problem.padded)
     h = problem.state_buffer(problem.initial_state[0])
-    padded_bias = None if bias is None else pad_gates(bias, (0,), problem.padded)
-    runs = problem.runs(padded_bias, None)
-    dropouts = problem.dropouts(matrix, 0, problem.padded, len(runs))
-    panels = product_panels(kernel, problem.recurrent_kernel)
+    runs = problem.runs(problem.padded_bias(bias), None)
+    dropouts = problem.dropouts(problem.padded, len(runs))
+    recurrent = problem.recurrent_kernel
+    panels = problem.kept("recurrent kernel", recurrent, lambda: product_panels(kernel, recurrent))
     threads.run([
         partial(kernel.simple_rnn_forward, run, panels, h, code, problem.every_step, problem.zero_state, dropout)
         for run, dropout in zip(runs, dropouts, strict=True)
@@ -38,6 +38,7 @@ def simple_rnn(
     x: PackedSequence, kernel: Array, recurrent_kernel: Array, bias: Array | None = None,
     initial_state: tuple[Array, ...] | None = None, *, activation: str | None = "tanh", go_backwards: bool = False,
     return_sequences: bool = True, input_mask: Array | None = None, recurrent_mask: Array | None = None,
+    packed: PackedWeights | None = None,
 ) -> Result:
     """Run a simple recurrent layer, ``h' = activation(x @ kernel + bias + h @ recurrent_kernel)``.
 
@@ -60,6 +61,8 @@ def simple_rnn(
         Multiplies the inputs of every step (dropout).
     recurrent_mask : array (B, H), optional
         Multiplies the state that enters the recurrent product.
+    packed : PackedWeights, optional
+        From earlier calls with the same weights.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def simple_rnn(
     """
     code = recurrent_code("activation", activation)
     problem = Problem(x, kernel, recurrent_kernel, (0,), initial_state, 1, go_backwards, return_sequences,
-                      input_mask, recurrent_mask, training=False)
+                      input_mask, recurrent_mask, training=False, packed=packed)
     bias = problem.check_bias(bias, (problem.units,))
     if problem.small:
         return problem.run_cell(bias, code)
@@ -106,8 +109,7 @@ def simple_rnn_vjp(
         (dh,) = problem.state_gradients(d_states, 1)
         once.use()
         d = aligned_empty((problem.plan.tokens, problem.padded), problem.dtype)
-        matrix = pad_gates(problem.recurrent_kernel, (0,), problem.padded)
-        transposed = product_panels(problem.kernel, matrix.T)
+        transposed = product_panels(problem.kernel, problem.padded_recurrent_kernel.T)
         threads.run([
             partial(problem.kernel.simple_rnn_backward, run, transposed, h, dy, dh, d, code, dropout)
             for run, dropout in zip(runs, dropouts, strict=True)

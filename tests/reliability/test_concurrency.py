@@ -14,6 +14,7 @@ from helpers.runs import environment
 
 import fastmask as fm
 from fastmask import layers, threads
+from fastmask.ops import _cells
 
 THREADS = 8
 POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks and signals of POSIX")
@@ -107,6 +108,38 @@ def test_threads_with_one_model(number, changing_threads):
     for results in together([lambda n=n: predict(n) for n in range(THREADS)]):
         for rows, found in results:
             np.testing.assert_array_equal(found, expected[rows])
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_no_prediction_is_from_weights_before(number, changing_threads, monkeypatch):
+    """Threads predict all the time while one changes the weights; what it predicts itself is always of the new ones."""
+    for limit in ("_MOST_OPERATIONS", "_MOST_TOKENS_IF_PACKED"):  # short sequences, too, run on packed weights
+        monkeypatch.setattr(_cells, limit, -1)
+    x, _ = data(number)
+    model, other = make(number), make(number)
+    first = model.get_weights()
+    weights = [[w + np.float32(0.01 * k) for w in first] for k in range(12)]
+    expected = []
+    for values in weights:
+        other.set_weights(values)
+        expected.append(other.predict(x, verbose=0))
+    stop = threading.Event()
+
+    def predict():
+        while not stop.is_set():
+            model.predict(x, batch_size=40, verbose=0)
+
+    def change():
+        try:
+            for values, y in zip(weights, expected, strict=True):
+                model.set_weights(values)
+                for _ in range(3):
+                    np.testing.assert_array_equal(model.predict(x, verbose=0), y)
+        finally:
+            stop.set()
+
+    together([change, *[predict for _ in range(THREADS - 1)]])
+    np.testing.assert_array_equal(model.predict(x, verbose=0), expected[-1])
 
 
 FIRST_USE = """

@@ -1,0 +1,372 @@
+"""Layers keep their weights packed between calls, and nobody can tell: no change of a weight goes unseen."""
+
+import copy
+import gc
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+from helpers.numeric import assert_same_bits
+
+import fastmask as fm
+from fastmask import kernels, layers, ops
+from fastmask.ops import _cells
+from fastmask.packing import PackedSequence
+
+FEATURES = 5
+LAYERS = {
+    "LSTM": lambda **options: layers.LSTM(20, **options),
+    "GRU": lambda **options: layers.GRU(20, **options),
+    "GRU that resets before": lambda **options: layers.GRU(20, reset_after=False, **options),
+    "SimpleRNN": lambda **options: layers.SimpleRNN(20, **options),
+    "Dense": lambda **options: layers.Dense(20, **options),
+}
+
+
+@pytest.fixture(autouse=True)
+def packed_weights(monkeypatch):
+    """Run short sequences on packed weights, too."""
+    for limit in ("_MOST_OPERATIONS", "_MOST_TOKENS", "_MOST_TOKENS_IF_PACKED"):
+        monkeypatch.setattr(_cells, limit, -1)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """What has been packed since the last look."""
+    names, plain = [], ops.PackedWeights.get
+
+    def get(self, key, make):
+        return plain(self, key, lambda: (names.append(key[0]), make())[1])
+
+    monkeypatch.setattr(ops.PackedWeights, "get", get)
+    return names
+
+
+def batch(seed=0, rows=4):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((rows, 6, FEATURES)).astype(np.float32), rng.random((rows, 6)) < 0.7
+
+
+def make_model(kind, optimizer="sgd", **options):
+    fm.utils.set_random_seed(1)
+    inner = LAYERS[kind](name="inner", **options)
+    model = fm.Sequential([fm.Input((6, FEATURES)), inner, layers.Flatten(), layers.Dense(1)])
+    model.compile(optimizer, "mse")
+    return model, inner
+
+
+def predicted(model):
+    return model.predict_on_batch(batch()[0])
+
+
+def by_a_new_model(kind, model, **options):
+    other, _ = make_model(kind, **options)
+    other.set_weights(model.get_weights())
+    return predicted(other)
+
+
+def train(model):
+    model.train_on_batch(batch()[0], np.ones((4, 1), np.float32))
+
+
+def fit(model):
+    model.fit(batch()[0], np.ones((4, 1), np.float32), verbose=0)
+
+
+def apply(model):
+    kernel = model.layers[0].weights[0]
+    model.optimizer.apply([np.ones(kernel.shape, kernel.dtype)], [kernel])
+
+
+def assign_each(model):
+    for variable in model.layers[0].weights:
+        before = predicted(model)
+        variable.assign(variable.value + np.float32(0.1))
+        assert not np.array_equal(predicted(model), before), variable.path
+
+
+def change_in_place(model):
+    with model.layers[0].weights[1].changing() as array:
+        array += 0.5
+
+
+def halve(model):
+    model.layers[0].set_weights([w / 2 for w in model.layers[0].get_weights()])
+
+
+CHANGES = {
+    "assign": assign_each,
+    "changing": change_in_place,
+    "set_weights of the layer": halve,
+    "set_weights of the model": lambda model: model.set_weights([w + 1 for w in model.get_weights()]),
+    "train_on_batch": train,
+    "fit": fit,
+    "apply": apply,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_predictions_follow_the_weights(kind, change, made):
+    model, _ = make_model(kind)
+    before = predicted(model)
+    assert made
+    made.clear()
+    assert_same_bits(predicted(model), before)
+    assert made == []
+    CHANGES[change](model)
+    after = predicted(model)
+    assert not np.array_equal(after, before)
+    assert_same_bits(after, by_a_new_model(kind, model))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_predictions_follow_constraints(kind):
+    """A training with steps of length 0 changes the weights by their constraint alone."""
+    model, inner = make_model(kind, fm.optimizers.SGD(0.0), kernel_constraint="non_neg")
+    before = predicted(model)
+    train(model)
+    assert (inner.kernel.value >= 0).all()
+    after = predicted(model)
+    assert not np.array_equal(after, before)
+    assert_same_bits(after, by_a_new_model(kind, model))
+
+
+@pytest.mark.parametrize("name", ["a.weights.h5", "a.keras"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_predictions_follow_files(kind, name, tmp_path):
+    pytest.importorskip("h5py")
+    model, _ = make_model(kind)
+    first = predicted(model)
+    (model.save if name.endswith("keras") else model.save_weights)(tmp_path / name)
+    model.set_weights([w + 1 for w in model.get_weights()])
+    assert not np.array_equal(predicted(model), first)
+    model.load_weights(tmp_path / name)
+    assert_same_bits(predicted(model), first)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_change_that_fails_halfway_is_seen(kind):
+    model, inner = make_model(kind)
+    before = predicted(model)
+
+    def interrupted():
+        with inner.kernel.changing() as array:
+            array[0] = 3
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    after = predicted(model)
+    assert not np.array_equal(after, before)
+    assert_same_bits(after, by_a_new_model(kind, model))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_nothing_is_kept_from_the_middle_of_a_change(kind):
+    model, inner = make_model(kind)
+    predicted(model)
+    with inner.kernel.changing() as array:
+        array[0] = 3
+        half = predicted(model)
+        array[1] = 4
+        assert not np.array_equal(predicted(model), half)
+    assert_same_bits(predicted(model), by_a_new_model(kind, model))
+
+
+def test_a_constraint_may_work_in_place():
+    def halve(w):
+        w *= 0.5
+        return w
+
+    dense = layers.Dense(1, kernel_constraint=halve, kernel_initializer="ones")
+    model = fm.Sequential([fm.Input((2,)), dense])
+    model.compile(fm.optimizers.SGD(0.0), "mse")
+    model.train_on_batch(np.ones((1, 2)), np.ones((1, 1)))
+    np.testing.assert_array_equal(dense.kernel.value, 0.5)
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("units", [1, 16, 33])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("op", ["simple_rnn", "lstm", "gru", "gru, reset before", "dense"])
+def test_operations_give_the_same_bits(op, bias, units, dtype):
+    rng = np.random.default_rng(2)
+    options = {"reset_after": False} if "," in op else {}
+    op, before = op.split(",")[0], "," in op
+    gates = {"lstm": 4, "gru": 3}.get(op, 1)
+    shape = (2, 3 * units) if op == "gru" and not before else (gates * units,)
+    shapes = [(FEATURES, gates * units), (units, gates * units), shape]
+    weights = [rng.standard_normal(shape).astype(dtype) for shape in (shapes if op != "dense" else shapes[::2])]
+    if not bias:
+        weights[-1] = None
+    packed = ops.PackedWeights()
+    for seed in range(3):
+        x, mask = batch(seed)
+        sequences = [x.reshape(-1, FEATURES).astype(dtype)]
+        if op != "dense":
+            sequence = PackedSequence.from_padded(x.astype(dtype), mask)
+            table = rng.integers(0, 3, sequence.packing.tokens)
+            sequences = [sequence, PackedSequence(sequence.values[:3].copy(), sequence.packing, table)]
+        for entry in sequences:
+            found = getattr(ops, op)(entry, *weights, packed=packed, **options)
+            expected = getattr(ops, op)(entry, *weights, **options)
+            for a, b in zip(_arrays(found), _arrays(expected), strict=True):
+                assert_same_bits(a, b)
+
+
+def _arrays(result):
+    if isinstance(result, np.ndarray):
+        return [result]
+    sequence, states = result
+    return [sequence.values, *states]
+
+
+def test_what_was_packed_for_others_is_not_taken():
+    """One object for weights of all shapes, dtypes and operations, on all instruction sets."""
+    rng, packed = np.random.default_rng(3), ops.PackedWeights()
+    for dtype in (np.float32, np.float64):
+        for op, gates, units in (("lstm", 4, 3), ("gru", 3, 4), ("simple_rnn", 1, 12), ("simple_rnn", 1, 40)):
+            x = PackedSequence.from_padded(batch()[0].astype(dtype))
+            weights = [rng.standard_normal((n, gates * units)).astype(dtype) for n in (FEATURES, units)]
+            for name in kernels.available():
+                with kernels.use(name):
+                    found = getattr(ops, op)(x, *weights, packed=packed)
+                    assert_same_bits(found[0].values, getattr(ops, op)(x, *weights)[0].values)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_another_instruction_set(kind):
+    model, _ = make_model(kind)
+    for name in (*kernels.available(), *kernels.available()):
+        with kernels.use(name):
+            assert_same_bits(predicted(model), by_a_new_model(kind, model))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+@pytest.mark.parametrize("short", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_copies_have_weights_of_their_own(kind, short, copied, monkeypatch):
+    if short:
+        monkeypatch.setattr(_cells, "_MOST_TOKENS_IF_PACKED", 10**6)
+    layer, (x, _) = LAYERS[kind](), batch()
+    layer.build((None, None, FEATURES))
+    size = len(pickle.dumps(layer))
+    y = layer(x)
+    assert len(pickle.dumps(layer)) == size
+    other = copied(layer)
+    assert_same_bits(other(x), y)
+    layer.set_weights([w + 1 for w in layer.get_weights()])
+    assert_same_bits(other(x), y)
+    changed = layer(x)
+    other.set_weights([w - 1 for w in other.get_weights()])
+    assert_same_bits(layer(x), changed)
+    assert not np.array_equal(other(x), y)
+
+
+def test_a_shallow_copy_of_a_variable_is_no_alias():
+    variable = layers.Variable(np.ones(3), "w")
+    other = copy.copy(variable)
+    other.assign(np.zeros(3))
+    np.testing.assert_array_equal(variable.value, 1)
+
+
+@pytest.mark.parametrize("op", ["simple_rnn", "lstm", "gru"])
+def test_a_cell_is_copied_without_what_is_compiled(op):
+    gates = {"simple_rnn": 1, "lstm": 4, "gru": 3}[op]
+    weights = [np.ones((n, gates * 3), np.float32) / 7 for n in (2, 3)]
+    cell = ops.Cell(op, *weights)
+    (expected, *_) = cell(np.ones((1, 2), np.float32))
+    for other in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell))):
+        assert_same_bits(other(np.ones((1, 2), np.float32))[0], expected)
+
+
+class TestMemory:
+    def held(self, monkeypatch):
+        """A list that weak references to all packed weights from now on go into."""
+        found, plain = [], ops.PackedWeights.__init__
+
+        def init(self):
+            plain(self)
+            found.append(weakref.ref(self))
+
+        monkeypatch.setattr(ops.PackedWeights, "__init__", init)
+        return found
+
+    def alive(self, found):
+        gc.collect()
+        return [i for i, reference in enumerate(found) if reference() is not None]
+
+    @pytest.mark.parametrize("kind", LAYERS)
+    def test_one_copy_that_goes_with_its_weights(self, kind, monkeypatch):
+        found = self.held(monkeypatch)
+        layer, (x, _) = LAYERS[kind](), batch()
+        layer(x)
+        layer(x)
+        assert self.alive(found) == [0]
+        layer.set_weights([w + 1 for w in layer.get_weights()])
+        layer(x)
+        assert self.alive(found) == [1]
+        layer.vjp(x)
+        assert self.alive(found) == []
+        layer(x)
+        assert self.alive(found) == [2]
+        del layer
+        assert self.alive(found) == []
+
+    def test_training_keeps_none(self, monkeypatch):
+        found = self.held(monkeypatch)
+        model, _ = make_model("LSTM")
+        fit(model)
+        predicted(model)
+        assert self.alive(found)
+        train(model)
+        assert self.alive(found) == []
+
+
+class TestReadOnly:
+    def test_value(self):
+        kernel = layers.Variable(np.ones((2, 3)), "kernel")
+        with pytest.raises(ValueError, match="read-only"):
+            kernel.value[0] = 0
+        with pytest.raises(ValueError, match="read-only"):
+            np.asarray(kernel)[0] = 0
+        with pytest.raises(ValueError, match="read-only"):
+            kernel.value.T[0] = 0
+        with pytest.raises(AttributeError):
+            kernel.value = np.zeros((2, 3))
+        np.array(kernel)[:] = 0
+        kernel.numpy()[:] = 0
+        np.testing.assert_array_equal(kernel.value, 1)
+
+    def test_copies_are_read_only_too(self):
+        variable = layers.Variable(np.ones(2), "w")
+        for kernel in (copy.copy(variable), copy.deepcopy(variable), pickle.loads(pickle.dumps(variable))):
+            with pytest.raises(ValueError, match="read-only"):
+                kernel.value[0] = 0
+            kernel.assign([2, 3])
+            np.testing.assert_array_equal(kernel.value, [2, 3])
+
+    def test_state_of_an_optimizer(self):
+        model, _ = make_model("Dense", "adam")
+        train(model)
+        slot = model.optimizer.variables[2]
+        with pytest.raises(ValueError, match="read-only"):
+            slot.value[...] = 0
+        slot.assign(np.full(slot.shape, 7))
+        np.testing.assert_array_equal(model.optimizer.variables[2].value, 7)
+
+    def test_a_version_for_each_change(self):
+        first, second = layers.Variable(np.ones(2), "a"), layers.Variable(np.ones(2), "b")
+        versions = [first.version, second.version]
+        first.assign([1, 1])
+        versions.append(first.version)
+        with first.changing():
+            assert first.version is None
+        versions.append(first.version)
+        assert len(set(versions)) == 4
+        with pytest.raises(ValueError, match="shape"):
+            first.assign([1, 1, 1])
+        assert first.version == versions[-1]
