@@ -20,9 +20,9 @@ from bench.peers.worker import environment
 TOLERANCE = 2e-3
 # A burst of calls takes about this long, a round is one burst of each library.
 BURST_SECONDS = 0.03
-ROUNDS = 5
+ROUNDS = 4
 # Calls longer than this are timed once more, not in rounds.
-LONG_CALL_SECONDS = 2.0
+LONG_CALL_SECONDS = 0.4
 # A library alone is timed for about this long.
 ALONE_SECONDS = 1.0
 # OpenMP's threads spin for 5 ms after a call, and would take the next library's time.
