@@ -3,8 +3,10 @@
 The rule: a call gives the reference's answer or raises a documented exception that names an argument.
 """
 
+import functools
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +20,30 @@ from .arrays import DAMAGES, LAYOUTS, damaged, relaid
 
 # The same examples every time, unless a number of them is asked for.
 EXAMPLES = int(os.environ.get("FASTMASK_EXAMPLES", "0"))
+PASSED = Counter()
 DOCUMENTED = (TypeError, ValueError, IndexError, MemoryError)
 TOLERANCE = {"float16": 1e-2, "float32": 2e-4, "float64": 1e-9, "int8": 0, "int32": 0, "int64": 0}
 
 
 def examples(usual):
-    """Settings of a test that tries `usual` examples, or as many as the environment asks for."""
-    return settings(
+    """Make a test try `usual` examples, or as many as the environment asks for, and count those that pass."""
+    chosen = settings(
         max_examples=EXAMPLES or usual, derandomize=not EXAMPLES, deadline=None, database=None,
         suppress_health_check=list(HealthCheck), print_blob=False,
     )  # fmt: skip
+
+    def decorate(test):
+        check = test.hypothesis.inner_test
+
+        @functools.wraps(check)
+        def counted(*arguments, **keywords):
+            check(*arguments, **keywords)
+            PASSED[check.__module__] += 1
+
+        test.hypothesis.inner_test = counted
+        return chosen(test)
+
+    return decorate
 
 
 @dataclass

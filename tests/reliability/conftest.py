@@ -1,0 +1,12 @@
+"""Tells how many examples of bad input have passed."""
+
+from .calls import PASSED
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the sum over the tests, and that of each file."""
+    if PASSED:
+        terminalreporter.section("examples of bad input")
+        for module, count in sorted(PASSED.items()):
+            terminalreporter.write_line(f"{count:8} {module.rpartition('.')[2]}")
+        terminalreporter.write_line(f"{PASSED.total():8} passed")
