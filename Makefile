@@ -47,15 +47,14 @@ test-bridges: build/peers/venv/.ready
 	set -e; for backend in $(BACKENDS); do \
 		KERAS_BACKEND=$$backend PYTHONPATH="$$PWD" $(PEERS)/python -m pytest tests/bridges/test_keras_*.py $(ARGS); done
 
-# The kernels are compiled once more, with checks, and stand with a copy of the package in a folder of their own.
-SANITIZE := -fsanitize=address,undefined
-asan: build/venv/.ready
-	$(BIN)/python -m pip install --quiet 'setuptools>=77' 'cython>=3.3,<3.4'
-	CFLAGS='$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer' LDFLAGS='$(SANITIZE)' \
-		$(BIN)/python setup.py --quiet build --build-base build/asan --build-lib build/asan/lib
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
-		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$$PWD/build/asan/lib" \
-		$(BIN)/pytest -p no:cacheprovider --capture=sys $(ARGS)
+# All is copied, so that tests and the processes they start find the checked kernels and not those of the checkout.
+asan: build/asan/.made
+	rm -rf $(addprefix build/asan/,bench docs examples tests tools)
+	tar -c --exclude='*.so' --exclude='*.c' --exclude=__pycache__ pyproject.toml Makefile LICENSE $(wildcard *.md *.in) \
+		bench docs examples fastmask tests tools | tar -x -C build/asan
+	cd build/asan && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$$PWD" \
+		../venv/bin/python -m pytest -p no:cacheprovider --capture=sys $(ARGS)
 
 test-hypothesis: build/venv/.ready
 	FASTMASK_EXAMPLES=$(EXAMPLES) FASTMASK_STEPS=10000 $(BIN)/python -m pytest tests/reliability $(ARGS)
@@ -115,6 +114,16 @@ build/venv/.ready: build/venv/pyvenv.cfg $(NATIVE)
 build/peers/venv/.ready: build/venv/.ready build/peers/venv/pyvenv.cfg bench/peers/requirements.txt
 	@echo 'Installing PyTorch, TensorFlow, JAX and ONNX Runtime.'
 	$(PEERS)/python -m pip install --quiet --requirement bench/peers/requirements.txt
+	touch $@
+
+# The kernels are compiled once more, with checks, and stand with a copy of the package in a folder of their own.
+build/asan/.made: CHECKS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+build/asan/.made: build/venv/.ready $(NATIVE)
+	rm -rf build/asan
+	mkdir -p build/asan
+	tar -c --exclude='*.so' --exclude='*.c' setup.py pyproject.toml README.md LICENSE fastmask | tar -x -C build/asan
+	$(BIN)/python -m pip install --quiet 'setuptools>=77' 'cython>=3.3,<3.4'
+	cd build/asan && CFLAGS='$(CHECKS)' LDFLAGS='$(CHECKS)' ../venv/bin/python setup.py --quiet build_ext --inplace
 	touch $@
 
 # With only a few files beside the package, so that nothing of it is taken from the checkout.
