@@ -234,6 +234,7 @@ from helpers.runs import Batches, compiled, rows
 
 _arrays._OPERATIONS_PER_THREAD = 100
 fm.set_num_threads(3)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
 
 class Watch(fm.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
@@ -368,9 +369,10 @@ def test_the_interpreter_ends(name, seed):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_the_process(number):
     code = END.format("""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Timer(0.1, lambda: os.kill(os.getpid(), int(sys.argv[2]))).start()
         train()""")
-    command = [sys.executable, "-c", f"import os\n{code}", "1", str(int(number))]
+    command = [sys.executable, "-c", f"import os, signal\n{code}", "1", str(int(number))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == -number
     assert ("KeyboardInterrupt" in done.stderr) == (number == signal.SIGINT)
