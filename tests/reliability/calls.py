@@ -60,13 +60,21 @@ class Call:
     dtype: Any
 
 
-def _plain(value):
-    if isinstance(value, (tuple, list)) and all(isinstance(v, np.ndarray) or v is None for v in value):
-        return type(value)(map(_plain, value))
+def _plain(value, good):
+    """What the reference gets for `value`, which stands in the place of `good`: arrays, also for lists and floats."""
+    if isinstance(good, tuple) and isinstance(value, (tuple, list)):
+        return type(value)(_plain(part, None) for part in value)
+    if isinstance(value, (tuple, list, float)):
+        value = np.asarray(value)
     if not isinstance(value, np.ndarray):
         return value
     value = np.array(value, value.dtype.newbyteorder("="), order="C", subok=False)
     return value.astype(np.float64) if value.dtype == np.float32 else value
+
+
+def _reference(call, arguments):
+    """The reference's answer to the call with these arguments."""
+    return call.reference(**{name: _plain(value, call.arguments[name]) for name, value in arguments.items()})
 
 
 def _places(arguments):
@@ -109,7 +117,7 @@ def assert_agree(actual, expected, dtype, numbers=True):
 def check_layouts(data, call):
     """Other memory, same bits."""
     expected = call.run(**call.arguments)
-    assert_agree(expected, call.reference(**{k: _plain(v) for k, v in call.arguments.items()}), call.dtype)
+    assert_agree(expected, _reference(call, call.arguments), call.dtype)
     places = [p for p in _places(call.arguments) if isinstance(_at(call.arguments, p), np.ndarray)]
     arguments = call.arguments
     for place in data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=4, unique=True)):
@@ -142,7 +150,7 @@ def check_damages(data, call):
         except DOCUMENTED as error:
             assert_names_an_argument(error, arguments)
             return
-        expected = call.reference(**{k: _plain(v) for k, v in arguments.items()})
+        expected = _reference(call, arguments)
         numbers = all(_ordinary(value) for value in arguments.values())
         assert_agree(actual, expected, call.dtype, numbers)
 
