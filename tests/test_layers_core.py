@@ -185,6 +185,10 @@ class TestFlatten:
         assert layers.Flatten().compute_output_shape((2, None, 4)) == (2, None)
         assert layers.Flatten().compute_output_shape((2,)) == (2, 1)
 
+    def test_a_scalar_is_refused(self):
+        with pytest.raises(ValueError, match=r"x must have at least the axis \(B,\).*Flatten"):
+            layers.Flatten()(3.0)
+
     def test_takes_no_mask(self):
         x, mask = normal(BATCH, TIME, FEATURES), make_mask("holes", BATCH, TIME)
         words = "layer 'flat' .Flatten. does not support masking"

@@ -248,6 +248,13 @@ class TestTimeDistributed:
         layer = layers.TimeDistributed(layers.Dense(2, dtype="float64"))
         assert layer(x).values.shape == (1, 2)
 
+    def test_tokens_without_numbers(self):
+        dense = layers.TimeDistributed(layers.Dense(2))
+        dense(np.zeros((3, 4, 5)))
+        with pytest.raises(ValueError, match="x must have 5 features"):
+            dense(np.zeros((3, 4, 0)))
+        assert layers.TimeDistributed(layers.Flatten())(np.zeros((3, 4, 2, 0))).shape == (3, 4, 0)
+
     def test_weight_paths(self):
         layer = layers.TimeDistributed(layers.Dense(2, name="dense"), name="steps")
         layer.build((None, None, 3))

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastmask import ops
 from fastmask.layers import checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback
+from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import Shown, cotangents, enter, leave, run, same, summed
 from fastmask.layers.prepared import Prepared
@@ -328,6 +328,12 @@ class Flatten(Layer):
         for n in rest:
             size = None if size is None or n is None else size * n
         return (batch, size)
+
+    def check_input(self, x: Any) -> Any:
+        x = super().check_input(x)
+        if not x.shape:
+            raise ValueError(f"x must have at least the axis (B,) for {describe(self)}, got a scalar")
+        return x
 
     def forward(self, x: Any, call: Call) -> tuple[Array, Pullback | None]:
         grid, back = run("unpack", call.keep, x) if isinstance(x, PackedSequence) else (x, same)

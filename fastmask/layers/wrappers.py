@@ -78,7 +78,7 @@ class TimeDistributed(RowLayer):
 
     def _grid(self, x: Array, call: Call) -> tuple[Array, Pullback | None]:
         steps = x.shape[:2]
-        flat, pullback = self.map_rows(x.reshape(-1, *x.shape[2:]), call)
+        flat, pullback = self.map_rows(x.reshape(steps[0] * steps[1], *x.shape[2:]), call)
         y = flat.reshape(*steps, *flat.shape[1:])
 
         def through(dy: Any) -> Gradients:
