@@ -225,7 +225,7 @@ class Layer(WeightHolder):
         shape = flow.open_shape(x)
         if not self.built:
             self.build(shape)
-        self._check_features(shape)
+        self._check_features(shape, ())
         return self.forward(x, Call(mask, initial_state, bool(training), keep, options or {}))
 
     def _connect(self, x: Any, mask: Any, initial_state: Any, training: bool | None, options: dict[str, Any]) -> Any:
@@ -293,10 +293,11 @@ class Layer(WeightHolder):
         if self.input_rank not in (None, len(shape)):
             raise ValueError(f"{name} must have {self.input_rank} axes for {describe(self)}, got shape {shape}")
 
-    def _check_features(self, shape: Shape) -> None:
+    def _check_features(self, shape: Shape, unknown: tuple[None, ...] = (None,)) -> None:
+        # An array's features are known: an open last axis is that of steps, of tokens that are single numbers.
         if self.features is None or symbolic.several(shape):
             return
-        if len(shape) < 2 or shape[-1] not in (None, self.features):
+        if len(shape) < 2 or shape[-1] not in (self.features, *unknown):
             raise ValueError(
                 f"x must have {self.features} features on its last axis, as when {describe(self)} "
                 f"was built, got shape {shape}"

@@ -9,7 +9,7 @@ from fastmask import ops
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Shown, cotangents, enter, leave, run, same, summed
+from fastmask.layers.flow import Shown, as_rows, cotangents, enter, leave, run, same, summed
 from fastmask.layers.prepared import Prepared
 from fastmask.layers.weights import add_kept, keep_options
 from fastmask.packing import PackedSequence
@@ -132,7 +132,7 @@ class Dense(RowLayer):
 
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         bias = None if self.bias is None else self.bias.value
-        rows = values.reshape(-1, values.shape[-1])
+        rows = as_rows(values)
         packed = self.prepared.options(call.keep, self.kernel, self.bias)
         flat, back = run("dense", call.keep, rows, self.kernel.value, bias, self.activation, **packed)
         y = flat.reshape(*values.shape[:-1], self.units)

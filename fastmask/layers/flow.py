@@ -1,5 +1,6 @@
 """How batches enter and leave layers, with or without a pullback."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +122,11 @@ def open_shape(x: "Array | PackedSequence") -> Shape:
     """Return the shape of `x` with None for the axes that differ from batch to batch."""
     fixed = 2 if isinstance(x, PackedSequence) else 1
     return (None,) * min(fixed, len(x.shape)) + tuple(x.shape[fixed:])
+
+
+def as_rows(x: Array) -> Array:
+    """Return `x` (..., F) as rows (n, F), also where F is 0."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 class Shown:

@@ -10,7 +10,7 @@ from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import RowLayer
-from fastmask.layers.flow import Shown, cotangents, enter, leave, run
+from fastmask.layers.flow import Shown, as_rows, cotangents, enter, leave, run
 from fastmask.layers.variable import Variable
 from fastmask.layers.weights import add_kept, keep_options
 from fastmask.packing import PackedSequence
@@ -179,7 +179,7 @@ str or callable
         return y, pullback
 
     def _grid(self, x: Array, call: Call) -> tuple[Array, Pullback]:
-        y, back = self._rows(x.reshape(-1, x.shape[-1]), None, 0.0, call)
+        y, back = self._rows(as_rows(x), None, 0.0, call)
 
         def pullback(dy: Any) -> Gradients:
             d = cast(Array, cotangents(dy, y.reshape(x.shape), self.dtype)[0])
@@ -192,10 +192,10 @@ str or callable
         """Normalize stored rows, each counted as often as it occurs, and below them what masked places show."""
         fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill, x.dtype)
         stored = np.concatenate([x.values, fill[None]])
-        rows = stored.reshape(-1, stored.shape[-1])
+        rows = as_rows(stored)
         counts = np.ones(len(stored)) if x.index is None else np.bincount(x.index, minlength=len(stored))
         counts[-1] = 0
-        each = np.repeat(counts, len(rows) // len(stored)) if rows.size else counts[:0]
+        each = np.repeat(counts, len(rows) // len(stored))
         y, back = self._rows(rows, each, config.epsilon() if x.packing.masked else 0.0, call)
         y = y.reshape(stored.shape)
 

@@ -66,3 +66,22 @@ def test_initializers(size):
 def test_utilities():
     refused(fm.utils.pad_sequences, [[1]], maxlen=2**60)
     refused(fm.utils.to_categorical, [2**60])
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (3, 4, 0), (0, 4), (0, 4, 0), (3, 0, 2)])
+@pytest.mark.parametrize("layer", [layers.Dense, layers.BatchNormalization, layers.LayerNormalization])
+def test_arrays_without_numbers(layer, shape):
+    made = layer(2) if layer is layers.Dense else layer()
+    for training in (False, True):
+        y, pullback = made.vjp(np.zeros(shape), training=training)
+        assert y.shape == (*shape[:-1], 2 if layer is layers.Dense else shape[-1])
+        assert pullback(y).inputs.shape == shape
+
+
+@pytest.mark.parametrize("layer", [layers.Dense, layers.BatchNormalization, layers.LayerNormalization])
+def test_packed_numbers_have_no_features(layer):
+    """Their steps are no features, however many there are."""
+    made = layer(2) if layer is layers.Dense else layer()
+    made(np.zeros((3, 4, 2)))
+    with pytest.raises(ValueError, match="x must have 2 features"):
+        made(PackedSequence.from_padded(np.zeros((1, 2))))
