@@ -96,3 +96,20 @@ def test_sparse_rows_give_the_bits_of_the_dense_gradient(step, dtype):
     for array, other in zip(dense, sparse, strict=True):
         if array is not None:
             assert_same_bits(array, other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [1.0, -1.0, -0.0, "denormal", "nan"])
+@pytest.mark.parametrize("columns", [1, 7, 131])
+@pytest.mark.parametrize("slot", [0, 1, 2])
+def test_no_number_of_a_state_is_passed_over(slot, columns, value, dtype):
+    """One number stands alone in each row of a state, at another place in each."""
+    number = {"denormal": np.finfo(dtype).smallest_subnormal, "nan": np.nan}.get(value, value)
+    dense, sparse = (arrays_of(["m", "v", "largest"], (columns + 1, columns), dtype) for _ in range(2))
+    grad = ops.SparseRows(np.zeros(0, np.int64), np.zeros((0, columns), dtype), (columns + 1, columns))
+    for arrays in (dense, sparse):
+        arrays[1 + slot][np.arange(columns), np.arange(columns)] = number
+    ops.adam_step(dense[0], grad.dense(), *dense[1:], 0.1)
+    ops.adam_step(sparse[0], grad, *sparse[1:], 0.1)
+    for array, other in zip(dense, sparse, strict=True):
+        assert_same_bits(array, other)

@@ -82,18 +82,18 @@ cdef void adam_row(const Update *u, Py_ssize_t columns) noexcept nogil:
 
 
 cdef bint is_zero(const real *x, Py_ssize_t columns) noexcept nogil:
-    cdef vec most = v_set1(0.0)
-    cdef real lanes[LANES]
+    cdef vec zero = v_set1(0.0)
     cdef Py_ssize_t k = 0
     if x == NULL:
         return True
-    while k < columns:
-        most = v_max(most, v_abs(load(x + k, lanes_left(columns, k))))
-        k = k + LANES
-    v_store(lanes, most)
-    for k in range(LANES):
-        if lanes[k] != 0:
+    while columns - k >= 4 * LANES:
+        if v_any_bit(v_load(x + k), v_load(x + k + LANES), v_load(x + k + 2 * LANES), v_load(x + k + 3 * LANES)):
             return False
+        k = k + 4 * LANES
+    while k < columns:
+        if v_any_bit(load(x + k, lanes_left(columns, k)), zero, zero, zero):
+            return False
+        k = k + LANES
     return True
 
 

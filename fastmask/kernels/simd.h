@@ -163,6 +163,24 @@ INLINE vec v_sqrt(vec x) {
 #endif
 }
 
+/* Whether any bit of any of the four is set: minus zero and NaN count as not zero, whatever the float mode. */
+INLINE int v_any_bit(vec a, vec b, vec c, vec d) {
+    ivec all = (ivec)a | (ivec)b | (ivec)c | (ivec)d;
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)all, (__m512i)all) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)all, (__m256i)all);
+#elif defined(__SSE2__)
+    return _mm_movemask_epi8(_mm_cmpeq_epi8((__m128i)all, _mm_setzero_si128())) != 0xffff;
+#else
+    uint64_t words[BYTES / 8], any = 0;
+    memcpy(words, &all, BYTES);
+    for (int i = 0; i < BYTES / 8; i++)
+        any |= words[i];
+    return any != 0;
+#endif
+}
+
 INLINE vec v_negate_abs(vec x) { return (vec)((ivec)x | ((ivec){0} + (bits)(~(uint64_t)0 << (8 * sizeof(bits) - 1)))); }
 
 /* 2^n where t = n + ROUNDER, for n that gives a normal number. */

@@ -32,6 +32,7 @@ cdef extern from "simd.h" nogil:
     vec v_min(vec a, vec b)
     vec v_max(vec a, vec b)
     vec v_sqrt(vec x)
+    bint v_any_bit(vec a, vec b, vec c, vec d)
     vec v_negate_abs(vec x)
     vec v_where_negative(vec x, vec a, vec b)
     vec v_pow2(vec t)
