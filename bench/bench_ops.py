@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from batches import SHAPES, Shape, make_batch, make_ids, make_mask, make_weights
 from conftest import Measure
@@ -20,6 +21,7 @@ CELLS = {
 }
 FLAT_SHAPES = [SHAPES[i] for i in (0, 1, 3, 5, 7)]
 VOCABULARY = 20_000
+LARGE_VOCABULARY = 200_000
 
 each_part = pytest.mark.parametrize("part", PARTS)
 each_flat_shape = pytest.mark.parametrize("shape", FLAT_SHAPES, ids=str)
@@ -114,3 +116,23 @@ def bench_packing(measure: Measure, shape: Shape, part: str, engine: str) -> Non
         return reference.unpack(batch.packed_dy, batch.mask) if part == "with backward" else values
 
     measure({"fastmask": compiled, "numpy": plain}[engine], f"pack {shape} {part}", batch.packed.packing.tokens)
+
+
+@pytest.mark.parametrize("step", ["adam_step", "lazy_adam_step"])
+def bench_embedding_update(measure: Measure, step: str, engine: str) -> None:
+    """One step on a large table, all rows of which earlier steps have moved; 700 rows have a gradient."""
+    rng = np.random.default_rng(0)
+    shape = (LARGE_VOCABULARY, 128)
+    table = rng.standard_normal(shape, np.float32)
+    m, v = np.full(shape, 1e-3, np.float32), np.full(shape, 1e-3, np.float32)
+    ids, rows = rng.choice(LARGE_VOCABULARY, 700, replace=False), rng.standard_normal((700, 128), np.float32)
+    sparse = ops.SparseRows(ids, rows, shape)
+
+    def plain() -> object:
+        if step == "lazy_adam_step":
+            return reference.lazy_adam_step(table, ids, rows, m, v, None, 1e-3)
+        return reference.adam_step(table, sparse.dense(), m, v, None, 1e-3)
+
+    compiled = getattr(ops, step)
+    function = {"fastmask": lambda: compiled(table, sparse, m, v, None, 1e-3), "numpy": plain}[engine]
+    measure(function, f"{step} {LARGE_VOCABULARY} x 128, 700 rows", ids.size)

@@ -113,3 +113,55 @@ def test_no_number_of_a_state_is_passed_over(slot, columns, value, dtype):
     ops.adam_step(sparse[0], grad, *sparse[1:], 0.1)
     for array, other in zip(dense, sparse, strict=True):
         assert_same_bits(array, other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("largest", [None, "largest"])
+def test_lazy_steps(largest, dtype):
+    """Rows with a gradient as the reference has them, the others bit for bit as they were."""
+    arrays = arrays_of(["m", "v", largest], (40, 13), dtype)
+    expected = [None if a is None else a.astype(np.float64) for a in arrays]
+    rng = np.random.default_rng(2)
+    numbers = (0.1, 0.9, 0.99, 1e-3)
+    for count in (7, 40, 1, 0, 7):
+        ids = rng.choice(40, count, replace=False)
+        rows = rng.standard_normal((count, 13)).astype(dtype)
+        before = [None if a is None else a.copy() for a in arrays]
+        ops.lazy_adam_step(arrays[0], ops.SparseRows(ids, rows, (40, 13)), *arrays[1:], *numbers)
+        param, *slots = expected
+        expected = list(reference.lazy_adam_step(param, ids, rows.astype(np.float64), *slots, *numbers))
+        for array, kept in zip(arrays, before, strict=True):
+            if array is not None:
+                others = np.setdiff1d(np.arange(40), ids)
+                assert_same_bits(array[others], kept[others])
+    for array, other in zip(arrays, expected, strict=True):
+        if array is not None:
+            assert_close(array, other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lazy_steps_with_all_rows_have_the_bits_of_adam(dtype, set_threads):
+    plain, dense, sparse = (arrays_of(["m", "v", "largest"], (40, 13), dtype) for _ in range(3))
+    rng = np.random.default_rng(3)
+    for count in (1, 2, 3):
+        set_threads(count)
+        grad = rng.standard_normal((40, 13)).astype(dtype)
+        order = rng.permutation(40)
+        ops.adam_step(plain[0], grad, *plain[1:], 0.1)
+        ops.lazy_adam_step(dense[0], grad, *dense[1:], 0.1)
+        ops.lazy_adam_step(sparse[0], ops.SparseRows(order, grad[order], (40, 13)), *sparse[1:], 0.1)
+    for array, *others in zip(plain, dense, sparse, strict=True):
+        for other in others:
+            assert_same_bits(array, other)
+
+
+@pytest.mark.parametrize(
+    ("ids", "error"), [([1, 1], ValueError), ([0, 4], IndexError), ([-1, 0], IndexError), ([0.0, 1.0], TypeError)]
+)
+def test_bad_ids_of_a_lazy_step_change_nothing(ids, error):
+    arrays = arrays_of(["m", "v", None], (4, 3), np.float32)
+    kept = arrays[0].copy()
+    grad = ops.SparseRows(np.array(ids), np.ones((2, 3), np.float32), (4, 3))
+    with pytest.raises(error, match=r"\bgradient\b"):
+        ops.lazy_adam_step(arrays[0], grad, *arrays[1:], 0.1)
+    assert_same_bits(arrays[0], kept)

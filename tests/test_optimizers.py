@@ -138,7 +138,7 @@ def test_config_makes_an_equal_optimizer(name):
 
 
 def test_get():
-    for name, cls in (("SGD", "SGD"), ("rmsprop", "RMSprop"), ("Adam", "Adam")):
+    for name, cls in (("SGD", "SGD"), ("rmsprop", "RMSprop"), ("Adam", "Adam"), ("lazyadam", "LazyAdam")):
         assert isinstance(optimizers.get(name), getattr(optimizers, cls))
     assert isinstance(optimizers.get(optimizers.Adam), optimizers.Adam)
     with pytest.raises(ValueError, match=r"optimizer must be one of sgd, rmsprop, adam, .*, got 'adm'"):
@@ -269,3 +269,37 @@ def test_arguments_that_are_off():
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_lazy_adam(amsgrad):
+    """Rows with a gradient move by the steps made so far; the others, and their state, stay."""
+    rng = np.random.default_rng(5)
+    variable, optimizer = Variable(rng.normal(size=SHAPE), "w"), optimizers.LazyAdam(0.01, amsgrad=amsgrad)
+    param, state = variable.numpy(), [np.zeros(SHAPE), np.zeros(SHAPE), np.zeros(SHAPE) if amsgrad else None]
+    for t, grad in enumerate(sparse_gradients(rng, "float64"), 1):
+        optimizer.apply([grad], [variable])
+        alpha = reference.adam_alpha(0.01, t)
+        param, *state = reference.lazy_adam_step(param, grad.ids, grad.rows, *state, alpha)
+    np.testing.assert_allclose(variable.value, param, rtol=1e-12)
+    for own, other in zip(optimizer.variables[2:], [s for s in state if s is not None], strict=True):
+        np.testing.assert_allclose(own.value, other, rtol=1e-12)
+
+
+def test_lazy_adam_with_dense_gradients_is_adam():
+    rng = np.random.default_rng(6)
+    values, grads = rng.normal(size=(2, *SHAPE)), rng.normal(size=(5, 2, *SHAPE))
+    plain, lazy = ([Variable(v, "w") for v in values] for _ in range(2))
+    optimizer, other = (cls(0.01, clipnorm=1.0) for cls in (optimizers.Adam, optimizers.LazyAdam))
+    for grad in grads:
+        optimizer.apply(grad, plain)
+        other.apply(grad, lazy)
+    for one, two in zip(plain, lazy, strict=True):
+        np.testing.assert_array_equal(one.value, two.value)
+
+
+def test_lazy_adam_has_no_weight_decay():
+    with pytest.raises(ValueError, match=r"weight_decay must be None.*got 0\.1"):
+        optimizers.LazyAdam(weight_decay=0.1)
+    config = optimizers.LazyAdam(beta_1=0.8, clipnorm=1.0).get_config()
+    assert optimizers.LazyAdam.from_config(config).get_config() == config

@@ -116,6 +116,7 @@ OPTIMIZERS = [
     lambda: fm.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
     lambda: fm.optimizers.Adam(0.01, amsgrad=True, global_clipnorm=1.0),
     lambda: fm.optimizers.AdamW(0.01, weight_decay=0.1),
+    lambda: fm.optimizers.LazyAdam(0.01, amsgrad=True, clipvalue=0.5),
     lambda: fm.optimizers.Adagrad(0.1),
     lambda: fm.optimizers.Adam(fm.optimizers.schedules.ExponentialDecay(0.05, 2, 0.5)),
 ]

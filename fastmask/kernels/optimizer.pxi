@@ -3,7 +3,7 @@
 #
 # Parameters are [rows, columns]. A gradient has every row, or, with `place`, row r has the gradient
 # gradient[place[r]], and zeros where place[r] is -1. Such a row with state of zeros stays as it is: the
-# dense formula would change no bit of it.
+# dense formula would change no bit of it. Lazy steps take the ids of the gradient's rows, and no other row.
 
 cdef struct Update:
     real *parameter
@@ -115,9 +115,24 @@ cdef void update_rows(UpdateRow update, const Update *whole, const int64_t[::1] 
         update(&u, columns)
 
 
+cdef void update_named_rows(UpdateRow update, const Update *whole, const int64_t[::1] ids, Py_ssize_t columns,
+                            Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    # row ids[n] with the gradient's row n; the other rows stay as they are
+    cdef Update u = whole[0]
+    cdef Py_ssize_t n
+    cdef int i
+    for n in range(begin, end):
+        u.parameter = whole.parameter + ids[n] * columns
+        u.gradient = whole.gradient + n * columns
+        for i in range(3):
+            u.state[i] = whole.state[i] + ids[n] * columns if whole.state[i] != NULL else NULL
+        update(&u, columns)
+
+
 cdef Update new_update(real[:, ::1] parameter, const real[:, ::1] gradient, real[:, ::1] first, real[:, ::1] second,
                        real[:, ::1] third):
     cdef Update u
+    memset(&u, 0, sizeof(Update))
     u.parameter = &parameter[0, 0]
     u.gradient = &gradient[0, 0]
     u.state[0] = &first[0, 0] if first is not None else NULL
@@ -157,17 +172,35 @@ def rmsprop_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int6
         set_float_mode(mode)
 
 
-def adam_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place, real[:, ::1] m,
-              real[:, ::1] v, real[:, ::1] v_max, double alpha, double beta_1, double beta_2, double epsilon,
-              Py_ssize_t begin, Py_ssize_t end):
-    """m += (g - m)(1 - beta_1); v += (g g - v)(1 - beta_2); w -= alpha * m / (sqrt(v) + epsilon)."""
-    cdef uint64_t mode
+cdef Update new_adam(real[:, ::1] parameter, const real[:, ::1] gradient, real[:, ::1] m, real[:, ::1] v,
+                     real[:, ::1] v_max, double alpha, double beta_1, double beta_2, double epsilon):
     cdef Update u = new_update(parameter, gradient, m, v, v_max)
     u.rate = alpha
     u.rest = 1 - beta_1
     u.rest_2 = 1 - beta_2
     u.epsilon = epsilon
+    return u
+
+
+def adam_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place, real[:, ::1] m,
+              real[:, ::1] v, real[:, ::1] v_max, double alpha, double beta_1, double beta_2, double epsilon,
+              Py_ssize_t begin, Py_ssize_t end):
+    """m += (g - m)(1 - beta_1); v += (g g - v)(1 - beta_2); w -= alpha * m / (sqrt(v) + epsilon)."""
+    cdef uint64_t mode
+    cdef Update u = new_adam(parameter, gradient, m, v, v_max, alpha, beta_1, beta_2, epsilon)
     with nogil:
         mode = flush_denormals()
         update_rows(adam_row, &u, place, parameter.shape[1], begin, end)
+        set_float_mode(mode)
+
+
+def lazy_adam_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] ids, real[:, ::1] m,
+                   real[:, ::1] v, real[:, ::1] v_max, double alpha, double beta_1, double beta_2, double epsilon,
+                   Py_ssize_t begin, Py_ssize_t end):
+    """adam_step of the rows ids[begin] to ids[end - 1], which must be legal and distinct, and of no others."""
+    cdef uint64_t mode
+    cdef Update u = new_adam(parameter, gradient, m, v, v_max, alpha, beta_1, beta_2, epsilon)
+    with nogil:
+        mode = flush_denormals()
+        update_named_rows(adam_row, &u, ids, parameter.shape[1], begin, end)
         set_float_mode(mode)

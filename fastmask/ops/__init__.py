@@ -23,7 +23,7 @@ from fastmask.ops._normalization import (
     layer_normalization,
     layer_normalization_vjp,
 )
-from fastmask.ops._optimizers import adam_step, rmsprop_step, sgd_step
+from fastmask.ops._optimizers import adam_step, lazy_adam_step, rmsprop_step, sgd_step
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._pooling import average_pool, average_pool_vjp, max_pool, max_pool_vjp
 from fastmask.ops._recurrent import RecurrentGradients
@@ -80,6 +80,7 @@ __all__ = [
     "gru_vjp",
     "layer_normalization",
     "layer_normalization_vjp",
+    "lazy_adam_step",
     "lstm",
     "lstm_vjp",
     "matmul",

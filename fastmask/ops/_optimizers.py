@@ -28,20 +28,33 @@ def _rows(array: Array) -> Array:
     return array.reshape(-1, array.shape[-1]) if array.ndim > 1 and array.size else array.reshape(1, array.size)
 
 
+def _sparse(gradient: SparseRows, parameter: Array) -> tuple[Indices, Array]:
+    if gradient.shape != parameter.shape or parameter.ndim != 2:
+        raise ValueError(f"gradient: expected shape {parameter.shape}, got {gradient.shape}.")
+    rows = check_float("gradient", gradient.rows, 2, parameter.dtype)
+    ids = check_ids("gradient", gradient.ids, parameter.shape[0])
+    check_shape("gradient", rows, (ids.size, parameter.shape[1]))
+    return ids, rows
+
+
 def _gradient(gradient: Array | SparseRows, parameter: Array) -> tuple[Array, Indices | None]:
     """The gradient as rows, and for sparse rows where each row of the parameter finds its own."""
     if isinstance(gradient, SparseRows):
-        if gradient.shape != parameter.shape or parameter.ndim != 2:
-            raise ValueError(f"gradient: expected shape {parameter.shape}, got {gradient.shape}.")
-        rows = check_float("gradient", gradient.rows, 2, parameter.dtype)
-        ids = check_ids("gradient", gradient.ids, parameter.shape[0])
-        check_shape("gradient", rows, (ids.size, parameter.shape[1]))
+        ids, rows = _sparse(gradient, parameter)
         place = np.full(parameter.shape[0], -1, np.int64)
         place[ids] = np.arange(ids.size)
         return (rows, place) if rows.size else (np.zeros((1, parameter.shape[1]), parameter.dtype), place)
     checked = check_float("gradient", gradient, None, parameter.dtype)
     check_shape("gradient", checked, parameter.shape)
     return _rows(checked), None
+
+
+def _rows_to_change(gradient: SparseRows, parameter: Array) -> tuple[Array, Indices]:
+    """The gradient's rows and their ids, each of which may come once: threads share out the rows."""
+    ids, rows = _sparse(gradient, parameter)
+    if np.unique(ids).size < ids.size:
+        raise ValueError("gradient: expected each id once.")
+    return rows, np.ascontiguousarray(ids)
 
 
 def _number(name: str, value: float) -> float:
@@ -53,19 +66,26 @@ def _number(name: str, value: float) -> float:
 
 def _run(
     name: str, parameter: Array, gradient: Array | SparseRows, states: dict[str, Array | None], rates: dict[str, float],
+    lazy: bool = False,
 ) -> None:
     for key, state in {"parameter": parameter, **states}.items():
         if state is None and key in _REQUIRED:
             raise TypeError(f"{key}: expected an array to change in place, got None.")
     rows = _in_place("parameter", parameter, parameter)
     others = [_in_place(name, state, parameter) for name, state in states.items()]
-    values, place = _gradient(gradient, parameter)
+    places: Indices | None
+    if lazy and isinstance(gradient, SparseRows):
+        name, (values, places) = f"lazy_{name}", _rows_to_change(gradient, parameter)
+        count = values.shape[0]
+    else:
+        values, places = _gradient(gradient, parameter)
+        count = 0 if rows is None else rows.shape[0]
     numbers = [_number(rate, value) for rate, value in rates.items()]
-    if rows is None or rows.size == 0:
+    if rows is None or rows.size == 0 or count == 0:
         return
     step = getattr(kernels.module(rows.dtype), name)
-    parts = split(rows.shape[0], thread_count(30.0 * rows.size))
-    threads.run([partial(step, rows, values, place, *others, *numbers, begin, end) for begin, end in parts])
+    parts = split(count, thread_count(30.0 * count * rows.shape[1]))
+    threads.run([partial(step, rows, values, places, *others, *numbers, begin, end) for begin, end in parts])
 
 
 def sgd_step(
@@ -111,3 +131,16 @@ def adam_step(
     """
     rates = {"alpha": alpha, "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
     _run("adam_step", parameter, gradient, {"m": m, "v": v, "v_max": v_max}, rates)
+
+
+def lazy_adam_step(
+    parameter: Array, gradient: Array | SparseRows, m: Array, v: Array, v_max: Array | None, alpha: float,
+    beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
+) -> None:
+    """:func:`adam_step` of the rows that a gradient of :class:`SparseRows` names; the others keep every bit.
+
+    So ``m`` and ``v`` of a row change in the steps that have a gradient for it, and the time of a step depends on
+    the number of those rows alone. A dense gradient names all rows. An id that comes twice is a ValueError.
+    """
+    rates = {"alpha": alpha, "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
+    _run("adam_step", parameter, gradient, {"m": m, "v": v, "v_max": v_max}, rates, lazy=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastmask import objects
 from fastmask.optimizers import schedules
 from fastmask.optimizers.adagrad import Adadelta, Adagrad
-from fastmask.optimizers.adam import Adam, Adamax, AdamW, Lion, Nadam
+from fastmask.optimizers.adam import Adam, Adamax, AdamW, LazyAdam, Lion, Nadam
 from fastmask.optimizers.base import Optimizer
 from fastmask.optimizers.descent import SGD, RMSprop
 
@@ -21,6 +21,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "LazyAdam",
     "Lion",
     "Nadam",
     "Optimizer",
@@ -36,6 +37,7 @@ _CLASSES: tuple[type[Any], ...] = (
     RMSprop,
     Adam,
     AdamW,
+    LazyAdam,
     Adagrad,
     Adadelta,
     Adamax,

@@ -57,12 +57,14 @@ class Adam(Optimizer):
 
     def step(self, param: Array, grad: Gradient, state: State) -> None:
         """Update `param` and its state in place."""
+        m, v, largest = state
+        ops.adam_step(param, grad, m, v, largest, *self._rates())
+
+    def _rates(self) -> tuple[float, float, float, float]:
+        """Return the corrected step size, the betas and epsilon."""
         t = self.iterations + 1
         correction = (1 - self.beta_2**t) ** 0.5 / (1 - self.beta_1**t)
-        alpha = self.rate * correction
-        m, v, largest = state
-        rates = (alpha, self.beta_1, self.beta_2, self.epsilon)
-        ops.adam_step(param, grad, m, v, largest, *rates)
+        return self.rate * correction, self.beta_1, self.beta_2, self.epsilon
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -98,6 +100,53 @@ class AdamW(Adam):
     ) -> None:
         kwargs["weight_decay"] = not_negative("weight_decay", weight_decay)
         super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, **kwargs)
+
+
+class LazyAdam(Adam):
+    """Adam that changes only the rows of an embedding that have a gradient, for large vocabularies.
+
+    The other rows of the embedding, and their running means, keep every bit: the means do not decay in steps that
+    do not meet the row, and it does not go on moving. The time of a step depends on the tokens of a batch, not on
+    the vocabulary. Variables with a dense gradient are updated as by `Adam`; that of an embedding is dense if it
+    has a regularizer. The rule is that of TensorFlow Addons' ``LazyAdam`` and PyTorch's ``SparseAdam``; ``t`` counts
+    all steps. Keras has no such class: compile a model anew, with ``Adam``, to save it for Keras.
+
+    Parameters
+    ----------
+    learning_rate : float, default 0.001
+    beta_1, beta_2, epsilon, amsgrad
+        As in `Adam`.
+    **kwargs
+        Those of `Optimizer` but `weight_decay`, which would change every row.
+
+    Raises
+    ------
+    ValueError
+        If `weight_decay` is given, and as in `Optimizer`.
+    """
+
+    identifier = "lazyadam"
+
+    def __init__(
+        self,
+        learning_rate: Rate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("weight_decay"):
+            raise ValueError(
+                "weight_decay must be None, as it would change rows without a gradient; use Adam or AdamW, got "
+                f"{kwargs['weight_decay']!r}"
+            )
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, **kwargs)
+
+    def step(self, param: Array, grad: Gradient, state: State) -> None:
+        """Update `param` and its state in place, only in the rows that `grad` names."""
+        m, v, largest = state
+        ops.lazy_adam_step(param, grad, m, v, largest, *self._rates())
 
 
 class _Moments(Optimizer):

@@ -39,6 +39,7 @@ from .recurrent import (
 from .training import (
     adam_alpha,
     adam_step,
+    lazy_adam_step,
     masked_mean,
     masked_mean_vjp,
     rmsprop_step,
@@ -66,6 +67,7 @@ __all__ = [
     "gru",
     "gru_vjp",
     "layer_normalization",
+    "lazy_adam_step",
     "lstm",
     "lstm_vjp",
     "masked_mean",

@@ -6,8 +6,10 @@ The steps return new arrays: the parameter first, then the slots as they were gi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .activations import Array
 from .packing import Mask
@@ -78,6 +80,29 @@ def adam_step(
     if v_max is not None:
         v_max = largest = np.maximum(v_max, v)
     return param - alpha * m / (np.sqrt(largest) + epsilon), m, v, v_max
+
+
+def lazy_adam_step(
+    param: Array,
+    ids: npt.NDArray[np.integer[Any]],
+    rows: Array,
+    m: Array,
+    v: Array,
+    v_max: MaybeArray,
+    alpha: float,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+) -> tuple[Array, Array, Array, MaybeArray]:
+    """:func:`adam_step` of the rows ``ids`` (distinct) with the gradients ``rows``; the others stay."""
+    largest = None if v_max is None else v_max[ids]
+    changed = adam_step(param[ids], rows, m[ids], v[ids], largest, alpha, beta_1, beta_2, epsilon)
+    param, m, v = param.copy(), m.copy(), v.copy()
+    param[ids], m[ids], v[ids] = changed[:3]
+    if v_max is not None:
+        v_max = v_max.copy()
+        v_max[ids] = changed[3]
+    return param, m, v, v_max
 
 
 def masked_mean(values: Array, mask: Mask | None = None, sample_weight: Array | None = None) -> float:
