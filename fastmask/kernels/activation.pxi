@@ -92,22 +92,83 @@ cdef inline real gelu_slope(real x) noexcept nogil:
     return <real>(0.5 * (1 + erf(x * 0.7071067811865476)) + x * 0.3989422804014327 * exp(-0.5 * x * x))
 
 
-cdef void softmax_row(const real *x, real *y, Py_ssize_t columns) noexcept nogil:
-    cdef Py_ssize_t k
-    cdef vec buffer
-    cdef real largest = x[0], total = 0
-    for k in range(1, columns):
-        if x[k] > largest or x[k] != x[k]:
-            largest = x[k]
-    k = 0
-    while k < columns:
-        buffer = v_exp(load(x + k, lanes_left(columns, k)) - v_set1(largest))
-        store(y + k, buffer, lanes_left(columns, k))
+cdef inline real sum_of_lanes(vec x) noexcept nogil:
+    # By halves: a chain of sums would take longer than a short row.
+    cdef real lanes[LANES]
+    cdef int k, half = LANES // 2
+    v_store(lanes, x)
+    while half > 0:
+        for k in range(half):
+            lanes[k] = lanes[k] + lanes[k + half]
+        half = half // 2
+    return lanes[0]
+
+
+cdef real largest_of(const real *x, Py_ssize_t columns) noexcept nogil:
+    # Of numbers none of which is NaN; otherwise any of them.
+    cdef vec most = v_set1(x[0])
+    cdef real lanes[LANES]
+    cdef real largest = x[0]
+    cdef Py_ssize_t k = 0
+    cdef int i
+    while columns - k >= LANES:
+        most = v_max(most, v_load(x + k))
         k = k + LANES
-    for k in range(columns):
+    v_store(lanes, most)
+    for i in range(LANES):
+        largest = lanes[i] if lanes[i] > largest else largest
+    for k in range(k, columns):
+        largest = x[k] if x[k] > largest else largest
+    return largest
+
+
+cdef real exponentials(const real *x, real *y, Py_ssize_t columns, real largest) noexcept nogil:
+    # y = exp(x - largest); returns the sum, which a NaN in x makes NaN
+    cdef vec power
+    cdef vec sums = v_set1(0.0)
+    cdef real total
+    cdef Py_ssize_t k = 0
+    while columns - k >= LANES:
+        power = v_exp(v_load(x + k) - v_set1(largest))
+        v_store(y + k, power)
+        sums = sums + power
+        k = k + LANES
+    total = sum_of_lanes(sums)
+    if k < columns:
+        store(y + k, v_exp(load(x + k, lanes_left(columns, k)) - v_set1(largest)), lanes_left(columns, k))
+    for k in range(k, columns):
         total = total + y[k]
-    for k in range(columns):
-        y[k] = y[k] / total
+    return total
+
+
+cdef void softmax_row(const real *x, real *y, Py_ssize_t columns) noexcept nogil:
+    # The sum is at least 1, as v_divide asks for.
+    cdef vec total = v_set1(exponentials(x, y, columns, largest_of(x, columns)))
+    cdef Py_ssize_t k = 0
+    cdef int n
+    while k < columns:
+        n = lanes_left(columns, k)
+        store(y + k, v_divide(load(y + k, n), total, v_set1(0.0)), n)
+        k = k + LANES
+
+
+cdef void softmax_row_backward(const real *y, const real *dy, real *dx, Py_ssize_t columns) noexcept nogil:
+    # The rest of a row goes by single numbers: to load and store parts of vectors takes longer.
+    cdef vec sums = v_set1(0.0)
+    cdef real total
+    cdef Py_ssize_t k = 0, whole = columns - columns % LANES
+    while k < whole:
+        sums = v_fma(v_load(dy + k), v_load(y + k), sums)
+        k = k + LANES
+    total = sum_of_lanes(sums) if whole > 0 else 0
+    for k in range(whole, columns):
+        total = total + dy[k] * y[k]
+    k = 0
+    while k < whole:
+        v_store(dx + k, v_load(y + k) * (v_load(dy + k) - v_set1(total)))
+        k = k + LANES
+    for k in range(whole, columns):
+        dx[k] = y[k] * (dy[k] - total)
 
 
 cdef void activate_row(int kind, const real *x, real *y, Py_ssize_t columns) noexcept nogil:
@@ -143,12 +204,8 @@ cdef void activate_row_backward(int kind, const real *x, const real *y, const re
                                 Py_ssize_t columns) noexcept nogil:
     cdef Py_ssize_t k = 0
     cdef int n
-    cdef real total = 0
     if kind == SOFTMAX:
-        for k in range(columns):
-            total = total + dy[k] * y[k]
-        for k in range(columns):
-            dx[k] = y[k] * (dy[k] - total)
+        softmax_row_backward(y, dy, dx, columns)
     elif kind == SOFTPLUS:
         for k in range(columns):
             dx[k] = dy[k] / (1 + <real>exp(-x[k]))
