@@ -136,3 +136,18 @@ def bench_embedding_update(measure: Measure, step: str, engine: str) -> None:
     compiled = getattr(ops, step)
     function = {"fastmask": lambda: compiled(table, sparse, m, v, None, 1e-3), "numpy": plain}[engine]
     measure(function, f"{step} {LARGE_VOCABULARY} x 128, 700 rows", ids.size)
+
+
+@pytest.mark.parametrize("classes", [20, 5000])
+def bench_softmax_crossentropy(measure: Measure, classes: int, engine: str) -> None:
+    """Softmax, loss, and both gradients."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((1216, classes), np.float32)
+    labels, scale = rng.integers(0, classes, 1216), np.full(1216, 1 / 1216, np.float32)
+    module = {"fastmask": ops, "numpy": reference}[engine]
+
+    def function() -> object:
+        p, pullback = module.activation_vjp(logits, "softmax")
+        return pullback(module.sparse_crossentropy(p, labels, scale)[1])
+
+    measure(function, f"softmax and cross-entropy, {classes} classes", 1216)

@@ -114,7 +114,8 @@ class Loop:
             loss, slope = 0.0, None
             if head.loss is not None and tokens is not None:
                 loss, slope = head.loss.value_and_gradient(tokens.target, tokens.prediction, tokens.weights)
-                slope *= slope.dtype.type(head.weight)
+                if head.weight != 1:
+                    slope *= slope.dtype.type(head.weight)
                 total += head.weight * loss
             slopes.append(None if slope is None else collapse(slope))
             parts.append((loss, tokens))

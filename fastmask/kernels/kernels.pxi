@@ -2,6 +2,7 @@
 
 include "vector.pxi"
 include "activation.pxi"
+include "crossentropy.pxi"
 include "tile.pxi"
 include "matmul.pxi"
 include "gradient.pxi"

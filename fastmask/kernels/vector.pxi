@@ -1,6 +1,6 @@
 # The vector vocabulary of simd.h and the mathematics written in it.
 
-from libc.math cimport erf, exp, log1p
+from libc.math cimport erf, exp, log, log1p
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset

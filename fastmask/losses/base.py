@@ -74,6 +74,11 @@ class Loss:
         """
         raise NotImplementedError(f"{type(self).__name__} must override per_token")
 
+    def scaled(self, y_true: Array, y_pred: Array, scale: Array) -> tuple[Array, Array]:
+        """Return what `per_token` returns, with the gradient of each token times its `scale`."""
+        values, gradient = self.per_token(y_true, y_pred)
+        return values, gradient * scale[..., None]
+
     def ignored(self, y_true: Array, y_pred: Array) -> Array | None:
         """Return a bool array of the tokens that the targets ask to leave out, or None."""
         return None
@@ -96,7 +101,8 @@ class Loss:
         mask : array_like of bool, optional
             True where a token counts. What stands elsewhere does not matter, NaN included.
         """
-        values, _, factor, divisor = self._parts(y_true, y_pred, sample_weight, mask)
+        target, prediction, keep, factor, divisor = self._parts(y_true, y_pred, sample_weight, mask)
+        values = _spread(self.per_token, keep, target, prediction)[0]
         if self.reduction == "none":
             return values * factor
         return _ratio(values * factor, divisor)
@@ -117,9 +123,10 @@ class Loss:
         value : float
         gradient : ndarray, shape and dtype of `y_pred`
         """
-        values, gradient, factor, divisor = self._parts(y_true, y_pred, sample_weight, mask)
-        scale = np.asarray(factor / divisor if divisor else 0.0 * factor, dtype=gradient.dtype)
-        gradient = np.moveaxis(gradient * scale[..., None], -1, self._axis(gradient.ndim))
+        target, prediction, keep, factor, divisor = self._parts(y_true, y_pred, sample_weight, mask)
+        scale = np.asarray(factor / divisor if divisor else 0.0 * factor, dtype=prediction.dtype)
+        values, gradient = _spread(self.scaled, keep, target, prediction, scale)
+        gradient = np.moveaxis(gradient, -1, self._axis(gradient.ndim))
         return _ratio(values * factor, divisor), gradient.astype(floats(y_pred).dtype, copy=False)
 
     def get_config(self) -> dict[str, Any]:
@@ -144,8 +151,8 @@ class Loss:
         y_pred: ArrayLike,
         sample_weight: ArrayLike | None,
         mask: ArrayLike | None,
-    ) -> tuple[Array, Array, Array, float]:
-        """Return values and gradient per token, the factor of each token and the divisor."""
+    ) -> tuple[Array, Array, Array | None, Array, float]:
+        """Return targets, predictions, the tokens that count (None: all), the factor of each and the divisor."""
         prediction, target = self._last(y_true, y_pred)
         shape = prediction.shape[:-1]
         factor = np.ones(shape, prediction.dtype)
@@ -153,12 +160,9 @@ class Loss:
             factor = factor * expand_weights(sample_weight, shape, prediction.dtype)
         keep = _keep(mask, self.ignored(target, prediction), shape)
         if keep is None or target.shape[: len(shape)] != shape:
-            values, gradient = self.per_token(target, prediction)
-            return values, gradient, factor, self._divisor(factor, values.size)
-        values, gradient = np.zeros(shape, prediction.dtype), np.zeros_like(prediction)
-        values[keep], gradient[keep] = self.per_token(target[keep], prediction[keep])
+            return target, prediction, None, factor, self._divisor(factor, factor.size)
         factor = np.where(keep, factor, 0)
-        return values, gradient, factor, self._divisor(factor, int(np.count_nonzero(keep)))
+        return target, prediction, keep, factor, self._divisor(factor, int(np.count_nonzero(keep)))
 
     def _last(self, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array]:
         """Return predictions and targets with the axis of the outputs at the end."""
@@ -229,6 +233,17 @@ class FunctionLoss(Loss):
                 f"{y_pred.shape}, got {values.shape} and {gradient.shape}"
             )
         return values, gradient
+
+
+def _spread(
+    function: Callable[..., tuple[Array, Array]], keep: Array | None, target: Array, prediction: Array, *others: Array
+) -> tuple[Array, Array]:
+    """Return what a function makes of the tokens that count, zeros for the others."""
+    if keep is None:
+        return function(target, prediction, *others)
+    values, gradient = np.zeros(prediction.shape[:-1], prediction.dtype), np.zeros_like(prediction)
+    values[keep], gradient[keep] = function(target[keep], prediction[keep], *(other[keep] for other in others))
+    return values, gradient
 
 
 def _keep(mask: ArrayLike | None, ignored: Array | None, shape: tuple[int, ...]) -> Array | None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmask import ops
 from fastmask.config import epsilon
 from fastmask.losses.base import Loss, share
 from fastmask.tokens import class_labels, class_numbers, same_shape
@@ -134,24 +135,18 @@ class SparseCategoricalCrossentropy(Loss):
 
     def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
         """Return the cross-entropy of every token and its gradient."""
-        classes = y_pred.shape[-1]
-        label = class_numbers(y_true, y_pred)
+        return self.scaled(y_true, y_pred, np.ones(y_pred.shape[:-1], y_pred.dtype))
+
+    def scaled(self, y_true: Array, y_pred: Array, scale: Array) -> tuple[Array, Array]:
+        """Return the cross-entropy of every token, and its gradient times the token's `scale`."""
+        shape, classes = y_pred.shape, y_pred.shape[-1]
+        label = class_numbers(y_true, y_pred).reshape(-1)
         if label.size and not (label.min() >= 0 and label.max() < classes):
             wrong = label.min() if label.min() < 0 else label.max()
             raise ValueError(f"y must hold classes from 0 to {classes - 1}, got class {wrong}")
-        at = label[..., None]
-        if self.from_logits:
-            log_p = _log_softmax(y_pred)
-            gradient = np.exp(log_p)
-            np.put_along_axis(gradient, at, np.take_along_axis(gradient, at, -1) - 1, -1)
-            return -np.take_along_axis(log_p, at, -1)[..., 0], gradient
-        total = np.sum(y_pred, axis=-1, keepdims=True)
-        q = np.take_along_axis(y_pred, at, -1) / total
-        clipped = _clip(q)
-        gradient = np.repeat(np.where(clipped == q, 1 / total, 0), classes, axis=-1)
-        own = np.where(clipped == q, (1 - 1 / clipped) / total, 0)
-        np.put_along_axis(gradient, at, own, -1)
-        return -np.log(clipped)[..., 0], gradient
+        rows = y_pred.reshape(label.size, classes)
+        values, gradient = ops.sparse_crossentropy(rows, label, scale.reshape(-1), self.from_logits, epsilon())
+        return values.reshape(shape[:-1]), gradient.reshape(shape)
 
     def ignored(self, y_true: Array, y_pred: Array) -> Array | None:
         """Return where the target is `ignore_class`."""

@@ -11,6 +11,7 @@ from fastmask.ops._cells import Cell
 from fastmask.ops._dense import DenseGradients, dense, dense_vjp, matmul
 from fastmask.ops._embedding import SparseRows, embedding, embedding_vjp
 from fastmask.ops._gru import gru, gru_vjp
+from fastmask.ops._losses import sparse_crossentropy
 from fastmask.ops._lstm import lstm, lstm_vjp
 from fastmask.ops._merging import MERGES, batch_dot, batch_dot_vjp, merge, merge_vjp
 from fastmask.ops._normalization import (
@@ -96,6 +97,7 @@ __all__ = [
     "sgd_step",
     "simple_rnn",
     "simple_rnn_vjp",
+    "sparse_crossentropy",
     "time_order",
     "time_order_vjp",
     "unpack",

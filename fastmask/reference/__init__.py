@@ -44,6 +44,7 @@ from .training import (
     masked_mean_vjp,
     rmsprop_step,
     sgd_step,
+    sparse_crossentropy,
 )
 
 __all__ = [
@@ -84,5 +85,6 @@ __all__ = [
     "sgd_step",
     "simple_rnn",
     "simple_rnn_vjp",
+    "sparse_crossentropy",
     "unpack",
 ]

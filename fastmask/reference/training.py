@@ -1,6 +1,6 @@
-"""Optimizer steps and the mean of a loss under a mask.
+"""Optimizer steps, the cross-entropy of class numbers and the mean of a loss under a mask.
 
-The steps return new arrays: the parameter first, then the slots as they were given (None stays None).
+Optimizer steps return new arrays: the parameter first, then the slots as they were given (None stays None).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .activations import Array
+from .activations import Array, softmax
 from .packing import Mask
 
 MaybeArray = Array | None
@@ -103,6 +103,29 @@ def lazy_adam_step(
         v_max = v_max.copy()
         v_max[ids] = changed[3]
     return param, m, v, v_max
+
+
+def sparse_crossentropy(
+    prediction: Array,
+    labels: npt.NDArray[np.integer[Any]],
+    scale: MaybeArray = None,
+    from_logits: bool = False,
+    epsilon: float = 1e-7,
+) -> tuple[Array, Array]:
+    """Cross-entropy of class numbers [n], of probabilities or logits [n, C], and ``scale`` [n] times its gradient."""
+    rows = np.arange(len(labels))
+    chosen = np.zeros_like(prediction)
+    chosen[rows, labels] = 1
+    if from_logits:
+        p = softmax(prediction)
+        values, gradient = -np.log(p[rows, labels]), p - chosen
+    else:
+        total = prediction.sum(axis=-1)
+        share = prediction[rows, labels] / total
+        q = np.clip(share, epsilon, 1 - epsilon)
+        inside = (q == share)[:, None]
+        values, gradient = -np.log(q), inside * (1 - chosen / q[:, None]) / total[:, None]
+    return values, gradient if scale is None else gradient * scale[:, None]
 
 
 def masked_mean(values: Array, mask: Mask | None = None, sample_weight: Array | None = None) -> float:

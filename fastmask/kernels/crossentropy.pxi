@@ -1,0 +1,53 @@
+# Cross-entropy of class numbers with its gradient, one pass over a row: a vocabulary of classes does not fit the caches.
+
+cdef real probability_row(const real *p, real *gradient, Py_ssize_t columns, int64_t label, double epsilon,
+                          real scale) noexcept nogil:
+    # -log(q) of q = p[label] / sum(p) within [epsilon, 1 - epsilon]; gradient = its derivative by p * scale
+    cdef vec sums = v_set1(0.0)
+    cdef vec others
+    cdef real total, q, low = <real>epsilon, high = <real>(1 - epsilon)
+    cdef Py_ssize_t k = 0
+    while k < columns:
+        sums = sums + load(p + k, lanes_left(columns, k))
+        k = k + LANES
+    total = sum_of_lanes(sums)
+    q = p[label] / total
+    if q < low or q > high:
+        q = low if q < low else high
+        scale = 0
+    others = v_set1(scale / total)
+    k = 0
+    while k < columns:
+        store(gradient + k, others, lanes_left(columns, k))
+        k = k + LANES
+    gradient[label] = scale * (1 - 1 / q) / total
+    return <real>-log(q)
+
+
+cdef real logit_row(const real *x, real *gradient, Py_ssize_t columns, int64_t label, real scale) noexcept nogil:
+    # -log(softmax(x)[label]); gradient = its derivative by x * scale
+    cdef real largest = largest_of(x, columns)
+    cdef real total = exponentials(x, gradient, columns, largest)
+    cdef real value = <real>log(total) - (x[label] - largest)
+    cdef vec share = v_set1(scale / total)
+    cdef Py_ssize_t k = 0
+    cdef int n
+    while k < columns:
+        n = lanes_left(columns, k)
+        store(gradient + k, load(gradient + k, n) * share, n)
+        k = k + LANES
+    gradient[label] = gradient[label] - scale
+    return value
+
+
+def sparse_crossentropy_rows(const real[:, ::1] prediction, const int64_t[::1] labels, const real[::1] scales,
+                             bint from_logits, double epsilon, real[::1] values, real[:, ::1] gradient,
+                             Py_ssize_t begin, Py_ssize_t end):
+    """values = the loss of the rows begin to end, gradient = scale times its derivative; labels must be legal."""
+    cdef Py_ssize_t n, columns = prediction.shape[1]
+    with nogil:
+        for n in range(begin, end):
+            if from_logits:
+                values[n] = logit_row(&prediction[n, 0], &gradient[n, 0], columns, labels[n], scales[n])
+            else:
+                values[n] = probability_row(&prediction[n, 0], &gradient[n, 0], columns, labels[n], epsilon, scales[n])
