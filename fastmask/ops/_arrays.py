@@ -57,7 +57,7 @@ def check_packed_floats(name: str, value: object) -> PackedSequence:
     values = check_float(name, packed.values)
     if values is packed.values:
         return packed
-    return PackedSequence(values, packed.packing, packed.index, packed.fill, packed.repeat, packed.shown)
+    return PackedSequence(values, packed.packing, packed.index, packed.fill, packed.repeat, packed.shown, packed.apart)
 
 
 def check_broadcast(name: str, array: Array, shape: Sequence[int]) -> None:
