@@ -73,7 +73,7 @@ class _Gru(Problem):
     def recurrent_panels(self) -> tuple[Array, Array | None]:
         """The gates' columns that meet h itself, and without ``reset_after`` those that meet r * h."""
         module, recurrent = self.kernel, self.recurrent_kernel
-        gates, columns = self.recurrent_columns // self.padded, slice(self.recurrent_columns)
+        gates, columns = 3 if self.reset_after else 2, slice(self.recurrent_columns)
         panels = self.kept(
             f"{gates} gates", recurrent,
             lambda: gate_panels(module, self.padded_recurrent_kernel[:, columns], gates),
