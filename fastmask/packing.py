@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmask.arguments import LARGEST, as_array, check_size
 from fastmask.kernels import packing as kernels
+from fastmask.stored import stored_property
 
 __all__ = ["PackedSequence", "Packing"]
 
@@ -182,33 +182,33 @@ class Packing:
         grid[self.positions] = True
         return grid.reshape(self.batch_size, self.total_length)
 
-    @cached_property
+    @stored_property
     def sorted_lengths(self) -> Indices:
         """Valid tokens of each row, longest first."""
         return self.lengths[self.sorted_indices]
 
-    @cached_property
+    @stored_property
     def last_steps(self) -> Indices:
         """For each row of the batch its last state in an array of B initial states in sorted order, then N tokens."""
         last = np.empty(self.batch_size, np.int64)
         kernels.fill_last_steps(self.lengths, self.unsorted_indices, self.offsets, last)
         return last
 
-    @cached_property
+    @stored_property
     def reverse(self) -> Indices:
         """For each packed token the one that a run from the end visits in its place; its own inverse."""
         reverse = np.empty(self.tokens, np.int64)
         kernels.fill_reverse(self.sorted_lengths, self.batch_sizes, self.offsets, reverse)
         return reverse
 
-    @cached_property
+    @stored_property
     def previous(self) -> Indices:
         """For each packed token the row of the state before it in an array of B initial states, then N tokens."""
         previous = np.empty(self.tokens, np.int64)
         kernels.fill_previous(self.batch_sizes, self.batch_size, previous)
         return previous
 
-    @cached_property
+    @stored_property
     def reversed(self) -> Packing:
         """The plan of the batch flipped in time, whose token order is that of a run from the end."""
         plan = object.__new__(Packing)

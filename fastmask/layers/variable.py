@@ -133,7 +133,8 @@ class Variable:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._hold(_own(self._array))  # a copy has memory, and a version, of its own
+        # A copy has memory of its own, unless it is read-only and may be shared by processes.
+        self._hold(_own(self._array) if self._array.flags.writeable else self._array)
 
     def __repr__(self) -> str:
         return f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}>"

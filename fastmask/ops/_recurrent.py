@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from fastmask.ops._cells import initial_states, is_small
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._products import Task, gradient_tasks, multiply, multiply_tasks, product_tasks, segment_sum
 from fastmask.packing import PackedSequence, Packing
+from fastmask.stored import stored_property
 
 # Input products of a block of steps stay in the second-level cache until those steps have run.
 _BLOCK_BYTES = 512 * 1024
@@ -96,12 +97,12 @@ class Problem:
         self.initial_state = self._check_states("initial_state", initial_state, states)
         self.rows = self._token_rows()
 
-    @cached_property
+    @stored_property
     def padded_kernel(self) -> Array:
         """The kernel in the order of the input side, each gate padded to whole vectors."""
         return pad_gates(self.weights, self.order, self.padded)
 
-    @cached_property
+    @stored_property
     def padded_recurrent_kernel(self) -> Array:
         """The recurrent kernel in Keras's order, each gate padded to whole vectors."""
         return pad_gates(self.recurrent_kernel, range(self.gates), self.padded)

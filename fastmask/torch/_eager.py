@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from fastmask import kernels
 from fastmask.ops._products import segment_sum
 from fastmask.packing import Packing, take_rows
+from fastmask.stored import stored_property
 from fastmask.torch._checks import differentiable
 from fastmask.torch._tape import Gradients, Inputs, Job, Outputs, Spec, as_array, forward, taped_forward
 
@@ -121,7 +121,7 @@ class EagerPlan:
         """The same plan for padded tensors of the other form."""
         return self if time_major == self.time_major else EagerPlan(self.packing, time_major)
 
-    @cached_property
+    @stored_property
     def _positions(self) -> Indices:
         """Place of each packed token in the flattened padded tensor."""
         return self._places(self.packing)
