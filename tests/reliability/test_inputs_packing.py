@@ -74,7 +74,8 @@ def test_lists_of_sequences(data):
         padded = packed.pad()
         for row, given_row in zip(padded, rows, strict=True):
             given_row = np.asarray(given_row)
-            np.testing.assert_array_equal(row[: len(given_row)], given_row.astype(packed.dtype))
+            if given_row.size:  # a row of nothing may be of any dtype
+                np.testing.assert_array_equal(row[: len(given_row)], given_row.astype(packed.dtype))
 
 
 def a_plan(data, rng):
