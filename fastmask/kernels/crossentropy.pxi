@@ -1,4 +1,4 @@
-# Cross-entropy of class numbers with its gradient, one pass over a row: a vocabulary of classes does not fit the caches.
+# Cross-entropy of class numbers with its gradient in one pass over a row: many classes do not fit the caches.
 
 cdef real probability_row(const real *p, real *gradient, Py_ssize_t columns, int64_t label, double epsilon,
                           real scale) noexcept nogil:

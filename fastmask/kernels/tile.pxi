@@ -58,7 +58,8 @@ cdef inline void load_tile(const int rows, const int width, const Tile *t, vec *
         load_row(width, t.start[5], t.start_step, a + 5 * WIDTH)
 
 
-cdef inline void store_tile(const int rows, const int width, const bint add, const vec *a, const Tile *t) noexcept nogil:
+cdef inline void store_tile(const int rows, const int width, const bint add, const vec *a,
+                            const Tile *t) noexcept nogil:
     store_row(width, add, a, t.out[0])
     if rows > 1:
         store_row(width, add, a + WIDTH, t.out[1])
