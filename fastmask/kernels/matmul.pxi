@@ -54,7 +54,7 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
                         const real *panel) noexcept nogil:
     cdef Tile t
     cdef vec zero = v_set1(0.0)
-    cdef Py_ssize_t n = begin, tile = 0
+    cdef Py_ssize_t n = begin
     cdef int rows, width = panel_width(p.columns, column)
     cdef bint whole = column + width * LANES <= p.columns
     t.depth = p.depth
@@ -62,12 +62,11 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
     while n < end:
         rows = even_rows(end - n)
         start_tile(p, &zero, n, column, rows, width, whole, &t)
-        look_ahead(&t, width, tile)
+        look_ahead(&t, width, n - begin)
         run_tile(rows, width, &t)
         if not whole:
             store_rest(p, n, column, rows, width, &t)
         n = n + rows
-        tile = tile + 1
 
 
 cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
@@ -84,8 +83,8 @@ cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept n
         n = n + ROW_BLOCK
 
 
-def matmul(const real[:, :] x, const int64_t[::1] x_index, const real[::1] panels, const real[::1] start,
-           real[:, :] out, const int64_t[::1] out_index, Py_ssize_t begin, Py_ssize_t end, bint accumulate):
+def matmul(const real[:, :] x, const real[::1] panels, const real[::1] start, real[:, :] out,
+           const int64_t[::1] out_index, Py_ssize_t begin, Py_ssize_t end, bint accumulate):
     """Tokens begin to end of out = start + x @ panels, or of out += x @ panels. x and out may be slices of columns."""
     cdef uint64_t mode
     cdef Product p
@@ -95,7 +94,7 @@ def matmul(const real[:, :] x, const int64_t[::1] x_index, const real[::1] panel
     p.columns = out.shape[1]
     p.x = &x[0, 0]
     p.x_stride = x.strides[0] // <Py_ssize_t>sizeof(real)
-    p.x_index = &x_index[0] if x_index is not None else NULL
+    p.x_index = NULL
     p.panels = &panels[0]
     p.start = &start[0] if start is not None else NULL
     p.out = &out[0, 0]

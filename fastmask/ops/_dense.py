@@ -92,7 +92,7 @@ def dense(
         start = packed.get(("dense bias", module, start.shape), partial(_padded, start, module.lanes))
     panels = packed.get(("dense", module, matrix.shape), partial(product_panels, module, matrix))
     out = aligned_empty((rows.shape[0], matrix.shape[1]), rows.dtype)
-    threads.run(product_tasks(module, rows, panels, out, start=start))
+    threads.run(product_tasks(module, [(rows, panels)], out, start=start))
     activate(module, code, out, out)
     return out
 

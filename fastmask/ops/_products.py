@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 
@@ -19,43 +19,41 @@ from fastmask.ops._arrays import (
 Task = Callable[[], None]
 
 
-def multiply_tasks(
-    kernel: ModuleType, x: Array, matrix: Array, out: Array, *, start: Array | None = None,
-    x_index: Indices | None = None, out_index: Indices | None = None, count: int | None = None,
-    accumulate: bool = False, split_at: int = 0,
+def product_tasks(
+    kernel: ModuleType, pieces: Sequence[tuple[Array, Array]], out: Array, *, start: Array | None = None,
+    out_index: Indices | None = None,
 ) -> list[Task]:
-    """Tasks that fill ``out[out_index[n]] = start + x[x_index[n]] @ matrix`` for ``count`` tokens.
+    """Tasks that fill ``out[out_index[n]] = start + x[n] @ matrix``.
 
-    Each sum begins with column ``split_at`` of x; the columns before it come last.
+    pieces: columns of x, and panels of the rows of the matrix that meet them, in the order of the sums.
     """
-    tokens = out.shape[0] if count is None else count
-    parts = thread_count(2.0 * tokens * matrix.size)
-    columns = [slice(split_at, None), slice(split_at)] if split_at else [slice(None)]
-    pieces = [(x[:, part], product_panels(kernel, matrix[part])) for part in columns]
+    tokens = pieces[0][0].shape[0]
+    columns = sum(x.shape[1] for x, _ in pieces)
 
     def multiply_rows(begin: int, end: int) -> None:
-        for i, (left, panels) in enumerate(pieces):
-            kernel.matmul(left, x_index, panels, start, out, out_index, begin, end, accumulate or i > 0)
+        for i, (x, panels) in enumerate(pieces):
+            kernel.matmul(x, panels, start, out, out_index, begin, end, i > 0)
 
+    parts = thread_count(2.0 * tokens * columns * out.shape[1])
     return [partial(multiply_rows, begin, end) for begin, end in split(tokens, parts)]
 
 
-def product_tasks(
-    kernel: ModuleType, x: Array, panels: Array, out: Array, *, start: Array | None = None
+def multiply_tasks(
+    kernel: ModuleType, x: Array, matrix: Array, out: Array, *, start: Array | None = None,
+    out_index: Indices | None = None, split_at: int = 0,
 ) -> list[Task]:
-    """Tasks that fill ``out = start + x @ matrix``, given the panels of the matrix."""
-    parts = thread_count(2.0 * out.size * x.shape[1])
-    return [
-        partial(kernel.matmul, x, None, panels, start, out, None, begin, end, False)
-        for begin, end in split(out.shape[0], parts)
-    ]
+    """:func:`product_tasks` of a matrix that is still to be packed.
+
+    Each sum begins with column ``split_at`` of x; the columns before it come last.
+    """
+    columns = [slice(split_at, None), slice(split_at)] if split_at else [slice(None)]
+    pieces = [(x[:, part], product_panels(kernel, matrix[part])) for part in columns]
+    return product_tasks(kernel, pieces, out, start=start, out_index=out_index)
 
 
-def multiply(
-    kernel: ModuleType, x: Array, matrix: Array, out: Array, *, start: Array | None = None, accumulate: bool = False
-) -> Array:
+def multiply(kernel: ModuleType, x: Array, matrix: Array, out: Array, *, start: Array | None = None) -> Array:
     """``out = start + x @ matrix``; returns ``out``."""
-    threads.run(multiply_tasks(kernel, x, matrix, out, start=start, accumulate=accumulate))
+    threads.run(multiply_tasks(kernel, x, matrix, out, start=start))
     return out
 
 

@@ -266,7 +266,7 @@ class Problem:
         if self.index is None:
             return None
         table = aligned_empty((self.values.shape[0], self.gates * self.padded), self.dtype)
-        threads.run(product_tasks(self.kernel, self.values, self.kernel_panels(), table, start=bias))
+        threads.run(product_tasks(self.kernel, [(self.values, self.kernel_panels())], table, start=bias))
         return table
 
     def _gate_columns(self, group: int, groups: int) -> slice:
@@ -356,9 +356,7 @@ class Problem:
                 d, rows = segment_sum(self.kernel, d, rows, self.values.shape[0]), None
             empty = aligned_zeros if self.values.shape[0] > d.shape[0] else aligned_empty
             dx = empty((self.values.shape[0], self.features), self.dtype)
-            tasks = multiply_tasks(
-                self.kernel, d, self.padded_kernel.T, dx, out_index=rows, count=d.shape[0], split_at=split_at
-            )
+            tasks = multiply_tasks(self.kernel, d, self.padded_kernel.T, dx, out_index=rows, split_at=split_at)
             tasks += gradient_tasks(self.kernel, self.values, d, dkernel, bias=dbias, x_index=rows)
             finish = partial(_same, dx)
 
