@@ -113,18 +113,17 @@ cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit, const vec *
 cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, const bint reset_after,
                    const vec *zero) noexcept nogil:
     # One vector of units of all rows
-    cdef Py_ssize_t row = 0, tile = 0
+    cdef Py_ssize_t row = 0
     cdef int i, m, width = 3 if reset_after else 2
     while row < rows:
         m = even_rows(rows - row)
         for i in range(m):
             t.x[i] = s.h_previous + (row + i) * s.units
             gru_start(s, t, i, row + i, unit, width, zero)
-        look_ahead(t, width, tile)
+        look_ahead(t, width, row)
         run_tile(m, width, t)
         gru_tile(reset_after, s, t.sums, row, unit, m)
         row = row + m
-        tile = tile + 1
 
 
 cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after) noexcept nogil:
@@ -148,7 +147,7 @@ cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after) n
 cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
     # n and h of the variant that resets before the product
     cdef Tile t
-    cdef Py_ssize_t row, column, tile, unit = 0
+    cdef Py_ssize_t row, column, unit = 0
     cdef int i, j, m, k, width
     cdef vec n, h
     cdef real *gates
@@ -158,11 +157,10 @@ cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
     t.start_step = LANES
     while unit < s.units:
         width = panel_width(s.units, unit)
-        row = tile = 0
+        row = 0
         while row < rows:
             m = even_rows(rows - row)
-            look_ahead(&t, width, tile)
-            tile = tile + 1
+            look_ahead(&t, width, row)
             for i in range(m):
                 t.x[i] = s.gates + (row + i) * 4 * s.padded + 3 * s.padded
                 t.start[i] = s.x + place(s.x_index, row + i) * 3 * s.padded + unit
@@ -316,7 +314,7 @@ cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t
                             const bint reset_after, bint ends) noexcept nogil:
     # Rows begin to end (counted from the shard's first) of step t.
     cdef Tile tile
-    cdef Py_ssize_t unit = 0, i0, token, row, before, n
+    cdef Py_ssize_t unit = 0, i0, token, row, before
     cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
     cdef int i, j, m, width
     cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
@@ -327,11 +325,9 @@ cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t
     while unit < s.state.units:
         width = panel_width(s.state.units, unit)
         i0 = begin
-        n = 0
         while i0 < end:
             m = even_rows(end - i0)
-            look_ahead(&tile, width, n)
-            n = n + 1
+            look_ahead(&tile, width, i0 - begin)
             token = shard.offsets[t] + shard.begin + i0
             row = shard.begin + i0
             before = state_before(shard, True, t) + i0

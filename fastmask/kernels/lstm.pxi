@@ -92,17 +92,16 @@ cdef void lstm_single_row(const LstmStep *s, Tile *t, Py_ssize_t unit) noexcept 
 
 cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit) noexcept nogil:
     # One vector of units of all rows
-    cdef Py_ssize_t row = 0, tile = 0
+    cdef Py_ssize_t row = 0
     cdef int i, m
     while row < rows:
         m = even_rows(rows - row)
         for i in range(m):
             t.x[i] = s.h_previous + (row + i) * s.units
-        look_ahead(t, 4, tile)
+        look_ahead(t, 4, row)
         run_tile(m, 4, t)
         lstm_tile(s, t.sums, row, unit, m)
         row = row + m
-        tile = tile + 1
 
 
 cdef void lstm_step(const LstmStep *s, Py_ssize_t rows) noexcept nogil:
@@ -225,7 +224,7 @@ cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize
                              Py_ssize_t end, bint ends) noexcept nogil:
     # Rows begin to end (counted from the shard's first) of step t.
     cdef Tile tile
-    cdef Py_ssize_t unit = 0, i0, token, row, n
+    cdef Py_ssize_t unit = 0, i0, token, row
     cdef Py_ssize_t before = state_before(shard, True, t), after = state_after(shard, True, t)
     cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
     cdef int i, m, width
@@ -237,13 +236,11 @@ cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize
     while unit < s.state.units:
         width = panel_width(s.state.units, unit)
         i0 = begin
-        n = 0
         while i0 < end:
             m = even_rows(end - i0)
             token = shard.offsets[t] + shard.begin + i0
             row = shard.begin + i0
-            look_ahead(&tile, width, n)
-            n = n + 1
+            look_ahead(&tile, width, i0 - begin)
             state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
             for i in range(m):
                 if fused:

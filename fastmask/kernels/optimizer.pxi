@@ -97,15 +97,19 @@ cdef bint is_zero(const real *x, Py_ssize_t columns) noexcept nogil:
     return True
 
 
+cdef inline void move_to_row(const Update *whole, Py_ssize_t row, Py_ssize_t columns, Update *u) noexcept nogil:
+    cdef int i
+    u.parameter = whole.parameter + row * columns
+    for i in range(3):
+        u.state[i] = whole.state[i] + row * columns if whole.state[i] != NULL else NULL
+
+
 cdef void update_rows(UpdateRow update, const Update *whole, const int64_t[::1] place, Py_ssize_t columns,
                       Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef Update u = whole[0]
     cdef Py_ssize_t row
-    cdef int i
     for row in range(begin, end):
-        u.parameter = whole.parameter + row * columns
-        for i in range(3):
-            u.state[i] = whole.state[i] + row * columns if whole.state[i] != NULL else NULL
+        move_to_row(whole, row, columns, &u)
         u.gradient = whole.gradient + row * columns
         if place is not None:
             u.gradient = whole.gradient + place[row] * columns if place[row] >= 0 else NULL
@@ -120,12 +124,9 @@ cdef void update_named_rows(UpdateRow update, const Update *whole, const int64_t
     # row ids[n] with the gradient's row n; the other rows stay as they are
     cdef Update u = whole[0]
     cdef Py_ssize_t n
-    cdef int i
     for n in range(begin, end):
-        u.parameter = whole.parameter + ids[n] * columns
+        move_to_row(whole, ids[n], columns, &u)
         u.gradient = whole.gradient + n * columns
-        for i in range(3):
-            u.state[i] = whole.state[i] + ids[n] * columns if whole.state[i] != NULL else NULL
         update(&u, columns)
 
 

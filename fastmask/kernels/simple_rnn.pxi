@@ -6,7 +6,7 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padd
     cdef Tile t
     cdef vec zero = v_set1(0.0)
     cdef const real *x
-    cdef Py_ssize_t row, column, tile, unit = 0
+    cdef Py_ssize_t row, column, unit = 0
     cdef int i, j, m, width
     keep_sums(&t)
     start_from(&zero, &t)
@@ -14,11 +14,10 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padd
     t.depth = depth
     while unit < units:
         width = panel_width(units, unit)
-        row = tile = 0
+        row = 0
         while row < rows:
             m = even_rows(rows - row)
-            look_ahead(&t, width, tile)
-            tile = tile + 1
+            look_ahead(&t, width, row)
             for i in range(m):
                 t.x[i] = h_previous + (row + i) * units
             run_tile(m, width, &t)
@@ -74,7 +73,7 @@ cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, P
                                    int activation, Py_ssize_t begin, Py_ssize_t end, bint ends) noexcept nogil:
     # Rows begin to end (counted from the shard's first) of step t.
     cdef Tile tile
-    cdef Py_ssize_t unit = 0, i0, token, column, count
+    cdef Py_ssize_t unit = 0, i0, token, column
     cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
     cdef int i, j, m, n, width
     cdef vec y
@@ -85,11 +84,9 @@ cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, P
     while unit < s.units:
         width = panel_width(s.units, unit)
         i0 = begin
-        count = 0
         while i0 < end:
             m = even_rows(end - i0)
-            look_ahead(&tile, width, count)
-            count = count + 1
+            look_ahead(&tile, width, i0 - begin)
             token = shard.offsets[t] + shard.begin + i0
             state_gradient(s, &tile, token, next_token + i0, shard.begin + i0, unit, m, width, ends)
             for i in range(m):
