@@ -42,7 +42,6 @@ test: build/venv/.ready
 # Keras has one backend a process. The second line compares files and examples with Keras's own.
 test-bridges: build/peers/venv/.ready
 	PYTHONPATH="$$PWD" $(PEERS)/python -m pytest $(filter-out $(wildcard tests/bridges/test_keras_*.py),$(wildcard tests/bridges/test_*.py)) $(ARGS)
-	PYTHONPATH="$$PWD" $(PEERS)/python -m pytest tests/reliability/test_concurrency.py -k data_loader $(ARGS)
 	FASTMASK_KERAS_PYTHON="$$PWD/$(PEERS)/python" $(BIN)/python -m pytest tests/test_examples.py tests/keras_parity/test_files_live.py $(ARGS)
 	set -e; for backend in $(BACKENDS); do \
 		KERAS_BACKEND=$$backend PYTHONPATH="$$PWD" $(PEERS)/python -m pytest tests/bridges/test_keras_*.py $(ARGS); done

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import children
 
 import fastmask as fm
 
@@ -102,6 +103,18 @@ def test_read_only_weights_train_after_a_copy():
         losses.append([model.train_on_batch(IDS, labels) for _ in range(2)])
     assert losses[0] == losses[1]
     assert losses[0][1] < losses[0][0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks of POSIX")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_workers_of_a_data_loader(set_threads):
+    data_module = pytest.importorskip("torch.utils.data")
+    set_threads(4)
+    model = children.compiled()
+    expected = children.known((model,))
+    loader = data_module.DataLoader(children.Predictions(model), batch_size=8, num_workers=2)
+    found = np.concatenate([np.asarray(batch) for batch in loader])
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")

@@ -213,18 +213,6 @@ def test_processes(method, set_threads, monkeypatch):
         np.testing.assert_array_equal(value, expected)
 
 
-@POSIX
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_workers_of_a_data_loader(set_threads):
-    data_module = pytest.importorskip("torch.utils.data")
-    set_threads(4)
-    model = children.compiled()
-    expected = children.known((model,))
-    loader = data_module.DataLoader(children.Predictions(model), batch_size=8, num_workers=2)
-    found = np.concatenate([np.asarray(batch) for batch in loader])
-    np.testing.assert_array_equal(found, expected)
-
-
 INTERRUPTED = """
 import os, random, signal, sys, threading, time
 import numpy as np
