@@ -226,13 +226,14 @@ def attention_call(m):
         return named(*y)
 
     def twin(query, key, value, scores_mask, scale, concat_weight, dy):
+        scale = np.float64(1) if scale is None else scale
         arrays = [query, key, value]
         if scores_mask is not None and not np.all(np.any(scores_mask, axis=-1)):
             # Scores less 1e9 differ no more in float32.
             arrays = [array.astype(m.dtype) for array in arrays]
             scale, concat_weight = (None if a is None else m.dtype(a) for a in (scale, concat_weight))
         y, weights = reference.attention(*arrays, scores_mask, scale, concat_weight)
-        assert dy.shape == y.shape
+        assert dy is None or dy.shape == y.shape
         assert weights.shape == (len(query), query.shape[1], key.shape[1])
         assert np.ndim(scale) == 0
         return named(y, weights)
