@@ -1,251 +1,21 @@
-"""Packed batches: the valid tokens of a masked batch in the order in which a recurrent layer meets them.
-
-A batch ``(B, T, ...)`` with a mask is compacted row by row, the rows are sorted by length (longest first)
-and the tokens laid out by time: step 0 of every row, then step 1 of every row that has one, and so on.
-This is the layout of ``torch.nn.utils.rnn.PackedSequence``.
-"""
+"""Packed batches: the valid tokens of a masked batch beside their plan, :class:`Packing`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.arguments import LARGEST, as_array, check_size
+from fastmask.arguments import as_array
 from fastmask.kernels import packing as kernels
-from fastmask.stored import stored_property
+from fastmask.plan import Indices, Packing
 
-__all__ = ["PackedSequence", "Packing"]
+__all__ = ["PackedSequence", "Packing", "TableRows", "put_rows", "take_rows"]
 
-Indices = NDArray[np.int64]
 Array = NDArray[Any]
-
-class Packing:
-    """The plan of one packed batch. Made by :meth:`from_mask`, :meth:`from_lengths` or :meth:`full`; never changed.
-
-    Attributes
-    ----------
-    batch_size : int
-        Rows of the batch, B.
-    total_length : int
-        Steps of the padded grid, T.
-    tokens : int
-        Valid tokens, N.
-    masked : bool
-        Whether the batch carries a mask in Keras's sense. A plan from :meth:`full` does not: every step counts.
-    lengths : int64 array (B,)
-        Valid tokens of each row, in the order of the batch.
-    sorted_indices, unsorted_indices : int64 array (B,)
-        Row of the batch at each place of the sorted batch, and the other way round.
-    batch_sizes : int64 array (S,)
-        Rows that have a step, for each step; S is the largest length.
-    offsets : int64 array (S,)
-        Tokens before each step.
-    positions : int64 array (N,)
-        Place ``row * T + step`` of each packed token in the padded grid.
-    rows : int64 array (N,)
-        Row of the batch of each packed token.
-    """
-
-    batch_size: int
-    total_length: int
-    tokens: int
-    masked: bool
-    lengths: Indices
-    sorted_indices: Indices
-    unsorted_indices: Indices
-    batch_sizes: Indices
-    offsets: Indices
-    positions: Indices
-    rows: Indices
-
-    def __init__(self) -> None:
-        raise TypeError("Packing: made by from_mask, from_lengths or full, not by a call of the class.")
-
-    @classmethod
-    def _laid_out(
-        cls, lengths: Indices, total_length: int, longest: int, tokens: int, mask: NDArray[np.uint8] | None,
-        masked: bool,
-    ) -> Packing:
-        """The plan of rows of so many tokens; those that the mask names, or their first."""
-        batch_size = lengths.shape[0]
-        if batch_size * total_length > LARGEST:
-            raise ValueError(f"total_length: expected a grid of at most {LARGEST} places, "
-                             f"got {batch_size} rows of {total_length} steps.")
-        a, b, c, d, e, f = accumulate((batch_size, batch_size, longest, longest, tokens, tokens))
-        # NumPy's error for too many numbers is about memory up to LARGEST of them.
-        memory = np.empty(min(f + longest + 1, LARGEST), np.int64)
-        kernels.lay_out(mask, lengths, total_length, longest, tokens, memory)
-        self = object.__new__(cls)
-        self.batch_size = batch_size
-        self.total_length = total_length
-        self.masked = masked
-        self.lengths = lengths
-        self.tokens = tokens
-        self.sorted_indices = memory[:a]
-        self.unsorted_indices = memory[a:b]
-        self.batch_sizes = memory[b:c]
-        self.offsets = memory[c:d]
-        self.positions = memory[d:e]
-        self.rows = memory[e:f]
-        return self
-
-    @classmethod
-    def from_mask(cls, mask: ArrayLike) -> Packing:
-        """The plan of a mask.
-
-        Parameters
-        ----------
-        mask : bool or integer array (B, T)
-            True (or nonzero) where a step counts; any pattern, rows without a valid step too.
-        """
-        grid = as_array("mask", mask)
-        if grid.ndim != 2 or grid.dtype.kind not in "biu":
-            raise ValueError(
-                f"mask: expected a bool or integer array (batch, steps), got {grid.dtype} with shape {grid.shape}."
-            )
-        valid = np.ascontiguousarray(grid if grid.dtype == bool else grid != 0).view(np.uint8)
-        lengths = np.empty(valid.shape[0], np.int64)
-        longest, tokens = kernels.count_valid(valid, lengths)
-        return cls._laid_out(lengths, valid.shape[1], longest, tokens, valid, True)
-
-    @classmethod
-    def from_lengths(cls, lengths: ArrayLike, total_length: int | None = None) -> Packing:
-        """The plan of rows whose first ``lengths[b]`` steps count.
-
-        Parameters
-        ----------
-        lengths : integer array (B,)
-        total_length : int, optional
-            Steps of the padded grid; the largest length by default.
-        """
-        return cls._leading(lengths, total_length, masked=True)
-
-    @classmethod
-    def full(cls, batch_size: int, total_length: int) -> Packing:
-        """The plan of a batch without a mask: every step of every row counts."""
-        rows, steps = check_size("batch_size", batch_size), check_size("total_length", total_length)
-        return cls._leading(np.full(rows, steps, np.int64), steps, masked=False)
-
-    @classmethod
-    def _leading(cls, lengths: ArrayLike, total_length: int | None, masked: bool) -> Packing:
-        counts = as_array("lengths", lengths)
-        if counts.ndim != 1 or (counts.dtype.kind not in "iu" and counts.size):
-            raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}.")
-        counts = np.require(counts, np.int64, ("C", "A"))
-        smallest, longest, tokens = kernels.extent(counts)
-        total = longest if total_length is None else check_size("total_length", total_length)
-        if smallest < 0 or longest > total:
-            raise ValueError(f"lengths: expected values from 0 to {total}, got {smallest} to {longest}.")
-        return cls._laid_out(counts, total, longest, tokens, None, masked)
-
-    @classmethod
-    def from_batch_sizes(cls, batch_sizes: ArrayLike, sorted_indices: ArrayLike | None = None) -> Packing:
-        """The plan of a ``torch.nn.utils.rnn.PackedSequence``; arrays of the right form are not copied.
-
-        Parameters
-        ----------
-        batch_sizes : integer array (S,)
-            Rows that have a step, for each step: positive and never growing.
-        sorted_indices : integer array (B,), optional
-            Row of the batch at each place of the sorted batch; by default row b stands at place b. Rows behind
-            the first ``batch_sizes[0]`` places are empty.
-        """
-        sizes = _whole_numbers("batch_sizes", batch_sizes)
-        if sizes.size and (sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any()):
-            raise ValueError(f"batch_sizes: expected positive numbers that never grow, got {sizes.tolist()}.")
-        first = int(sizes[0]) if sizes.size else 0
-        order = np.arange(first) if sorted_indices is None else _whole_numbers("sorted_indices", sorted_indices)
-        unsorted = _inverse_order(order)
-        if unsorted is None or order.size < first:
-            raise ValueError(
-                f"sorted_indices: expected a permutation of at least {first} rows, got {order.tolist()}."
-            )
-        plan = object.__new__(cls)
-        plan.batch_size, plan.total_length, plan.masked = order.size, sizes.size, True
-        plan.batch_sizes, plan.sorted_indices, plan.unsorted_indices = sizes, order, unsorted
-        plan.offsets = np.cumsum(sizes) - sizes
-        plan.tokens = int(sizes.sum())
-        plan.lengths = np.searchsorted(-sizes, -np.arange(order.size))[unsorted]
-        plan.positions, plan.rows = np.empty((2, plan.tokens), np.int64)
-        kernels.fill_leading_positions(order, sizes, sizes.size, plan.positions, plan.rows)
-        return plan
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """The mask, bool (B, T)."""
-        grid = np.zeros(self.batch_size * self.total_length, np.bool_)
-        grid[self.positions] = True
-        return grid.reshape(self.batch_size, self.total_length)
-
-    @stored_property
-    def sorted_lengths(self) -> Indices:
-        """Valid tokens of each row, longest first."""
-        return self.lengths[self.sorted_indices]
-
-    @stored_property
-    def last_steps(self) -> Indices:
-        """For each row of the batch its last state in an array of B initial states in sorted order, then N tokens."""
-        last = np.empty(self.batch_size, np.int64)
-        kernels.fill_last_steps(self.lengths, self.unsorted_indices, self.offsets, last)
-        return last
-
-    @stored_property
-    def reverse(self) -> Indices:
-        """For each packed token the one that a run from the end visits in its place; its own inverse."""
-        reverse = np.empty(self.tokens, np.int64)
-        kernels.fill_reverse(self.sorted_lengths, self.batch_sizes, self.offsets, reverse)
-        return reverse
-
-    @stored_property
-    def previous(self) -> Indices:
-        """For each packed token the row of the state before it in an array of B initial states, then N tokens."""
-        previous = np.empty(self.tokens, np.int64)
-        kernels.fill_previous(self.batch_sizes, self.batch_size, previous)
-        return previous
-
-    @stored_property
-    def reversed(self) -> Packing:
-        """The plan of the batch flipped in time, whose token order is that of a run from the end."""
-        plan = object.__new__(Packing)
-        plan.__dict__.update({k: v for k, v in self.__dict__.items() if not k.startswith("_")})
-        for cached in ("reverse", "reversed"):
-            plan.__dict__.pop(cached, None)
-        step = self.positions[self.reverse] - self.rows * self.total_length
-        plan.positions = self.rows * self.total_length + (self.total_length - 1 - step)
-        return plan
-
-    def grid(self, repeat: bool = False) -> Indices:
-        """Packed token of each cell of the padded grid, int64 (B * T,), -1 where there is none.
-
-        Parameters
-        ----------
-        repeat : bool, default False
-            Give a masked cell the last valid token before it in its row.
-        """
-        grid = np.empty(self.batch_size * self.total_length, np.int64)
-        kernels.fill_grid(self.positions, self.batch_size, self.total_length, repeat, grid)
-        return grid
-
-
-def _whole_numbers(name: str, values: ArrayLike) -> Indices:
-    array = np.asarray(values)
-    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise ValueError(f"{name}: expected integers in one dimension, got {array.dtype} {array.shape}.")
-    return np.ascontiguousarray(array, np.int64)
-
-
-def _inverse_order(order: Indices) -> Indices | None:
-    """The inverse of a permutation; None if ``order`` is none."""
-    if order.size and (order.min() < 0 or order.max() >= order.size):
-        return None
-    inverse = np.full(order.size, -1, np.int64)
-    inverse[order] = np.arange(order.size)
-    return None if (inverse < 0).any() else inverse
 
 
 def take_rows(rows: Array, index: Indices, fill: Array | None = None) -> Array:
@@ -262,6 +32,22 @@ def put_rows(rows: Array, index: Indices, count: int) -> Array:
     out = np.zeros((count, *rows.shape[1:]), rows.dtype)
     kernels.scatter_rows(rows, index, out)
     return out
+
+
+class TableRows(NamedTuple):
+    """Where the values of a packed batch come from: ``values[u]`` is ``table[ids[u]]``.
+
+    Attributes
+    ----------
+    table : array (V, D)
+    ids : int64 array (U,)
+    version : int
+        Another one after each change of the table, and no other table's.
+    """
+
+    table: Array
+    ids: Indices
+    version: int
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -284,6 +70,8 @@ class PackedSequence:
         stands above ``fill`` and ``repeat``.
     apart : bool, default False
         No two tokens share an entry of the index, and ``values`` may hold more than the tokens, such as padding.
+    source : TableRows, optional
+        The table whose rows ``values`` are, for operations that keep what they made of the whole table.
     """
 
     values: Array
@@ -293,6 +81,7 @@ class PackedSequence:
     repeat: bool = False
     shown: Indices | None = None
     apart: bool = False
+    source: TableRows | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.packing, Packing):

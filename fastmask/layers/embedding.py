@@ -1,6 +1,7 @@
 """Embedding: ids to vectors, each distinct id of a packed batch once."""
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,14 +119,14 @@ class Embedding(Layer):
         return super().pack_input(x, self.compute_mask(x, checks.mask_for(mask, x.shape)))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        table = self.embeddings.value
+        table, version = self.embeddings.value, self.embeddings.version
         if isinstance(x, PackedSequence) and self.mask_zero and not x.values.all():
             x = self.pack_input(x.pad())
         elif call.mask is not None and not self.mask_zero:
             x = unread_ids(x, call.mask)
-        y, back = run("embedding", call.keep, x, table)
+        y, back = run("embedding", call.keep, x, table, **({} if call.keep else {"version": version}))
         if isinstance(x, PackedSequence) and x.packing.masked:
-            y = PackedSequence(y.values, y.packing, y.index, self._vector(x.fill), x.repeat)
+            y = replace(y, fill=self._vector(x.fill))
 
         def pullback(dy: Any) -> Gradients:
             gradient = back(cotangents(dy, y, self.dtype)[0])

@@ -13,7 +13,7 @@ from fastmask.arguments import as_array
 from fastmask.kernels import packing
 from fastmask.ops._arrays import Array, Indices, check_float, check_shape
 from fastmask.ops._products import segment_sum
-from fastmask.packing import PackedSequence, take_rows
+from fastmask.packing import PackedSequence, TableRows, take_rows
 
 
 class SparseRows(NamedTuple):
@@ -64,7 +64,9 @@ def distinct_ids(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
     return unique[:found].copy(), index
 
 
-def embedding(ids: ArrayLike | PackedSequence, embeddings: ArrayLike) -> Array | PackedSequence:
+def embedding(
+    ids: ArrayLike | PackedSequence, embeddings: ArrayLike, version: int | None = None
+) -> Array | PackedSequence:
     """The rows of a table that ids name.
 
     Parameters
@@ -72,13 +74,17 @@ def embedding(ids: ArrayLike | PackedSequence, embeddings: ArrayLike) -> Array |
     ids : integer array of any shape, or PackedSequence of integers
         From 0 to V - 1; anything else is an IndexError, floats are a TypeError.
     embeddings : float32 or float64 array (V, D)
+    version : int, optional
+        Another one after each change of the table, and no other table's. With it a packed result tells its
+        `source`, so that a recurrent operation with ``packed`` weights can keep the products of the whole table.
 
     Returns
     -------
     array of shape ``ids.shape + (D,)``, or PackedSequence
         From a PackedSequence comes one whose values are the rows of the distinct ids (U, D), with an index.
     """
-    return embedding_vjp(ids, embeddings)[0]
+    table = check_float("embeddings", embeddings, 2)
+    return _look_up(ids, table, version)[0]
 
 
 def embedding_vjp(
@@ -89,26 +95,32 @@ def embedding_vjp(
     The pullback maps the gradient of the result (of its values, for a PackedSequence) to :class:`SparseRows`.
     """
     table = check_float("embeddings", embeddings, 2)
-    packed = isinstance(ids, PackedSequence)
-    given = ids.values if isinstance(ids, PackedSequence) else as_array("ids", ids)
-    unique, index = distinct_ids(given, table.shape[0])
-    rows = take_rows(table, unique)
-    out: Array | PackedSequence
-    if isinstance(ids, PackedSequence):
-        if given.ndim != 1:
-            raise ValueError(f"ids: expected one id for each token, got values of shape {given.shape}.")
-        out = PackedSequence(rows, ids.packing, index if ids.index is None else index[ids.index], None, ids.repeat)
-    else:
-        out = take_rows(rows, index).reshape(*given.shape, table.shape[1])
+    out, unique, index = _look_up(ids, table)
     shape = (table.shape[0], table.shape[1])
 
     def pullback(dy: ArrayLike) -> SparseRows:
         gradient = check_float("dy", dy, None, table.dtype)
-        if packed:
-            check_shape("dy", gradient, rows.shape)
+        if isinstance(out, PackedSequence):
+            check_shape("dy", gradient, (unique.size, shape[1]))
             return SparseRows(unique, gradient, shape)
-        check_shape("dy", gradient, (*given.shape, shape[1]))
+        check_shape("dy", gradient, out.shape)
         flat = gradient.reshape(index.size, shape[1])
         return SparseRows(unique, segment_sum(kernels.module(table.dtype), flat, index, unique.size), shape)
 
     return out, pullback
+
+
+def _look_up(
+    ids: ArrayLike | PackedSequence, table: Array, version: int | None = None
+) -> tuple[Array | PackedSequence, Indices, Indices]:
+    """The result, the distinct ids, and the place of each given id among them."""
+    given = ids.values if isinstance(ids, PackedSequence) else as_array("ids", ids)
+    unique, index = distinct_ids(given, table.shape[0])
+    rows = take_rows(table, unique)
+    if not isinstance(ids, PackedSequence):
+        return take_rows(rows, index).reshape(*given.shape, table.shape[1]), unique, index
+    if given.ndim != 1:
+        raise ValueError(f"ids: expected one id for each token, got values of shape {given.shape}.")
+    places = index if ids.index is None else index[ids.index]
+    source = None if version is None else TableRows(table, unique, version)
+    return PackedSequence(rows, ids.packing, places, None, ids.repeat, source=source), unique, index

@@ -85,6 +85,7 @@ class Problem:
         self.kernel: ModuleType = kernels.module(self.dtype)
         self.padded = round_up(self.units, self.kernel.lanes)
         self.packed = packed
+        self.source = x.source
         self.training = training
         self.every_step = training or return_sequences
         self.return_sequences = return_sequences
@@ -241,7 +242,7 @@ class Problem:
         columns = self.gates * self.padded
         x: Array | None = self.values
         panels = None
-        table = self._product_table(bias)
+        table, rows = self._product_table(bias)
         if table is not None:
             x, z = None, table
         else:
@@ -254,20 +255,31 @@ class Problem:
             capacity = max(first, most, 1)
             scratch = np.empty((2, capacity), np.int64)
             out = aligned_empty((capacity, columns), self.dtype) if z is None else z
-            rows = None if self.input_mask is not None else self.rows
             run.set_inputs(x, rows, panels, bias, out, z is not None, scratch)
             runs.append(run)
         return runs
 
-    def _product_table(self, bias: Array | None) -> Array | None:
-        """Products of the inputs, if they are better made before the first step: distinct tokens, input dropout."""
+    def _product_table(self, bias: Array | None) -> tuple[Array | None, Indices | None]:
+        """Products of the inputs, if they are better made before the first step: distinct tokens, input dropout.
+
+        With the row of each token, of the table or of the inputs; None: token n is row n.
+        """
         if self.input_mask is not None:
-            return self._masked_products(self.input_mask, bias)
-        if self.index is None:
-            return None
-        table = aligned_empty((self.values.shape[0], self.gates * self.padded), self.dtype)
-        threads.run(product_tasks(self.kernel, [(self.values, self.kernel_panels())], table, start=bias))
-        return table
+            return self._masked_products(self.input_mask, bias), None
+        if self.index is None or self.rows is None:
+            return None, self.rows
+        if self.packed is not None and self.source is not None:
+            key = self.kernel, self.order, self.weights.shape, bias is None
+            row_bytes = self.gates * self.padded * self.dtype.itemsize
+            kept = self.packed.table_products(self.source, key, row_bytes, partial(self._products, bias))
+            if kept is not None:
+                return kept, self.source.ids[self.rows]
+        return self._products(bias, self.values), self.rows
+
+    def _products(self, bias: Array | None, values: Array) -> Array:
+        out = aligned_empty((values.shape[0], self.gates * self.padded), self.dtype)
+        threads.run(product_tasks(self.kernel, [(values, self.kernel_panels())], out, start=bias))
+        return out
 
     def _gate_columns(self, group: int, groups: int) -> slice:
         """Columns of the input products that belong to mask ``group`` of ``groups`` (given in Keras's order)."""

@@ -1,0 +1,153 @@
+"""Recurrent layers keep the products of a whole embedding table between predictions, and nobody can tell."""
+
+import numpy as np
+import pytest
+from helpers.numeric import assert_same_bits
+
+import fastmask as fm
+from fastmask import kernels, layers, ops
+from fastmask.ops import _cells, _packed
+
+VOCABULARY = 30
+LAYERS = {
+    "LSTM": lambda **options: layers.LSTM(20, **options),
+    "GRU": lambda **options: layers.GRU(20, **options),
+    "GRU that resets before": lambda **options: layers.GRU(20, reset_after=False, **options),
+    "SimpleRNN": lambda **options: layers.SimpleRNN(20, **options),
+    "no bias": lambda **options: layers.LSTM(20, use_bias=False, **options),
+    "backwards": lambda **options: layers.GRU(20, go_backwards=True, **options),
+    "both directions": lambda **options: layers.Bidirectional(layers.LSTM(20, **options)),
+}
+
+
+@pytest.fixture(autouse=True)
+def packed_weights(monkeypatch):
+    """Run short sequences on packed weights, too."""
+    for limit in ("_MOST_OPERATIONS", "_MOST_TOKENS", "_MOST_TOKENS_IF_PACKED"):
+        monkeypatch.setattr(_cells, limit, -1)
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """For each look at a table since the last one, whether its products were there or made."""
+    found, plain = [], ops.PackedWeights.table_products
+
+    def table_products(self, source, key, row_bytes, make):
+        products = plain(self, source, key, row_bytes, lambda table: (found.append("made"), make(table))[1])
+        found.append(products is not None)
+        return products
+
+    monkeypatch.setattr(ops.PackedWeights, "table_products", table_products)
+    return found
+
+
+def batch(seed=0, rows=5):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(1, VOCABULARY, (rows, 9))
+    return np.where(rng.random((rows, 9)) < 0.7, ids, 0)
+
+
+def make_model(kind, **options):
+    fm.utils.set_random_seed(1)
+    table = layers.Embedding(VOCABULARY, 6, mask_zero=True)
+    model = fm.Sequential([fm.Input((None,), dtype="int32"), table, LAYERS[kind](**options), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def predicted_by_a_new_model(kind, model, ids, **options):
+    """The first prediction of a model looks up too few rows for the products of the table."""
+    other = make_model(kind, **options)
+    other.set_weights(model.get_weights())
+    return other.predict_on_batch(ids)
+
+
+def change_table(model):
+    with model.layers[0].embeddings.changing() as array:
+        array[3] += 1
+
+
+CHANGES = {
+    "table": change_table,
+    "kernel": lambda model: model.layers[1].set_weights([w + 1 for w in model.layers[1].get_weights()]),
+    "training": lambda model: model.train_on_batch(batch(), np.ones((5, 1), np.float32)),
+}
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("sequences", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_same_bits(kind, sequences, used):
+    model = make_model(kind, return_sequences=sequences)
+    for seed in range(5):
+        assert_same_bits(
+            model.predict_on_batch(batch(seed)),
+            predicted_by_a_new_model(kind, model, batch(seed), return_sequences=sequences),
+        )
+    assert used.count("made") == (2 if kind == "both directions" else 1)
+    assert used.count(True) > used.count("made")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_predictions_follow_the_weights(kind, change, used):
+    model = make_model(kind)
+    for _ in range(4):
+        before = model.predict_on_batch(batch())
+    assert used[-1] is True
+    CHANGES[change](model)
+    for _ in range(4):
+        after = model.predict_on_batch(batch())
+        assert not np.array_equal(after, before)
+        assert_same_bits(after, predicted_by_a_new_model(kind, model, batch()))
+    assert used[-1] is False  # the last look is that of the new model
+    assert used.count("made") == (4 if kind == "both directions" else 2)
+
+
+def test_products_are_of_the_instruction_set_in_use(used):
+    model = make_model("LSTM")
+    for name in (*kernels.available(), *kernels.available()):
+        with kernels.use(name):
+            for _ in range(4):
+                found = model.predict_on_batch(batch())
+            assert_same_bits(found, predicted_by_a_new_model("LSTM", model, batch()))
+    sets = len(kernels.available())
+    assert used.count("made") == (2 * sets if sets > 1 else 1)
+
+
+def test_large_tables_are_left(used, monkeypatch):
+    model = make_model("LSTM")
+    row = 4 * 20 * 4
+    monkeypatch.setattr(_packed, "_LARGEST_TABLE", VOCABULARY * row - 1)
+    for _ in range(5):
+        model.predict_on_batch(batch())
+    assert used
+    assert not any(used)
+
+
+def test_training_makes_none(used):
+    model = make_model("LSTM")
+    model.fit(np.tile(batch(), (20, 1)), np.ones((100, 1), np.float32), batch_size=10, verbose=0)
+    assert used == []
+
+
+def test_two_tables_before_one_layer(used):
+    lstm = layers.LSTM(20)
+    tables = [layers.Embedding(VOCABULARY, 6, mask_zero=True) for _ in range(2)]
+    ids = fm.Input((None,), dtype="int32")
+    models = [fm.Model(ids, lstm(table(ids))) for table in tables]
+    first = [model.predict_on_batch(batch()) for model in models]
+    assert not np.array_equal(*first)
+    for model, expected in zip(models * 6, first * 6, strict=True):
+        assert_same_bits(model.predict_on_batch(batch()), expected)
+    for _ in range(6):
+        assert_same_bits(models[1].predict_on_batch(batch()), first[1])
+    assert used[-1] is True
+
+
+def test_a_batch_without_tokens():
+    model = make_model("LSTM")
+    for _ in range(4):
+        model.predict_on_batch(batch())
+    empty = np.zeros((3, 4), int)
+    assert_same_bits(model.predict_on_batch(empty), predicted_by_a_new_model("LSTM", model, empty))
