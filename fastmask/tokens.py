@@ -164,8 +164,10 @@ def real(name: str, values: ArrayLike) -> Array:
 
 
 def floats(values: ArrayLike) -> Array:
-    """Return `values` as an array of float32 or float64 (other real numbers become float32)."""
+    """Return predictions as an array of float32 or float64 (other real numbers become float32)."""
     array = real("y_pred", values)
+    if array.ndim and array.shape[-1] == 0:
+        raise ValueError(f"y_pred must hold a number for each prediction, got shape {array.shape}")
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 

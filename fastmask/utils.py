@@ -89,7 +89,7 @@ def to_categorical(x: ArrayLike, num_classes: int | None = None, dtype: DTypeLik
     Raises
     ------
     ValueError
-        If a number is negative or not below `num_classes`.
+        If a number is negative or NaN, or not below `num_classes`.
     TypeError
         If `x` does not hold real numbers, or `num_classes` is not whole.
     """
@@ -98,7 +98,10 @@ def to_categorical(x: ArrayLike, num_classes: int | None = None, dtype: DTypeLik
         raise TypeError(f"x must hold class numbers, got dtype {given.dtype}")
     if num_classes is not None and not isinstance(num_classes, (int, np.integer)):
         raise TypeError(f"num_classes must be a whole number, got {num_classes!r}")
-    labels = given.astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        labels = given.astype(np.int64)
+    if (labels != np.trunc(given)).any():
+        raise ValueError("x must hold class numbers, got NaN or a number beyond int64")
     if labels.ndim > 1 and labels.shape[-1] == 1:
         labels = labels[..., 0]
     largest = int(labels.max(initial=-1))

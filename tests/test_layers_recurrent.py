@@ -297,6 +297,7 @@ STATE = np.zeros((2, UNITS))
         ({"initial_state": (STATE,)}, ValueError, r"initial_state must hold 2 arrays \(h, c\)"),
         ({"initial_state": STATE}, ValueError, "initial_state must hold 2 arrays"),
         ({"initial_state": 3}, ValueError, "initial_state must hold 2 arrays"),
+        ({"initial_state": np.array(3.0)}, ValueError, "initial_state must hold 2 arrays"),
         ({"initial_state": (STATE, STATE[:1])}, ValueError, r"initial_state c must have shape \(2, 2\), got \(1, 2\)"),
         ({"initial_state": (STATE, STATE * 1j)}, TypeError, "initial_state must hold real numbers"),
     ],

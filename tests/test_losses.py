@@ -198,6 +198,7 @@ def test_targets_may_lack_or_have_a_last_axis_of_one():
         (lambda: losses.MeanSquaredError(reduction="avg"), "reduction must be one of"),
         (lambda: losses.BinaryCrossentropy(label_smoothing=2), "label_smoothing must be between"),
         (lambda: losses.MeanSquaredError()(np.ones((2, 3)), np.ones((2, 4))), "y must have one"),
+        (lambda: losses.get("mse")(np.ones((4, 0)), np.ones((4, 0))), "y_pred must hold a number"),
         (lambda: losses.get("mse")([[1.0]], [[1.0]], [1.0, 2.0]), "sample_weight must have shape"),
         (lambda: losses.sparse_categorical_crossentropy([7], [[0.5, 0.5]]), "got class 7"),
         (lambda: losses.sparse_categorical_crossentropy([-1], [[0.5, 0.5]]), "got class -1"),

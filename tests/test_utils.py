@@ -55,6 +55,10 @@ def test_to_categorical():
     for y, classes in (([0, 3], 3), ([-1], 3)):
         with pytest.raises(ValueError, match="x must hold class numbers from 0 to 2"):
             to_categorical(y, classes)
+    assert to_categorical(np.float16([1, 0])).shape == (2, 2)
+    for y in (np.nan, [1.0, np.inf], 1e30, 2**64 - 1):
+        with pytest.raises(ValueError, match="x must hold class numbers, got NaN or"):
+            to_categorical(y)
 
 
 def test_seed_repeats_weights_and_shuffling():

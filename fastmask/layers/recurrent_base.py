@@ -260,9 +260,9 @@ class Recurrent(Layer):
 
     def _checked_states(self, given: Any, batch_size: int) -> States:
         names, shape = self.state_names, (batch_size, self.units)
-        if isinstance(given, np.ndarray) and given.ndim == 2:
-            given = (given,)
-        if not isinstance(given, (tuple, list, np.ndarray)) or len(given) != len(names):
+        if isinstance(given, np.ndarray):
+            given = (given,) if given.ndim == 2 else tuple(np.atleast_1d(given))
+        if not isinstance(given, (tuple, list)) or len(given) != len(names):
             found = len(given) if isinstance(given, (tuple, list)) else type(given).__name__
             raise ValueError(
                 f"initial_state must hold {len(names)} arrays ({', '.join(names)}) for {describe(self)}, got {found}"
