@@ -22,6 +22,11 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
     return array
 
 
+def are_whole(array: NDArray[Any]) -> bool:
+    """Whether an array holds integers; that of ``[]``, of no floats, does, too."""
+    return array.dtype.kind in ("iu" if array.size else "iuf")
+
+
 def check_size(name: str, value: SupportsIndex) -> int:
     """``value`` as an int; TypeError or ValueError unless it is one that can count rows or steps."""
     try:

@@ -12,7 +12,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.arguments import LARGEST, as_array, check_size
+from fastmask.arguments import LARGEST, are_whole, as_array, check_size
 from fastmask.kernels import packing as kernels
 from fastmask.stored import stored_property
 
@@ -129,7 +129,7 @@ class Packing:
     @classmethod
     def _leading(cls, lengths: ArrayLike, total_length: int | None, masked: bool) -> Packing:
         counts = as_array("lengths", lengths)
-        if counts.ndim != 1 or (counts.dtype.kind not in "iu" and counts.size):
+        if counts.ndim != 1 or not are_whole(counts):
             raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}.")
         counts = np.require(counts, np.int64, ("C", "A"))
         smallest, longest, tokens = kernels.extent(counts)
@@ -229,7 +229,7 @@ class Packing:
 
 def _whole_numbers(name: str, values: ArrayLike) -> Indices:
     array = np.asarray(values)
-    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+    if array.ndim != 1 or not are_whole(array):
         raise ValueError(f"{name}: expected integers in one dimension, got {array.dtype} {array.shape}.")
     return np.ascontiguousarray(array, np.int64)
 

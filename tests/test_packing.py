@@ -206,6 +206,8 @@ def test_sequence_is_frozen():
         (lambda: Packing.from_lengths([2, -1]), ValueError, "lengths"),
         (lambda: Packing.from_lengths([2, 5], 4), ValueError, "lengths"),
         (lambda: Packing.from_lengths([[2, 5]]), ValueError, "lengths"),
+        (lambda: Packing.from_lengths(np.empty(0, "i4,f4")), ValueError, "lengths"),
+        (lambda: Packing.from_batch_sizes(np.empty(0, "M8[s]")), ValueError, "batch_sizes"),
         (lambda: Packing.full(-1, 3), ValueError, "batch_size"),
         (lambda: PackedSequence(np.ones((5, 2)), Packing.full(2, 3)), ValueError, "values"),
         (

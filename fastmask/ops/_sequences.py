@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels
-from fastmask.arguments import as_array
+from fastmask.arguments import are_whole, as_array
 from fastmask.ops._arrays import (
     Array,
     Indices,
@@ -112,7 +112,7 @@ def gather(packed: PackedSequence, cells: Indices) -> Array:
 def _chosen(packed: PackedSequence, cells: Indices) -> Indices:
     """The stored value that each of these cells shows."""
     shown, wanted = check_packed("packed", packed).cells(), as_array("cells", cells)
-    if wanted.ndim != 1 or (wanted.dtype.kind not in "iu" and wanted.size):
+    if wanted.ndim != 1 or not are_whole(wanted):
         raise TypeError(f"cells: expected integers of shape (n,), got {wanted.dtype} {wanted.shape}.")
     if wanted.size and not (wanted.min() >= 0 and wanted.max() < shown.size):
         raise IndexError(f"cells: expected places from 0 to {shown.size - 1}, got {wanted.min()} to {wanted.max()}.")

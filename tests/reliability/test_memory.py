@@ -41,6 +41,7 @@ print(resident() - before)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer keeps what was freed")
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN", "Bidirectional"])
 def test_training_needs_no_more_memory_with_time(kind):
     """Batches of all sizes; the pool of blocks is full after the first quarter."""
