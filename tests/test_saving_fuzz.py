@@ -1,8 +1,10 @@
 """Damaged files: one error, soon, and no other."""
 
+import io
 import random
 import time
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -97,6 +99,31 @@ def test_damaged_files(name, contents, tmp_path):
     assert refused > MUTATIONS // 2
 
 
+@pytest.mark.parametrize("name", ["a.keras", "a.h5"])
+def test_strings_without_end(name, contents, tmp_path):
+    """HDF5 itself reads a collection of strings for ever whose free part or one of whose strings has the size 0."""
+    model, files = contents
+    content, path = bytearray(files["a.h5"]), tmp_path / name
+    heap = content.index(b"GCOL")
+    size = int.from_bytes(content[heap + 8 : heap + 16], "little")
+    assert content[heap + 16 : heap + 18] != b"\0\0"
+    for number, claimed in ((b"\0\0", 0), (b"\1\0", 2**64 - 15), (b"\1\0", size), (b"\0\0", size)):
+        content[heap + 16 : heap + 18] = number
+        content[heap + 24 : heap + 32] = claimed.to_bytes(8, "little")
+        path.write_bytes(in_an_archive(files["a.keras"], content) if name == "a.keras" else content)
+        with pytest.raises(FileFormatError, match="a string in the file has no plausible size"):
+            load(model, path)
+
+
+def in_an_archive(archive, weights):
+    """An archive with other weights."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(made, "w") as new:
+        for item in old.namelist():
+            new.writestr(item, bytes(weights) if item.endswith(".h5") else old.read(item))
+    return made.getvalue()
+
+
 def load(model, path):
     """Read a file as what its name says."""
     if path.name.endswith(".weights.h5"):
@@ -118,8 +145,6 @@ def test_what_is_no_file_of_keras(content, tmp_path):
 
 
 def test_deep_nesting(tmp_path):
-    import zipfile
-
     deep = '{"class_name":"TimeDistributed","config":{"layer":' * 5000 + "{}" + "}}" * 5000
     for config in (deep, "[" * 100_000):
         with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:

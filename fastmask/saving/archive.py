@@ -141,7 +141,7 @@ def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
         metadata = _json(_member(archive, _METADATA, _LARGEST_CONFIG), _METADATA)
     version = str(metadata.get("keras_version") or "3")
     model, orders = _build(config, version, path, custom_objects)
-    with require_h5py().File(archived_weights(path), "r") as root:
+    with h5.opened(archived_weights(path)) as root:
         tree.read(root, model, orders=orders)
         if compile and config.get("compile_config"):
             compiled.compile_model(model, _object(config["compile_config"]), custom_objects)
@@ -153,7 +153,7 @@ def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
 
 
 def _load_legacy(path: Path, custom_objects: Classes, compile: bool) -> Any:
-    with require_h5py().File(path, "r") as root:
+    with h5.opened(path) as root:
         config = h5.text(root, "model_config")
         if config is None:
             hint = "; it holds weights alone, for load_weights of a model" if h5.find(root, "layers") else ""

@@ -1,6 +1,11 @@
 """HDF5 read with suspicion: only hard links, only plain arrays, nothing larger than expected."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from math import prod
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +18,47 @@ Array = NDArray[Any]
 # Arrays may be stored compressed, but hardly by more than this; a file that claims more is refused.
 LARGEST_EXPANSION = 100
 _SPARE_BYTES = 1 << 20
+# A collection of strings in the file: signature, version 1, three zeros (HDF5 File Format Specification, III.E).
+_HEAP = b"GCOL\x01\0\0\0"
 
 
 def allowance(file_size: int) -> int:
     """Return how many bytes of weights a file of a size may hold."""
     return LARGEST_EXPANSION * file_size + _SPARE_BYTES
+
+
+@contextmanager
+def opened(source: Path | BytesIO) -> Iterator[Any]:
+    """Open a file for reading; FileFormatError if HDF5 would read it for ever."""
+    with require_h5py().File(source, "r") as root:
+        length = root.id.get_create_plist().get_sizes()[1]
+        if isinstance(source, BytesIO):
+            _check_heaps(source.getvalue(), length)
+        else:
+            with source.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+                _check_heaps(content, length)
+        yield root
+
+
+def _check_heaps(content: bytes | mmap, length: int) -> None:
+    """Walk through all collections of strings as HDF5 does, which goes nowhere from an object of size 0.
+
+    length : bytes in which the file stores sizes.
+    """
+    header = -(-(8 + length) // 8) * 8
+    start = content.find(_HEAP)
+    while start >= 0:
+        end = start + int.from_bytes(content[start + 8 : start + 8 + length], "little")
+        place = start + header
+        while place + header <= min(end, len(content)):
+            size = int.from_bytes(content[place + 8 : place + 8 + length], "little")
+            # Number 0 is what is free; its size holds its header.
+            used = content[place : place + 2] != b"\0\0"
+            step = header + -(-size // 8) * 8 if used else size
+            if not header <= step <= end - place:
+                raise FileFormatError("a string in the file has no plausible size")
+            place += step
+        start = content.find(_HEAP, start + 1)
 
 
 def find(group: Any, path: str) -> Any:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fastmask.saving import archive, legacy, tree
+from fastmask.saving import archive, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.errors import reading, require_h5py
 from fastmask.saving.masks import keras_config
@@ -43,13 +43,13 @@ def load_weights(model: Any, path: Any, skip_mismatch: bool = False) -> None:
     ImportError, OSError
         As for `load_model`.
     """
-    h5py = require_h5py()
+    require_h5py()
     archive.require_built(model)
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(4)
     with reading(path):
         source = archive.archived_weights(path) if start[:2] == b"PK" else path
-        with h5py.File(source, "r") as root:
+        with h5.opened(source) as root:
             read = legacy.read if legacy.is_legacy(root) else tree.read
             read(root, model, skip_mismatch, of_config(model, keras_config(model)))
