@@ -99,6 +99,8 @@ class PackedSequence:
         tokens, stored = self.packing.tokens, self.values.shape[0]
         if self.fill is not None and self.fill.shape != self.values.shape[1:]:
             raise ValueError(f"fill: expected the shape of a token, {self.values.shape[1:]}, got {self.fill.shape}.")
+        if self.fill is not None and not np.can_cast(self.fill.dtype, self.values.dtype, "same_kind"):
+            raise TypeError(f"fill: expected numbers like the values, {self.values.dtype}, got {self.fill.dtype}.")
         masked = self.packing.batch_size * self.packing.total_length - tokens
         if self.shown is not None and (self.index is None or self.shown.shape != (masked,)):
             raise ValueError(f"shown: expected an index and places of shape ({masked},), got {self.shown.shape}.")

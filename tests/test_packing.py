@@ -225,6 +225,11 @@ def test_sequence_is_frozen():
             ValueError,
             "fill",
         ),
+        (
+            lambda: PackedSequence(np.ones((6, 2)), Packing.full(2, 3), fill=np.zeros(2, "i4,f4")),
+            TypeError,
+            "fill",
+        ),
         (lambda: PackedSequence.from_padded(np.ones(3)), ValueError, "x"),
         (
             lambda: PackedSequence.from_padded(np.ones((2, 3, 1)), np.ones((2, 4), bool)),
