@@ -115,6 +115,17 @@ def test_strings_without_end(name, contents, tmp_path):
             load(model, path)
 
 
+def test_an_attribute_of_no_known_type(contents, tmp_path):
+    """HDF5 itself crashes on sequences of variable length that are neither strings nor others."""
+    model, files = contents
+    content, path = bytearray(files["a.h5"]), tmp_path / "a.h5"
+    place = content.index(b"\x19\x01\x01\0\x10\0\0\0", content.index(b"model_config\0"))
+    content[place + 1] = 5
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match="attribute 'model_config' must hold text"):
+        load(model, path)
+
+
 def in_an_archive(archive, weights):
     """An archive with other weights."""
     made = io.BytesIO()
