@@ -92,7 +92,7 @@ def exponential(x: Array) -> Array:
 
 def softmax(x: Array, axis: int = -1) -> Array:
     """``exp(x)`` scaled to sum to one along ``axis``."""
-    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    e = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
     return e / e.sum(axis=axis, keepdims=True)  # type: ignore[no-any-return]
 
 
