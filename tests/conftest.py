@@ -3,7 +3,7 @@
 import pytest
 
 from fastmask import kernels, threads
-from fastmask.ops import _arrays
+from fastmask.ops import _arrays, _cells
 
 
 @pytest.fixture(params=kernels.available())
@@ -20,3 +20,10 @@ def set_threads(monkeypatch):
     before = threads.get_num_threads()
     yield threads.set_num_threads
     threads.set_num_threads(before)
+
+
+@pytest.fixture
+def packed_weights(monkeypatch):
+    """Run short sequences on packed weights, too."""
+    for limit in ("_MOST_OPERATIONS", "_MOST_TOKENS", "_MOST_TOKENS_IF_PACKED"):
+        monkeypatch.setattr(_cells, limit, -1)

@@ -14,6 +14,7 @@ from fastmask import kernels, layers, ops
 from fastmask.ops import _cells
 from fastmask.packing import PackedSequence
 
+pytestmark = pytest.mark.usefixtures("packed_weights")
 FEATURES = 5
 LAYERS = {
     "LSTM": lambda **options: layers.LSTM(20, **options),
@@ -22,13 +23,6 @@ LAYERS = {
     "SimpleRNN": lambda **options: layers.SimpleRNN(20, **options),
     "Dense": lambda **options: layers.Dense(20, **options),
 }
-
-
-@pytest.fixture(autouse=True)
-def packed_weights(monkeypatch):
-    """Run short sequences on packed weights, too."""
-    for limit in ("_MOST_OPERATIONS", "_MOST_TOKENS", "_MOST_TOKENS_IF_PACKED"):
-        monkeypatch.setattr(_cells, limit, -1)
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ from helpers.numeric import assert_same_bits
 
 import fastmask as fm
 from fastmask import kernels, layers, ops
-from fastmask.ops import _cells, _packed
+from fastmask.ops import _packed
 
+pytestmark = pytest.mark.usefixtures("packed_weights")
 VOCABULARY = 30
 LAYERS = {
     "LSTM": lambda **options: layers.LSTM(20, **options),
@@ -18,13 +19,6 @@ LAYERS = {
     "backwards": lambda **options: layers.GRU(20, go_backwards=True, **options),
     "both directions": lambda **options: layers.Bidirectional(layers.LSTM(20, **options)),
 }
-
-
-@pytest.fixture(autouse=True)
-def packed_weights(monkeypatch):
-    """Run short sequences on packed weights, too."""
-    for limit in ("_MOST_OPERATIONS", "_MOST_TOKENS", "_MOST_TOKENS_IF_PACKED"):
-        monkeypatch.setattr(_cells, limit, -1)
 
 
 @pytest.fixture
