@@ -143,13 +143,14 @@ def _attribute(holder: Any, name: str) -> Any:
     if name not in holder.attrs:
         return None
     stored = holder.attrs.get_id(name)
-    size = 0 if stored.shape is None else prod(stored.shape) * stored.get_type().get_size()
+    kind = stored.get_type()
+    size = 0 if stored.shape is None else prod(stored.shape) * kind.get_size()
     if size > holder.file.id.get_filesize():
         raise FileFormatError(f"attribute {name!r} is larger than the file")
     if size == 0:  # Keras stores [] as floats
         return np.empty(0)
     # HDF5 crashes on some types that it cannot convert.
-    if not isinstance(stored.get_type(), require_h5py().h5t.TypeStringID):
+    if not isinstance(kind, require_h5py().h5t.TypeStringID):
         raise FileFormatError(f"attribute {name!r} must hold text")
     return holder.attrs[name]
 
