@@ -76,7 +76,7 @@ bench-peers: build/peers/venv/.ready
 lint: build/venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml fastmask.kernels.cpu fastmask.kernels.memory fastmask.kernels.packing
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml fastmask.kernels.cpu fastmask.kernels.memory fastmask.kernels.packing fastmask.kernels.waiting
 	PATH="$$PWD/$(BIN):$$PATH" cython-lint fastmask/kernels/*.pyx fastmask/kernels/*.pxi
 
 build: build/venv/.ready

@@ -43,7 +43,7 @@ def extension(name, flags, macros):
     )
 
 
-extensions = [extension("packing", [], []), extension("cpu", [], []), extension("memory", [], [])]
+extensions = [extension(name, [], []) for name in ("packing", "cpu", "memory", "waiting")]
 for isa, flags in INSTRUCTION_SETS.items():
     for dtype, is_double in (("float32", "0"), ("float64", "1")):
         extensions.append(extension(f"{isa}_{dtype}", flags, [("FASTMASK_DOUBLE", is_double)]))

@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from functools import partial
 
 import numpy as np
 import pytest
 
 import fastmask as fm
 from fastmask import layers, threads
+from fastmask.kernels.waiting import Counter
 
 BATCH, TIME, WIDTH = 32, 40, 64
 
@@ -60,6 +63,53 @@ def test_an_error_of_a_task_is_raised_when_all_have_ended(set_threads):
     with pytest.raises(RuntimeError, match="task"):
         threads.run([fail, lambda: done.append(1), lambda: done.append(2)])
     assert sorted(done) == [1, 2]
+
+
+def test_a_counter_is_awaited():
+    counter = Counter()
+    assert counter.await_zero(0.0)
+    assert not counter.await_positive(0.001)
+    assert counter.add(2) == 2
+    assert counter.await_positive(0.0)
+    assert not counter.await_zero(0.001)
+    assert counter.add(-2) == 0
+    assert counter.await_zero(0.0)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_counter_is_seen_to_change(start):
+    """By a thread that waits with the interpreter's lock let go."""
+    counter = Counter()
+    counter.add(start)
+    other = threading.Timer(0.02, counter.add, [1 - 2 * start])
+    other.start()
+    assert (counter.await_zero if start else counter.await_positive)(60.0)
+    other.join()
+    assert counter.add(0) == 1 - start
+
+
+@pytest.mark.parametrize(("policy", "awake"), [("passive", False), (" PASSIVE", False), ("active", True), ("", True)])
+def test_threads_stay_awake_unless_they_are_told_not_to(policy, awake):
+    code = "from fastmask import threads; print(threads._AWAKE > 0)"
+    environment = os.environ | {"OMP_WAIT_POLICY": policy}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == str(awake)
+
+
+@pytest.mark.parametrize("awake", [0.0, 5e-3])
+def test_tasks_of_every_length(awake, set_threads, monkeypatch):
+    """Those that end before the caller's, and those that it has to sleep for."""
+    monkeypatch.setattr(threads, "_AWAKE", awake)
+    set_threads(3)
+    for seconds in (0.0, 0.002, 0.02):
+        ended = []
+        threads.run([partial(_end_after, seconds * k, ended) for k in (1, 0, 2, 0, 1)])
+        assert len(ended) == 5
+
+
+def _end_after(seconds, ended):
+    time.sleep(seconds)
+    ended.append(seconds)
 
 
 def test_python_threads_may_share_a_model(model, x, set_threads):

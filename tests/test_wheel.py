@@ -13,7 +13,7 @@ import pytest
 import fastmask
 from fastmask import kernels
 
-COMPILED = ("cpu", "memory", "packing")
+COMPILED = ("cpu", "memory", "packing", "waiting")
 
 
 def run(code, cwd=None, **environment):

@@ -30,7 +30,7 @@ mkdir -p "$folder/src"
 tar -C "$here" --exclude='*.so' --exclude='*.c' --exclude='*x86_64*' --exclude=__pycache__ \
     -cf - fastmask tests docs examples pyproject.toml README.md | tar -C "$folder/src" -xf -
 cd "$folder/src/fastmask/kernels"
-for module in cpu memory packing baseline_float32 baseline_float64; do
+for module in cpu memory packing waiting baseline_float32 baseline_float64; do
     if ! test -e "$module.abi3.so" || find . -name '*.p[yx][xi]' -newer "$module.abi3.so" | grep -q .; then
         "$PYTHON" -m cython -3 --module-name "fastmask.kernels.$module" \
             -X boundscheck=False -X wraparound=False -X cdivision=True -X initializedcheck=False "$module.pyx"
