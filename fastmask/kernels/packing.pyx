@@ -226,6 +226,19 @@ def scatter_rows(source, const int64_t[::1] index, out):
         PyBuffer_Release(&from_rows)
 
 
+def clear_rows(out, const uint8_t[::1] keep, Py_ssize_t begin, Py_ssize_t end):
+    """Set out[n] to zero bytes for n from begin to end - 1, unless keep[n]."""
+    cdef Py_buffer rows
+    cdef Py_ssize_t n, width
+    PyObject_GetBuffer(out, &rows, PyBUF_WRITABLE)
+    width = row_bytes(&rows, keep.shape[0])
+    with nogil:
+        for n in range(begin, end):
+            if keep[n] == 0:
+                memset(<char *>rows.buf + n * width, 0, width)
+    PyBuffer_Release(&rows)
+
+
 def distinct(const int64_t[::1] ids, int64_t[::1] table, int64_t[::1] unique, int64_t[::1] index):
     """Distinct ids in order of appearance and each token's place among them.
 

@@ -135,7 +135,7 @@ def _gradients(problem: _Gru, stored: _Stored, d: Array, dh: Array) -> Recurrent
     # The gradients of the candidate are the largest: they come last in the sums over the gates.
     tasks, gather = problem.input_tasks(d[:, : 3 * padded], split_at=padded)
     recurrent = d[:, padded : padded + problem.recurrent_columns]
-    tasks += problem.recurrent_tasks(stored.h, recurrent, drecurrent, dbias)
+    tasks = [*problem.recurrent_tasks(stored.h, recurrent, drecurrent, dbias), *tasks]
     parts = [drecurrent]
     if not problem.reset_after:
         parts.append(aligned_zeros((units, padded), problem.dtype))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import ceil
 from types import ModuleType
 
+import numpy as np
+
 from fastmask import threads
+from fastmask.kernels import packing
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._arrays import (
     Array,
@@ -35,7 +39,8 @@ def product_tasks(
             kernel.matmul(x, panels, start, out, out_index, begin, end, i > 0)
 
     parts = thread_count(2.0 * tokens * columns * out.shape[1])
-    return [partial(multiply_rows, begin, end) for begin, end in split(tokens, parts)]
+    # Twice as many tasks as threads: one that is held up does less.
+    return [partial(multiply_rows, begin, end) for begin, end in split(tokens, 2 * parts if parts > 1 else 1)]
 
 
 def multiply_tasks(
@@ -59,15 +64,18 @@ def multiply(kernel: ModuleType, x: Array, matrix: Array, out: Array, *, start: 
 
 def gradient_tasks(
     kernel: ModuleType, x: Array, d: Array, out: Array, *, bias: Array | None = None, x_index: Indices | None = None,
-    begin: int = 0,
+    begin: int = 0, share: float = 1.0,
 ) -> list[Task]:
     """Tasks that add ``x[x_index].T @ d`` to ``out`` and the sums of ``d`` to ``bias``, over tokens from ``begin`` on.
 
-    Threads share the columns of ``out``; each sum runs over all tokens in their order.
+    Threads share the columns of ``out``; each sum runs over all tokens in their order. ``share``: what this is of
+    all work that runs at the same time. It is split no further than that asks for, since each part copies all of x:
+    with 32 columns of x, two halves take 1.35 times as long as the whole.
     """
     tokens = d.shape[0]
     panels = -(-out.shape[1] // (4 * kernel.lanes))
-    parts = thread_count(2.0 * tokens * max(1, out.shape[0]) * out.shape[1])
+    share = max(share, 1e-3)
+    parts = ceil(share * thread_count(2.0 * tokens * max(1, out.shape[0]) * out.shape[1] / share))
     return [
         partial(_gradient_slice, kernel, x, x_index, d, out, bias, begin, tokens, first, last)
         for first, last in split(panels, parts)
@@ -80,6 +88,20 @@ def _gradient_slice(
 ) -> None:
     scratch = aligned_empty(kernel.gradient_scratch_size(*out.shape), out.dtype)
     kernel.gradient_product(x, x_index, d, out, bias, begin, end, first, last, scratch)
+
+
+def clearing_tasks(out: Array, kept: Indices) -> list[Task]:
+    """Tasks that set the rows of ``out`` to zeros, but for those that ``kept`` names."""
+    rows = out.shape[0]
+    if kept.size == rows or out.size == 0:
+        return []
+    keep = np.zeros(rows, np.bool_)
+    keep[kept] = True
+    parts = thread_count(4.0 * out.size)
+    return [
+        partial(packing.clear_rows, out, keep.view(np.uint8), begin, end)
+        for begin, end in split(rows, 2 * parts if parts > 1 else 1)
+    ]
 
 
 def segment_sum(kernel: ModuleType, d: Array, index: Indices, count: int) -> Array:

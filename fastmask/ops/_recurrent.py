@@ -27,7 +27,15 @@ from fastmask.ops._arrays import (
 )
 from fastmask.ops._cells import initial_states, is_small
 from fastmask.ops._packed import PackedWeights
-from fastmask.ops._products import Task, gradient_tasks, multiply, multiply_tasks, product_tasks, segment_sum
+from fastmask.ops._products import (
+    Task,
+    clearing_tasks,
+    gradient_tasks,
+    multiply,
+    multiply_tasks,
+    product_tasks,
+    segment_sum,
+)
 from fastmask.packing import PackedSequence, Packing
 from fastmask.stored import stored_property
 
@@ -229,7 +237,9 @@ class Problem:
         """Ranges of sorted rows with about as many tokens each."""
         parts = thread_count(self.operations)
         if parts > 1:
-            parts = min(parts, int(self.plan.batch_sizes[0]))
+            rows = int(self.plan.batch_sizes[0])
+            # Twice as many shards as threads, if they have rows enough: a thread that is held up does less.
+            parts = 2 * parts if rows >= 64 * parts else min(parts, rows)
         if parts == 1:
             return [(0, self.plan.batch_size)]
         total = np.cumsum(self.plan.sorted_lengths)
@@ -366,10 +376,12 @@ class Problem:
             rows = self.rows
             if self.index is not None and rows is not None:
                 d, rows = segment_sum(self.kernel, d, rows, self.values.shape[0]), None
-            empty = aligned_zeros if self.values.shape[0] > d.shape[0] else aligned_empty
-            dx = empty((self.values.shape[0], self.features), self.dtype)
-            tasks = multiply_tasks(self.kernel, d, self.padded_kernel.T, dx, out_index=rows, split_at=split_at)
-            tasks += gradient_tasks(self.kernel, self.values, d, dkernel, bias=dbias, x_index=rows)
+            dx = aligned_empty((self.values.shape[0], self.features), self.dtype)
+            share = d.shape[0] * self.features / max(1.0, self._products_back)
+            tasks = gradient_tasks(self.kernel, self.values, d, dkernel, bias=dbias, x_index=rows, share=share)
+            tasks += multiply_tasks(self.kernel, d, self.padded_kernel.T, dx, out_index=rows, split_at=split_at)
+            if rows is not None:
+                tasks += clearing_tasks(dx, rows)
             finish = partial(_same, dx)
 
         def gather() -> tuple[Array, Array, Array]:
@@ -398,12 +410,21 @@ class Problem:
         rows = np.arange(self.plan.tokens) if self.rows is None else self.rows
         return segment_sum(self.kernel, total, rows, self.values.shape[0])
 
+    @property
+    def _products_back(self) -> float:
+        """Multiplications for one column of the weights in the gradients of weights and inputs."""
+        stored = self.plan.tokens if self.index is None else self.values.shape[0]
+        return float(self.plan.tokens * self.units + 2 * stored * self.features)
+
     def recurrent_tasks(self, h: Array, d: Array, out: Array, bias: Array | None = None) -> list[Task]:
         """Tasks that add the gradient of a recurrent matrix, previous states times ``d`` [N, columns], to ``out``."""
         if self.recurrent_mask is None:
             # A zero initial state adds nothing; only a bias needs the first step.
             first = int(self.plan.batch_sizes[0]) if self.zero_state and bias is None and self.plan.tokens else 0
-            return gradient_tasks(self.kernel, h, d, out, bias=bias, x_index=self.plan.previous, begin=first)
+            share = self.plan.tokens * self.units / max(1.0, self._products_back)
+            return gradient_tasks(
+                self.kernel, h, d, out, bias=bias, x_index=self.plan.previous, begin=first, share=share
+            )
         tasks: list[Task] = []
         groups = self.recurrent_mask.shape[0]
         width = d.shape[1] // groups

@@ -116,7 +116,7 @@ def simple_rnn_vjp(
         ])
         drecurrent = aligned_zeros((problem.units, problem.padded), problem.dtype)
         tasks, gather = problem.input_tasks(d)
-        threads.run([*tasks, *problem.recurrent_tasks(h, d, drecurrent)])
+        threads.run([*problem.recurrent_tasks(h, d, drecurrent), *tasks])
         inputs, dkernel, dbias = gather()
         return RecurrentGradients(
             inputs, dkernel, unpad_gates(drecurrent, (0,), problem.units), None if bias is None else dbias,
