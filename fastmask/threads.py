@@ -187,13 +187,15 @@ def set_num_threads(n: int) -> None:
     _num_threads = wanted
 
 
-def run(tasks: Sequence[Task]) -> None:
+def run(tasks: Sequence[Task], most: int | None = None) -> None:
     """Run tasks, on several threads where there are several tasks and threads; the caller works too.
+
+    ``most``: the number of threads that they are worth, where that is less than their number.
 
     An error that a task raises is raised again when all have ended; an interruption, such as Ctrl-C, when
     those have ended that have begun.
     """
-    helpers = min(len(tasks), get_num_threads()) - 1 if len(tasks) > 1 else 0
+    helpers = min(len(tasks), get_num_threads(), most or len(tasks)) - 1 if len(tasks) > 1 else 0
     if helpers < 1:
         for task in tasks:
             task()

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from fastmask import kernels, threads
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._activations import activate, activate_backward, activation_code
-from fastmask.ops._arrays import Array, check_float, check_shape, product_panels, round_up
+from fastmask.ops._arrays import Array, check_float, check_shape, product_panels, round_up, thread_count
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._products import gradient_tasks, multiply, multiply_tasks, product_tasks
 
@@ -121,7 +121,7 @@ def dense_vjp(
         dkernel = aligned_zeros(matrix.shape, rows.dtype)
         dbias = aligned_zeros(matrix.shape[1], rows.dtype)
         tasks = multiply_tasks(module, d, matrix.T, dx) + gradient_tasks(module, rows, d, dkernel, bias=dbias)
-        threads.run(tasks)
+        threads.run(tasks, thread_count(4.0 * rows.shape[0] * matrix.size))
         return DenseGradients(dx, dkernel, None if bias is None else dbias)
 
     return y, pullback

@@ -140,7 +140,7 @@ def _gradients(problem: _Gru, stored: _Stored, d: Array, dh: Array) -> Recurrent
     if not problem.reset_after:
         parts.append(aligned_zeros((units, padded), problem.dtype))
         tasks += gradient_tasks(problem.kernel, d[:, 3 * padded : 3 * padded + units], d[:, :padded], parts[1])
-    threads.run(tasks)
+    threads.run(tasks, problem.threads_back)
     inputs, dkernel, input_bias = gather()
     bias = None if problem.input_bias is None else input_bias
     if bias is not None and dbias is not None:

@@ -142,7 +142,7 @@ def lstm_vjp(
         ])
         drecurrent = aligned_zeros((problem.units, 4 * problem.padded), problem.dtype)
         tasks, gather = problem.input_tasks(gates)
-        threads.run([*problem.recurrent_tasks(stored.h, gates, drecurrent), *tasks])
+        threads.run([*problem.recurrent_tasks(stored.h, gates, drecurrent), *tasks], problem.threads_back)
         inputs, dkernel, dbias = gather()
         rows = problem.plan.batch_size
         return RecurrentGradients(

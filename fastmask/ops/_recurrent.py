@@ -134,8 +134,9 @@ class Problem:
 
     @property
     def operations(self) -> float:
-        """Floating-point operations of the recurrent products."""
-        return 2.0 * self.plan.tokens * self.recurrent_kernel.size
+        """Floating-point operations of the steps: products, and about as many for a gate as for 20 of its products."""
+        features = self.features if self.index is None and self.input_mask is None else 0
+        return 2.0 * self.plan.tokens * self.gates * self.units * (self.units + features + 20)
 
     def _check_mask(self, name: str, mask: Array | None, width: int) -> Array | None:
         if mask is None:
@@ -239,7 +240,8 @@ class Problem:
         if parts > 1:
             rows = int(self.plan.batch_sizes[0])
             # Twice as many shards as threads, if they have rows enough: a thread that is held up does less.
-            parts = 2 * parts if rows >= 64 * parts else min(parts, rows)
+            # One row takes as long as two, whose weights are read once.
+            parts = 2 * parts if rows >= 64 * parts else max(1, min(parts, rows // 2))
         if parts == 1:
             return [(0, self.plan.batch_size)]
         total = np.cumsum(self.plan.sorted_lengths)
@@ -415,6 +417,11 @@ class Problem:
         """Multiplications for one column of the weights in the gradients of weights and inputs."""
         stored = self.plan.tokens if self.index is None else self.values.shape[0]
         return float(self.plan.tokens * self.units + 2 * stored * self.features)
+
+    @property
+    def threads_back(self) -> int:
+        """How many threads the gradients of weights and inputs are worth."""
+        return thread_count(2.0 * self._products_back * self.gates * self.padded)
 
     def recurrent_tasks(self, h: Array, d: Array, out: Array, bias: Array | None = None) -> list[Task]:
         """Tasks that add the gradient of a recurrent matrix, previous states times ``d`` [N, columns], to ``out``."""

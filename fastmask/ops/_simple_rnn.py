@@ -116,7 +116,7 @@ def simple_rnn_vjp(
         ])
         drecurrent = aligned_zeros((problem.units, problem.padded), problem.dtype)
         tasks, gather = problem.input_tasks(d)
-        threads.run([*problem.recurrent_tasks(h, d, drecurrent), *tasks])
+        threads.run([*problem.recurrent_tasks(h, d, drecurrent), *tasks], problem.threads_back)
         inputs, dkernel, dbias = gather()
         return RecurrentGradients(
             inputs, dkernel, unpad_gates(drecurrent, (0,), problem.units), None if bias is None else dbias,
