@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -100,7 +101,7 @@ def product_panels(kernel: ModuleType, matrix: Array) -> Array:
     depth, columns = matrix.shape
     lanes = kernel.lanes
     panels = aligned_empty(depth * round_up(columns, lanes), matrix.dtype)
-    kernel.pack_panels(matrix, panels, 4 * lanes, lanes, -(-columns // (4 * lanes)), 4)
+    _pack(kernel, matrix, panels, 4 * lanes, lanes, -(-columns // (4 * lanes)), 4)
     return panels
 
 
@@ -109,8 +110,26 @@ def gate_panels(kernel: ModuleType, matrix: Array, gates: int) -> Array:
     depth, columns = matrix.shape
     padded = columns // gates
     panels = aligned_empty(depth * columns, matrix.dtype)
-    kernel.pack_panels(matrix, panels, kernel.lanes, padded, padded // kernel.lanes, gates)
+    _pack(kernel, matrix, panels, kernel.lanes, padded, padded // kernel.lanes, gates)
     return panels
+
+
+def _pack(
+    kernel: ModuleType, matrix: Array, panels: Array, panel_step: int, vector_step: int, count: int, width: int
+) -> None:
+    # A number takes as long to copy as 100 operations.
+    parts = thread_count(100.0 * matrix.size)
+    if parts == 1:
+        kernel.pack_panels(matrix, panels, panel_step, vector_step, count, width)
+        return
+    size = matrix.shape[0] * width * kernel.lanes
+    threads.run([
+        partial(
+            kernel.pack_panels, matrix[:, begin * panel_step :], panels[begin * size :], panel_step, vector_step,
+            end - begin, width,
+        )
+        for begin, end in split(count, parts)
+    ])
 
 
 def pad_gates(matrix: Array, order: Sequence[int], padded: int) -> Array:

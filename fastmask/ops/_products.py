@@ -97,7 +97,7 @@ def clearing_tasks(out: Array, kept: Indices) -> list[Task]:
         return []
     keep = np.zeros(rows, np.bool_)
     keep[kept] = True
-    parts = thread_count(4.0 * out.size)
+    parts = thread_count(40.0 * out.size)
     return [
         partial(packing.clear_rows, out, keep.view(np.uint8), begin, end)
         for begin, end in split(rows, 2 * parts if parts > 1 else 1)

@@ -136,7 +136,7 @@ class Problem:
     def operations(self) -> float:
         """Floating-point operations of the steps: products, and about as many for a gate as for 20 of its products."""
         features = self.features if self.index is None and self.input_mask is None else 0
-        return 2.0 * self.plan.tokens * self.gates * self.units * (self.units + features + 20)
+        return float(2 * self.plan.tokens * self.gates * self.units * (self.units + features + 20))
 
     def _check_mask(self, name: str, mask: Array | None, width: int) -> Array | None:
         if mask is None:
