@@ -19,7 +19,8 @@ METHOD = """\
 Each library runs in a process of its own, on as many CPUs as it has threads. Weights and data come from the same
 seeds. Outputs, gradients of weights and inputs, and losses are compared with those of fastmask before anything is
 timed; a library that differs by more than 0.2 % of the largest value is left out. Then the libraries take turns, a
-burst of calls each, and the least time of all rounds counts. Everything is float32.
+burst of calls each, in four rounds, and in four more those that take at most twice the time of the fastest. The least
+time of all rounds counts. Everything is float32.
 
 - Layers are as wide as their inputs and return their last outputs; gradients are those of weights and inputs. Without
   padding no mask is passed. Lengths are log-normal.
