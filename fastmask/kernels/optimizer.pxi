@@ -2,8 +2,13 @@
 # root for RMSprop and outside for Adam.
 #
 # Parameters are [rows, columns]. A gradient has every row, or, with `place`, row r has the gradient
-# gradient[place[r]], and zeros where place[r] is -1. Such a row with state of zeros stays as it is: the
-# dense formula would change no bit of it. Lazy steps take the ids of the gradient's rows, and no other row.
+# gradient[place[r]], and zeros where place[r] is negative. Such a row with state of zeros is at rest and stays as
+# it is: the dense formula would change no bit of it. Then place[r] becomes AT_REST, and the caller may keep it, so
+# that the next step does not read the state: of 20,000 rows of a table that takes 2 ms, of which most batches name
+# 600. Lazy steps take the ids of the gradient's rows, and no other row.
+
+cdef enum:
+    AT_REST = -2
 
 cdef struct Update:
     real *parameter
@@ -104,17 +109,23 @@ cdef inline void move_to_row(const Update *whole, Py_ssize_t row, Py_ssize_t col
         u.state[i] = whole.state[i] + row * columns if whole.state[i] != NULL else NULL
 
 
-cdef void update_rows(UpdateRow update, const Update *whole, const int64_t[::1] place, Py_ssize_t columns,
+cdef inline bint has_zero_state(const Update *u, Py_ssize_t columns) noexcept nogil:
+    return is_zero(u.state[0], columns) and is_zero(u.state[1], columns) and is_zero(u.state[2], columns)
+
+
+cdef void update_rows(UpdateRow update, const Update *whole, int64_t[::1] place, Py_ssize_t columns,
                       Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef Update u = whole[0]
     cdef Py_ssize_t row
     for row in range(begin, end):
+        if place is not None and place[row] == AT_REST:
+            continue
         move_to_row(whole, row, columns, &u)
         u.gradient = whole.gradient + row * columns
         if place is not None:
             u.gradient = whole.gradient + place[row] * columns if place[row] >= 0 else NULL
-            if u.gradient == NULL and is_zero(u.state[0], columns) and is_zero(u.state[1], columns) \
-                    and is_zero(u.state[2], columns):
+            if u.gradient == NULL and has_zero_state(&u, columns):
+                place[row] = AT_REST
                 continue
         update(&u, columns)
 
@@ -142,7 +153,7 @@ cdef Update new_update(real[:, ::1] parameter, const real[:, ::1] gradient, real
     return u
 
 
-def sgd_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place, real[:, ::1] velocity,
+def sgd_step(real[:, ::1] parameter, const real[:, ::1] gradient, int64_t[::1] place, real[:, ::1] velocity,
              double learning_rate, double momentum, bint nesterov, Py_ssize_t begin, Py_ssize_t end):
     """w -= lr * g; with momentum v = momentum * v - lr * g, w += v or, Nesterov, w += momentum * v - lr * g."""
     cdef uint64_t mode
@@ -156,7 +167,7 @@ def sgd_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[
         set_float_mode(mode)
 
 
-def rmsprop_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place,
+def rmsprop_step(real[:, ::1] parameter, const real[:, ::1] gradient, int64_t[::1] place,
                  real[:, ::1] mean_square, real[:, ::1] momentum_buffer, real[:, ::1] mean, double learning_rate,
                  double rho, double momentum, double epsilon, Py_ssize_t begin, Py_ssize_t end):
     """v = rho v + (1 - rho) g g; u = lr g / sqrt(v - mean mean + epsilon); with momentum p = momentum p + u; w -= p."""
@@ -183,7 +194,7 @@ cdef Update new_adam(real[:, ::1] parameter, const real[:, ::1] gradient, real[:
     return u
 
 
-def adam_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] place, real[:, ::1] m,
+def adam_step(real[:, ::1] parameter, const real[:, ::1] gradient, int64_t[::1] place, real[:, ::1] m,
               real[:, ::1] v, real[:, ::1] v_max, double alpha, double beta_1, double beta_2, double epsilon,
               Py_ssize_t begin, Py_ssize_t end):
     """m += (g - m)(1 - beta_1); v += (g g - v)(1 - beta_2); w -= alpha * m / (sqrt(v) + epsilon)."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from fastmask import kernels, threads
 from fastmask.ops._arrays import FLOATS, Array, Indices, check_float, check_shape, split, thread_count
 from fastmask.ops._embedding import SparseRows, check_ids
+from fastmask.ops._resting import AT_REST, RestingRows, new_places
 
 _REQUIRED = ("parameter", "mean_square", "m", "v")
 
@@ -38,12 +42,10 @@ def _sparse(gradient: SparseRows, parameter: Array) -> tuple[Indices, Array]:
 
 
 def _gradient(gradient: Array | SparseRows, parameter: Array) -> tuple[Array, Indices | None]:
-    """The gradient as rows, and for sparse rows where each row of the parameter finds its own."""
+    """The gradient as rows, and for sparse rows their ids."""
     if isinstance(gradient, SparseRows):
         ids, rows = _sparse(gradient, parameter)
-        place = np.full(parameter.shape[0], -1, np.int64)
-        place[ids] = np.arange(ids.size)
-        return (rows, place) if rows.size else (np.zeros((1, parameter.shape[1]), parameter.dtype), place)
+        return (rows if rows.size else np.zeros((1, parameter.shape[1]), parameter.dtype)), ids
     checked = check_float("gradient", gradient, None, parameter.dtype)
     check_shape("gradient", checked, parameter.shape)
     return _rows(checked), None
@@ -64,73 +66,100 @@ def _number(name: str, value: float) -> float:
         raise TypeError(f"{name}: expected a number, got {value!r}.") from None
 
 
+def _check_required(arrays: dict[str, Array | None]) -> None:
+    for key, array in arrays.items():
+        if array is None and key in _REQUIRED:
+            raise TypeError(f"{key}: expected an array to change in place, got None.")
+
+
 def _run(
     name: str, parameter: Array, gradient: Array | SparseRows, states: dict[str, Array | None], rates: dict[str, float],
-    lazy: bool = False,
+    resting: RestingRows | None = None, lazy: bool = False,
 ) -> None:
-    for key, state in {"parameter": parameter, **states}.items():
-        if state is None and key in _REQUIRED:
-            raise TypeError(f"{key}: expected an array to change in place, got None.")
+    _check_required({"parameter": parameter, **states})
     rows = _in_place("parameter", parameter, parameter)
-    others = [_in_place(name, state, parameter) for name, state in states.items()]
-    places: Indices | None
-    if lazy and isinstance(gradient, SparseRows):
-        name, (values, places) = f"lazy_{name}", _rows_to_change(gradient, parameter)
-        count = values.shape[0]
-    else:
-        values, places = _gradient(gradient, parameter)
-        count = 0 if rows is None else rows.shape[0]
+    others = [_in_place(key, state, parameter) for key, state in states.items()]
+    named = gradient if lazy and isinstance(gradient, SparseRows) else None
+    values, ids = _gradient(gradient, parameter) if named is None else _rows_to_change(named, parameter)
     numbers = [_number(rate, value) for rate, value in rates.items()]
-    if rows is None or rows.size == 0 or count == 0:
+    if rows is None or rows.size == 0:
         return
-    step = getattr(kernels.module(rows.dtype), name)
-    parts = split(count, thread_count(30.0 * count * rows.shape[1]))
-    threads.run([partial(step, rows, values, places, *others, *numbers, begin, end) for begin, end in parts])
+    step = getattr(kernels.module(rows.dtype), name if named is None else f"lazy_{name}")
+
+    def run(places: Indices | None, parts: list[tuple[int, int]]) -> None:
+        threads.run([partial(step, rows, values, places, *others, *numbers, begin, end) for begin, end in parts])
+
+    if named is not None:
+        run(ids, _parts(None, *values.shape) if values.size else [])
+        return
+    with _places(ids, rows.shape[0], tuple(states.values()), resting) as places:
+        run(places, _parts(places, *rows.shape))
+
+
+def _places(ids: Indices | None, rows: int, states: tuple[Array | None, ...], resting: RestingRows | None) -> Any:
+    if resting is None:
+        return nullcontext(None if ids is None else new_places(ids, rows))
+    if not isinstance(resting, RestingRows):
+        raise TypeError(f"resting: expected RestingRows or None, got {type(resting).__name__}.")
+    return resting.step(states, ids, rows)
+
+
+def _parts(places: Indices | None, rows: int, columns: int) -> list[tuple[int, int]]:
+    """Ranges of rows for the threads, with about as many rows to update in each."""
+    moving = rows if places is None else int(np.count_nonzero(places > AT_REST))
+    count = thread_count(30.0 * moving * columns)
+    if places is None or count == 1:
+        return split(rows, count)
+    inner = [begin for begin, _ in split(moving, count)[1:]]
+    return list(pairwise([0, *np.flatnonzero(places > AT_REST)[inner].tolist(), rows]))
 
 
 def sgd_step(
     parameter: Array, gradient: Array | SparseRows, velocity: Array | None, learning_rate: float,
-    momentum: float = 0.0, nesterov: bool = False,
+    momentum: float = 0.0, nesterov: bool = False, *, resting: RestingRows | None = None,
 ) -> None:
     """Stochastic gradient descent.
 
     ``w -= lr * g``; with a velocity ``v = momentum * v - lr * g`` and ``w += v``, or, Nesterov,
     ``w += momentum * v - lr * g``. All arrays are float32 or float64 of one shape; ``parameter`` and
     ``velocity`` change in place. A gradient of :class:`SparseRows` gives the bits of the dense gradient it
-    stands for; rows that have no gradient and no velocity are passed over.
+    stands for; rows that have no gradient and no velocity are passed over, those known in ``resting``
+    (:class:`RestingRows`) without a look at the velocity.
     """
     rates = {"learning_rate": learning_rate, "momentum": momentum, "nesterov": bool(nesterov)}
-    _run("sgd_step", parameter, gradient, {"velocity": velocity}, rates)
+    _run("sgd_step", parameter, gradient, {"velocity": velocity}, rates, resting)
 
 
 def rmsprop_step(
     parameter: Array, gradient: Array | SparseRows, mean_square: Array, momentum_buffer: Array | None,
     mean: Array | None, learning_rate: float, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7,
+    *, resting: RestingRows | None = None,
 ) -> None:
     """RMSprop with epsilon inside the root.
 
     ``v = rho * v + (1 - rho) * g * g``; ``u = lr * g / sqrt(v - m * m + epsilon)`` where ``m``, the running
     mean, is zero unless ``mean`` is given (centered); with a buffer ``p = momentum * p + u`` and ``w -= p``,
-    else ``w -= u``. Everything but ``gradient`` changes in place; :class:`SparseRows` as in :func:`sgd_step`.
+    else ``w -= u``. Everything but ``gradient`` changes in place; :class:`SparseRows` and ``resting`` as in
+    :func:`sgd_step`.
     """
     states = {"mean_square": mean_square, "momentum_buffer": momentum_buffer, "mean": mean}
     rates = {"learning_rate": learning_rate, "rho": rho, "momentum": momentum, "epsilon": epsilon}
-    _run("rmsprop_step", parameter, gradient, states, rates)
+    _run("rmsprop_step", parameter, gradient, states, rates, resting)
 
 
 def adam_step(
     parameter: Array, gradient: Array | SparseRows, m: Array, v: Array, v_max: Array | None, alpha: float,
-    beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
+    beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7, *, resting: RestingRows | None = None,
 ) -> None:
     """Adam (Kingma and Ba 2015) with epsilon outside the root.
 
     ``m += (g - m)(1 - beta_1)``; ``v += (g * g - v)(1 - beta_2)``; ``w -= alpha * m / (sqrt(v) + epsilon)``,
     where ``alpha`` is ``lr * sqrt(1 - beta_2 ** t) / (1 - beta_1 ** t)``; with ``v_max`` (amsgrad) its
-    running maximum stands for v. Everything but ``gradient`` changes in place; :class:`SparseRows` as in
-    :func:`sgd_step`.
+    running maximum stands for v. Everything but ``gradient`` changes in place; :class:`SparseRows` and
+    ``resting`` as in :func:`sgd_step`.
     """
     rates = {"alpha": alpha, "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
-    _run("adam_step", parameter, gradient, {"m": m, "v": v, "v_max": v_max}, rates)
+    _run("adam_step", parameter, gradient, {"m": m, "v": v, "v_max": v_max}, rates, resting)
 
 
 def lazy_adam_step(

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from fastmask import ops
 from fastmask.layers.variable import Variable
-from fastmask.optimizers.base import Optimizer, Rate, State, dense
+from fastmask.optimizers.base import Optimizer, Rate, dense
 from fastmask.optimizers.gradients import Gradient, not_negative, share
+from fastmask.optimizers.state import State, keeps_state, resting_rows
 
 Array = NDArray[Any]
 
@@ -50,15 +51,17 @@ class Adam(Optimizer):
         self.epsilon = not_negative("epsilon", epsilon)
         self.amsgrad = amsgrad
 
+    @keeps_state
     def new_state(self, param: Array) -> State:
         """Return the two running means, and the largest square or None."""
         largest = np.zeros_like(param) if self.amsgrad else None
         return np.zeros_like(param), np.zeros_like(param), largest
 
+    @keeps_state
     def step(self, param: Array, grad: Gradient, state: State) -> None:
         """Update `param` and its state in place."""
         m, v, largest = state
-        ops.adam_step(param, grad, m, v, largest, *self._rates())
+        ops.adam_step(param, grad, m, v, largest, *self._rates(), resting=resting_rows(state))
 
     def _rates(self) -> tuple[float, float, float, float]:
         """Return the corrected step size, the betas and epsilon."""

@@ -12,9 +12,9 @@ from fastmask import ops
 from fastmask.layers.variable import Variable
 from fastmask.optimizers import gradients, schedules
 from fastmask.optimizers.gradients import Gradient, not_negative
+from fastmask.optimizers.state import State, VariableState, around, given_to, made_by
 
 Array = NDArray[Any]
-State = tuple[Any, ...]  # arrays like the parameter, None where a variant needs none
 Rate = float | schedules.LearningRateSchedule | Callable[[], float] | Mapping[str, Any]
 _NEUTRAL = {
     "use_ema": (False, None),
@@ -126,10 +126,9 @@ class Optimizer:
         fixed = [self._iteration, *([self._fixed_rate] if self._schedule is None else [])]
         found, start = [], 0
         for group in self.slots:
-            for variable, state in self._states.items():
-                for name, array in zip(group, state[start:], strict=False):
-                    if array is not None:
-                        found.append(_slot(variable, name, array))
+            for variable in self._states:
+                slots = (self._slot(variable, number, name) for number, name in enumerate(group, start))
+                found += [slot for slot in slots if slot is not None]
             start += len(group)
         return [*fixed, *found, *self.shared]
 
@@ -183,7 +182,7 @@ class Optimizer:
             with variable.changing() as param:
                 if self.weight_decay and self._decays(variable):
                     param *= variable.dtype.type(1 - self.rate * self.weight_decay)
-                self.step(param, grad, state)
+                self.step(param, grad, given_to(self.step, state))
         self.iterations += 1
 
     def step(self, param: Array, grad: Gradient, state: State) -> None:
@@ -212,8 +211,16 @@ class Optimizer:
 
     def _state(self, variable: Variable) -> State:
         if variable not in self._states:
-            self._states[variable] = self.new_state(variable.value)
+            self._states[variable] = made_by(self.new_state, variable.value)
         return self._states[variable]
+
+    def _slot(self, variable: Variable, number: int, name: str) -> Variable | None:
+        """Return a variable around an array of the state; None if there is no such array."""
+        state = self._state(variable)
+        if number >= len(state) or state[number] is None:
+            return None
+        path = f"{variable.path.replace('/', '_')}_{name}"
+        return state.slot(number, path) if isinstance(state, VariableState) else around(state[number], path)
 
     def _decays(self, variable: Variable) -> bool:
         named = any(re.search(pattern, variable.name) for pattern in self._undecayed_names)
@@ -241,11 +248,6 @@ class Optimizer:
 def dense(grad: Gradient) -> Array:
     """Return a gradient as an array of the shape of the variable."""
     return np.asarray(grad.dense() if isinstance(grad, ops.SparseRows) else grad)
-
-
-def _slot(variable: Variable, name: str, array: Array) -> Variable:
-    path = variable.path.replace("/", "_")
-    return Variable.around(array, f"{path}_{name}", trainable=False)
 
 
 def _check_neutral(arguments: dict[str, Any]) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import ops
-from fastmask.optimizers.base import Optimizer, Rate, State
+from fastmask.optimizers.base import Optimizer, Rate
 from fastmask.optimizers.gradients import Gradient, not_negative, share
+from fastmask.optimizers.state import State, keeps_state, resting_rows
 
 Array = NDArray[Any]
 
@@ -44,13 +45,16 @@ class SGD(Optimizer):
         self.momentum = share("momentum", momentum)
         self.nesterov = nesterov
 
+    @keeps_state
     def new_state(self, param: Array) -> State:
         """Return the velocity, or None without momentum."""
         return (np.zeros_like(param) if self.momentum else None,)
 
+    @keeps_state
     def step(self, param: Array, grad: Gradient, state: State) -> None:
         """Update `param` and its velocity in place."""
-        ops.sgd_step(param, grad, state[0], self.rate, self.momentum, self.nesterov)
+        rates = (self.rate, self.momentum, self.nesterov)
+        ops.sgd_step(param, grad, state[0], *rates, resting=resting_rows(state))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -93,6 +97,7 @@ class RMSprop(Optimizer):
         self.epsilon = not_negative("epsilon", epsilon)
         self.centered = centered
 
+    @keeps_state
     def new_state(self, param: Array) -> State:
         """Return the mean square, the momentum buffer or None, and the mean or None."""
         return (
@@ -101,11 +106,12 @@ class RMSprop(Optimizer):
             np.zeros_like(param) if self.centered else None,
         )
 
+    @keeps_state
     def step(self, param: Array, grad: Gradient, state: State) -> None:
         """Update `param` and its state in place."""
         square, velocity, mean = state
         rates = (self.rate, self.rho, self.momentum, self.epsilon)
-        ops.rmsprop_step(param, grad, square, velocity, mean, *rates)
+        ops.rmsprop_step(param, grad, square, velocity, mean, *rates, resting=resting_rows(state))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -108,17 +108,17 @@ def _described(item: Any) -> str:
 
 def slots(optimizer: Any, variables: Sequence[Any], blocks: bool = False) -> list[Variable]:
     """Return an optimizer's state in Keras's order; the arrays are the state, not copies."""
-    states = [optimizer._state(variable) for variable in variables]
-    found: list[Array | None] = []
+    optimizer.build(variables)
+    found: list[Variable | None] = []
     start = 0
     for group in optimizer.slots:
-        kinds = range(start, start + len(group))
+        kinds = list(enumerate(group, start))
         start += len(group)
         if blocks:
-            found += [state[kind] for kind in kinds for state in states]
+            found += [optimizer._slot(variable, *kind) for kind in kinds for variable in variables]
         else:
-            found += [state[kind] for state in states for kind in kinds]
-    own = [Variable.around(array, "slot", trainable=False) for array in found if array is not None]
+            found += [optimizer._slot(variable, *kind) for variable in variables for kind in kinds]
+    own = [slot for slot in found if slot is not None]
     return [*own, *optimizer.shared]
 
 
