@@ -198,3 +198,22 @@ def test_forgetting_during_a_step(monkeypatch):
     twins.step_sparse(gradient([0], np.float32))
     monkeypatch.setattr(threads, "run", run)
     assert not twins.knows(5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_threads_get_equal_shares_of_the_rows_that_move(count, set_threads, monkeypatch):
+    set_threads(count)
+    twins, run, shares = Twins(), threads.run, []
+    twins.step(range(9))
+
+    def noted(tasks):
+        ranges = [task.args[-2:] for task in tasks]
+        assert [end for _, end in ranges] == [*(begin for begin, _ in ranges[1:]), ROWS]
+        shares.extend([sum(begin <= row < end for row in range(9)) for begin, end in ranges])
+        run(tasks)
+
+    monkeypatch.setattr(threads, "run", noted)
+    twins.step(range(9))
+    assert len(shares) == count
+    assert sum(shares) == 9
+    assert max(shares) - min(shares) <= 1

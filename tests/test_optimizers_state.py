@@ -177,6 +177,8 @@ def test_copies_go_their_own_way(name, make):
     twins.set_slots(held)  # of the original: nothing changes here
     twins.step(2)
     twins.set_slots(twins.slots())
+    for optimizer in twins.optimizers:
+        assert all((array == 0.5).all() for array in arrays_of(optimizer))
     twins.step(3)
     twins.step(4)
 
