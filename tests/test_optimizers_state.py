@@ -237,6 +237,15 @@ class Halving(optimizers.Adam):
         super().step(param, grad, state)
 
 
+class Twice(optimizers.Adam):
+    """Makes two steps, and changes all rows of the state in between."""
+
+    def step(self, param, grad, state):
+        super().step(param, grad, state)
+        state[0][...] += 0.25
+        super().step(param, grad, state)
+
+
 class Sharing(optimizers.SGD):
     """Hands the velocity to the user."""
 
@@ -258,7 +267,7 @@ class Lists(optimizers.SGD):
 
 
 def test_steps_that_are_overridden():
-    for make in (lambda: Halving(0.01), lambda: Lists(0.1, 0.9)):
+    for make in (lambda: Halving(0.01), lambda: Twice(0.01), lambda: Lists(0.1, 0.9)):
         twins = Twins(make)
         for ids in ([0], [1], [], [2], [], [3], [0]):
             twins.step(*ids)
