@@ -106,10 +106,13 @@ def _places(ids: Indices | None, rows: int, states: tuple[Array | None, ...], re
 
 def _parts(places: Indices | None, rows: int, columns: int) -> list[tuple[int, int]]:
     """Ranges of rows for the threads, with about as many rows to update in each."""
-    moving = rows if places is None else int(np.count_nonzero(places > AT_REST))
-    count = thread_count(30.0 * moving * columns)
+    count = thread_count(30.0 * rows * columns)
     if places is None or count == 1:
         return split(rows, count)
+    moving = int(np.count_nonzero(places > AT_REST))
+    count = thread_count(30.0 * moving * columns)
+    if count == 1:
+        return [(0, rows)]
     inner = [begin for begin, _ in split(moving, count)[1:]]
     return list(pairwise([0, *np.flatnonzero(places > AT_REST)[inner].tolist(), rows]))
 

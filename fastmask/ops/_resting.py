@@ -10,8 +10,8 @@ import numpy as np
 
 from fastmask.ops._arrays import Array, Indices
 
-AT_REST = -2
-"""Place of a row that has no gradient and is known to have a state of zeros; without that knowledge it is -1."""
+UNKNOWN, AT_REST = -1, -2
+"""Places of a row without a gradient: not known, or known, to have a state of zeros."""
 
 
 class RestingRows:
@@ -38,7 +38,7 @@ class RestingRows:
 
     @contextmanager
     def step(self, states: tuple[Array | None, ...], ids: Indices | None, rows: int) -> Iterator[Indices | None]:
-        """Give the places of :func:`new_places` to a step, which may mark rows in it as `AT_REST`.
+        """Give the places of :func:`new_places` to a step, which leaves `AT_REST` or `UNKNOWN` in all of them.
 
         Without `ids` the gradient is dense: every row's state changes, and nothing stays known.
         """
@@ -76,9 +76,8 @@ class RestingRows:
 def new_places(ids: Indices, rows: int, known: Indices | None = None) -> Indices:
     """Where each row of a parameter finds its gradient among those of `ids`; negative if it has none.
 
-    `known` are the places of the step before, in which rows are `AT_REST`; the array is used again.
+    `known` is what the step before has left in its places; the array is used again.
     """
-    places = np.full(rows, -1, np.int64) if known is None or known.size != rows else known
-    np.minimum(places, -1, out=places)
+    places = np.full(rows, UNKNOWN, np.int64) if known is None or known.size != rows else known
     places[ids] = np.arange(ids.size)
     return places
