@@ -126,7 +126,9 @@ class Loss:
         target, prediction, keep, factor, divisor = self._parts(y_true, y_pred, sample_weight, mask)
         scale = np.asarray(factor / divisor if divisor else 0.0 * factor, dtype=prediction.dtype)
         values, gradient = _spread(self.scaled, keep, target, prediction, scale)
-        gradient = np.moveaxis(gradient, -1, self._axis(gradient.ndim))
+        axis = self._axis(gradient.ndim)
+        if axis != gradient.ndim - 1:
+            gradient = np.moveaxis(gradient, -1, axis)
         return _ratio(values * factor, divisor), gradient.astype(floats(y_pred).dtype, copy=False)
 
     def get_config(self) -> dict[str, Any]:
