@@ -123,16 +123,21 @@ class PackedSequence:
             raise ValueError(f"shown: expected int64 places among {stored} values, got {self.shown.dtype}.")
 
     def _is_plain(self) -> bool:
-        """Whether there are values only, and they are fine."""
-        values = self.values
+        """Whether there are values only, packed or where they stand in the padded grid, and they are fine."""
+        values, plan = self.values, self.packing
+        if self.index is None:
+            stored = plan.tokens
+        elif self.index is plan.positions:
+            stored = plan.batch_size * plan.total_length
+        else:
+            return False
         return (
-            self.index is None
-            and self.fill is None
+            self.fill is None
             and self.shown is None
             and type(values) is np.ndarray
             and values.dtype.kind in "fiub"
             and values.ndim > 0
-            and values.shape[0] == self.packing.tokens
+            and values.shape[0] == stored
         )
 
     def __repr__(self) -> str:
@@ -199,18 +204,19 @@ class PackedSequence:
         ``values`` are (B * T, ...).
         """
         grid = as_array("x", x)
-        if grid.ndim < 2:
-            raise ValueError(f"x: expected an array (batch, steps, ...), got shape {grid.shape}.")
+        shape = grid.shape
+        if len(shape) < 2:
+            raise ValueError(f"x: expected an array (batch, steps, ...), got shape {shape}.")
         if mask is None:
-            plan = Packing.full(grid.shape[0], grid.shape[1])
+            plan = Packing.full(shape[0], shape[1])
         else:
             plan = Packing.from_mask(mask)
-            if (plan.batch_size, plan.total_length) != grid.shape[:2]:
+            if (plan.batch_size, plan.total_length) != shape[:2]:
                 raise ValueError(
-                    f"mask: expected shape {grid.shape[:2]} to go with x of shape {grid.shape}, "
+                    f"mask: expected shape {shape[:2]} to go with x of shape {shape}, "
                     f"got {(plan.batch_size, plan.total_length)}."
                 )
-        places = grid.reshape(plan.batch_size * plan.total_length, *grid.shape[2:])
+        places = grid.reshape(shape[0] * shape[1], *shape[2:])
         if copy:
             return cls(take_rows(places, plan.positions), plan)
         return cls(places, plan, plan.positions, apart=True)

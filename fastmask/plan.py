@@ -7,8 +7,6 @@ This is the layout of ``torch.nn.utils.rnn.PackedSequence``.
 
 from __future__ import annotations
 
-from itertools import accumulate
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -71,7 +69,12 @@ class Packing:
         if batch_size * total_length > LARGEST:
             raise ValueError(f"total_length: expected a grid of at most {LARGEST} places, "
                              f"got {batch_size} rows of {total_length} steps.")
-        a, b, c, d, e, f = accumulate((batch_size, batch_size, longest, longest, tokens, tokens))
+        a = batch_size
+        b = a + batch_size
+        c = b + longest
+        d = c + longest
+        e = d + tokens
+        f = e + tokens
         # NumPy's error for too many numbers is about memory up to LARGEST of them.
         memory = np.empty(min(f + longest + 1, LARGEST), np.int64)
         kernels.lay_out(mask, lengths, total_length, longest, tokens, memory)
@@ -98,12 +101,14 @@ class Packing:
         mask : bool or integer array (B, T)
             True (or nonzero) where a step counts; any pattern, rows without a valid step too.
         """
-        grid = as_array("mask", mask)
-        if grid.ndim != 2 or grid.dtype.kind not in "biu":
+        grid = mask if type(mask) is np.ndarray else as_array("mask", mask)
+        kind = grid.dtype.kind
+        if grid.ndim != 2 or kind not in "biu":
+            grid = as_array("mask", mask)
             raise ValueError(
                 f"mask: expected a bool or integer array (batch, steps), got {grid.dtype} with shape {grid.shape}."
             )
-        valid = np.ascontiguousarray(grid if grid.dtype == bool else grid != 0).view(np.uint8)
+        valid = np.ascontiguousarray(grid if kind == "b" else grid != 0).view(np.uint8)
         lengths = np.empty(valid.shape[0], np.int64)
         longest, tokens = kernels.count_valid(valid, lengths)
         return cls._laid_out(lengths, valid.shape[1], longest, tokens, valid, True)
@@ -118,16 +123,6 @@ class Packing:
         total_length : int, optional
             Steps of the padded grid; the largest length by default.
         """
-        return cls._leading(lengths, total_length, masked=True)
-
-    @classmethod
-    def full(cls, batch_size: int, total_length: int) -> Packing:
-        """The plan of a batch without a mask: every step of every row counts."""
-        rows, steps = check_size("batch_size", batch_size), check_size("total_length", total_length)
-        return cls._leading(np.full(rows, steps, np.int64), steps, masked=False)
-
-    @classmethod
-    def _leading(cls, lengths: ArrayLike, total_length: int | None, masked: bool) -> Packing:
         counts = as_array("lengths", lengths)
         if counts.ndim != 1 or not are_whole(counts):
             raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}.")
@@ -136,7 +131,14 @@ class Packing:
         total = longest if total_length is None else check_size("total_length", total_length)
         if smallest < 0 or longest > total:
             raise ValueError(f"lengths: expected values from 0 to {total}, got {smallest} to {longest}.")
-        return cls._laid_out(counts, total, longest, tokens, None, masked)
+        return cls._laid_out(counts, total, longest, tokens, None, True)
+
+    @classmethod
+    def full(cls, batch_size: int, total_length: int) -> Packing:
+        """The plan of a batch without a mask: every step of every row counts."""
+        rows, steps = check_size("batch_size", batch_size), check_size("total_length", total_length)
+        longest = steps if rows else 0
+        return cls._laid_out(np.full(rows, steps, np.int64), steps, longest, rows * longest, None, False)
 
     @classmethod
     def from_batch_sizes(cls, batch_sizes: ArrayLike, sorted_indices: ArrayLike | None = None) -> Packing:

@@ -180,7 +180,8 @@ class Layer(WeightHolder):
         ValueError, TypeError, IndexError
             If an argument does not fit, naming it.
         """
-        self._check_options(options)
+        if options:
+            self._check_options(options)
         if symbolic.is_symbolic(x):
             return self._connect(x, mask, initial_state, training, options)
         return self.apply(x, mask, initial_state, training, False, options)[0]
@@ -194,7 +195,8 @@ class Layer(WeightHolder):
         its ``values``, for several outputs a tuple in which None stands for zeros) and returns
         `Gradients`.
         """
-        self._check_options(options)
+        if options:
+            self._check_options(options)
         y, pullback = self.apply(x, mask, initial_state, training, True, options)
         return y, cast(Pullback, pullback)
 
@@ -220,12 +222,12 @@ class Layer(WeightHolder):
         else:
             mask = checks.mask_for(mask, x.shape)
             masked = mask is not None
-        if masked:
+        if masked and not self.supports_masking:
             self.require_masking()
-        shape = flow.open_shape(x)
         if not self.built:
-            self.build(shape)
-        self._check_features(shape, ())
+            self.build(flow.open_shape(x))
+        if self.features is not None:
+            self._check_features(flow.open_shape(x), ())
         return self.forward(x, Call(mask, initial_state, bool(training), keep, options or {}))
 
     def _connect(self, x: Any, mask: Any, initial_state: Any, training: bool | None, options: dict[str, Any]) -> Any:
@@ -295,7 +297,7 @@ class Layer(WeightHolder):
 
     def _check_features(self, shape: Shape, unknown: tuple[None, ...] = (None,)) -> None:
         # An array's features are known: an open last axis is that of steps, of tokens that are single numbers.
-        if self.features is None or symbolic.several(shape):
+        if self.features is None or (len(shape) > 1 and shape[-1] == self.features) or symbolic.several(shape):
             return
         if len(shape) < 2 or shape[-1] not in (self.features, *unknown):
             raise ValueError(

@@ -1,7 +1,7 @@
 """What calls of layers take and return."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,12 +32,11 @@ class Gradients(NamedTuple):
 Pullback = Callable[[Any], Gradients]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """The arguments of one call, checked. `keep` asks for a pullback; `options` are a layer's own."""
 
     mask: "npt.NDArray[np.bool_] | None" = None
     initial_state: Any = None
     training: bool = False
     keep: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = MappingProxyType({})

@@ -85,10 +85,10 @@ def as_array(name: str, value: Any) -> Array:
 
 def real_array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     """Return `value` as an array of `dtype`; TypeError unless it holds real numbers."""
-    array = as_array(name, value)
+    array = value if type(value) is np.ndarray else as_array(name, value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    return array.astype(dtype, copy=False)
+    return array if array.dtype == dtype else array.astype(dtype)
 
 
 def float_input(x: "Array | PackedSequence", dtype: np.dtype[Any]) -> "Array | PackedSequence":
@@ -136,7 +136,7 @@ def mask_for(mask: Any, shape: tuple[int, ...]) -> "npt.NDArray[np.bool_] | None
         raise ValueError(f"mask must have shape (B, T) = {tuple(shape[:2])}, got {mask.shape}")
     if mask.dtype.kind != "b" and not np.isin(mask, (0, 1)).all():
         raise ValueError("mask must hold only 0 and 1 when it is of integers")
-    valid: npt.NDArray[np.bool_] = mask.astype(bool, copy=False)
+    valid: npt.NDArray[np.bool_] = mask if mask.dtype.kind == "b" else mask.astype(bool)
     return valid
 
 

@@ -120,8 +120,10 @@ def add(a: Any, b: Any) -> Any:
 
 def open_shape(x: "Array | PackedSequence") -> Shape:
     """Return the shape of `x` with None for the axes that differ from batch to batch."""
-    fixed = 2 if isinstance(x, PackedSequence) else 1
-    return (None,) * min(fixed, len(x.shape)) + tuple(x.shape[fixed:])
+    shape = x.shape
+    if isinstance(x, PackedSequence):
+        return (None, None, *shape[2:])
+    return (None, *shape[1:]) if shape else ()
 
 
 def as_rows(x: Array) -> Array:
@@ -182,16 +184,15 @@ def cotangents(dy: Any, outputs: Any, dtype: np.dtype[Any]) -> list[Array | None
     dy : array_like, or tuple of array_like and None if `outputs` is a tuple
     outputs : ndarray, PackedSequence or tuple of them
     """
-    single = not isinstance(outputs, tuple)
-    outputs, dy = ((outputs,), (dy,)) if single else (outputs, dy)
+    if not isinstance(outputs, tuple):
+        if dy is None:
+            raise ValueError("dy must be an array, got None")
+        return [checks.cotangent("dy", _values_of(dy), _array(outputs).shape, dtype)]
     if not isinstance(dy, (tuple, list)) or len(dy) != len(outputs):
         raise ValueError(f"dy must be a tuple of {len(outputs)} gradients, got {type(dy).__name__}")
-    if single and dy[0] is None:
-        raise ValueError("dy must be an array, got None")
-    names = ["dy"] if single else [f"dy[{i}]" for i in range(len(outputs))]
     return [
-        None if d is None else checks.cotangent(name, _values_of(d), _array(y).shape, dtype)
-        for name, d, y in zip(names, dy, outputs, strict=True)
+        None if d is None else checks.cotangent(f"dy[{i}]", _values_of(d), _array(y).shape, dtype)
+        for i, (d, y) in enumerate(zip(dy, outputs, strict=True))
     ]
 
 

@@ -230,16 +230,16 @@ class Recurrent(Layer):
 
     def _last(self, h: Array, plan: Packing) -> tuple[Array, Back]:
         """Return the last outputs: the states `h`, but zeros where none is due."""
-        none_due = None
         if self.zero_output_for_mask and plan.masked and plan.total_length:
             none_due = ~plan.mask[:, 0 if self.go_backwards else -1]
         elif plan.batch_sizes.size == 0 or plan.batch_sizes[0] < plan.batch_size:
             none_due = plan.lengths == 0
+        else:
+            return (h.copy() if self.return_state else h), same
 
         def without(values: Array) -> Array:
             values = values.copy()
-            if none_due is not None:
-                values[none_due] = 0
+            values[none_due] = 0
             return values
 
         return without(h), without
@@ -285,7 +285,7 @@ class Recurrent(Layer):
             ("input_mask", self.dropout, self.features),
             ("recurrent_mask", self.recurrent_dropout, self.units),
         ):
-            acts = training and rate > 0 and (rate < 1 or self.drops_all)
+            acts = rate > 0 and (rate < 1 or self.drops_all)
             shape = (*per_gate, x.packing.batch_size, width)
             masks[name] = keep_factor(self.seed_generator, rate, shape, self.dtype) if acts else None
         return masks

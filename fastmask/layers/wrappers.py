@@ -1,7 +1,6 @@
 """Layers around layers: TimeDistributed and Bidirectional."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Self, cast
 
 from fastmask.layers import checks
@@ -204,7 +203,7 @@ class Bidirectional(Layer):
         source, enter_back = enter_in_place(x, call.mask)
         starts = self._halves(call.initial_state)
         pairs = zip((self.forward_layer, self.backward_layer), starts, strict=True)
-        runs = [layer.scan(source, replace(call, initial_state=s)) for layer, s in pairs]
+        runs = [layer.scan(source, call._replace(initial_state=s)) for layer, s in pairs]
         (ahead, a_states, ahead_back), (back, b_states, back_back) = runs
         merged, merge_back = self._merge(ahead, back, call.keep)
         padded = not isinstance(x, PackedSequence)
