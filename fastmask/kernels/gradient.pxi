@@ -14,6 +14,10 @@ cdef enum:
 
 def gradient_scratch_size(Py_ssize_t units, Py_ssize_t columns):
     """Numbers of scratch that gradient_product needs for so many columns of x and of d."""
+    return gradient_scratch(units, columns)
+
+
+cdef inline Py_ssize_t gradient_scratch(Py_ssize_t units, Py_ssize_t columns) noexcept nogil:
     cdef Py_ssize_t tiles = (min(units, <Py_ssize_t>UNIT_BLOCK) + ROWS - 1) // ROWS
     return TOKEN_BLOCK * WIDTH * LANES + tiles * X_TILE + columns
 
@@ -154,7 +158,6 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
     """
     cdef uint64_t mode
     cdef GradientProduct g
-    cdef Py_ssize_t token = begin, count, unit, units, panel, column
     g.units = out.shape[0]
     g.columns = out.shape[1]
     if begin >= end or g.columns == 0:
@@ -166,23 +169,30 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
     g.d_stride = d.strides[0] // <Py_ssize_t>sizeof(real)
     g.out = &out[0, 0]
     g.bias = &bias[0] if bias is not None else NULL
-    g.d_block = &scratch[0]
-    g.x_block = g.d_block + TOKEN_BLOCK * WIDTH * LANES
-    g.bias_rest = &scratch[scratch.shape[0] - g.columns]
-    memset(g.bias_rest, 0, g.columns * sizeof(real))
     with nogil:
         mode = flush_denormals()
-        while token < end:
-            count = min(<Py_ssize_t>TOKEN_BLOCK, end - token)
-            unit = 0
-            while unit < g.units or unit == 0:
-                units = min(<Py_ssize_t>UNIT_BLOCK, g.units - unit)
-                copy_block(&g, token, count, unit, units)
-                for panel in range(begin_panel, end_panel):
-                    column = panel * WIDTH * LANES
-                    copy_panel(&g, token, count, column, panel_width(g.columns, column), unit == 0 and g.bias != NULL)
-                    add_panel(&g, count, unit, units, column, panel_width(g.columns, column),
-                              g.d + token * g.d_stride + column + WIDTH * LANES)
-                unit = unit + UNIT_BLOCK
-            token = token + TOKEN_BLOCK
+        add_gradient(&g, begin, end, begin_panel, end_panel, &scratch[0])
         set_float_mode(mode)
+
+
+cdef void add_gradient(GradientProduct *g, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t begin_panel,
+                       Py_ssize_t end_panel, real *scratch) noexcept nogil:
+    # scratch: as much as gradient_scratch says
+    cdef Py_ssize_t token = begin, count, unit, units, panel, column
+    g.d_block = scratch
+    g.x_block = g.d_block + TOKEN_BLOCK * WIDTH * LANES
+    g.bias_rest = scratch + gradient_scratch(g.units, g.columns) - g.columns
+    memset(g.bias_rest, 0, g.columns * sizeof(real))
+    while token < end:
+        count = min(<Py_ssize_t>TOKEN_BLOCK, end - token)
+        unit = 0
+        while unit < g.units or unit == 0:
+            units = min(<Py_ssize_t>UNIT_BLOCK, g.units - unit)
+            copy_block(g, token, count, unit, units)
+            for panel in range(begin_panel, end_panel):
+                column = panel * WIDTH * LANES
+                copy_panel(g, token, count, column, panel_width(g.columns, column), unit == 0 and g.bias != NULL)
+                add_panel(g, count, unit, units, column, panel_width(g.columns, column),
+                          g.d + token * g.d_stride + column + WIDTH * LANES)
+            unit = unit + UNIT_BLOCK
+        token = token + TOKEN_BLOCK

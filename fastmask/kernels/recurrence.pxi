@@ -70,28 +70,38 @@ cdef class Recurrence:
     cdef Inputs inputs
     cdef object owners          # keeps the arrays behind the pointers alive
 
-    def __init__(self, const int64_t[::1] batch_sizes, const int64_t[::1] offsets, Py_ssize_t rows,
-                 Py_ssize_t begin, Py_ssize_t end):
-        self.shard.steps = batch_sizes.shape[0]
-        self.shard.rows = rows
+    def __cinit__(self, tuple plan, Py_ssize_t begin, Py_ssize_t end, tuple arrays, bint by_token,
+                  Py_ssize_t capacity):
+        # plan: rows of the batch, batch sizes and offsets. arrays: those of set_inputs.
+        self.owners = plan, arrays
+        self.shard.rows, batch_sizes, offsets = plan
         self.shard.begin = begin
         self.shard.end = end
+        self.set_steps(batch_sizes, offsets)
+        self.inputs.x_index = <int64_t *>malloc(2 * capacity * sizeof(int64_t))
+        if self.inputs.x_index == NULL:
+            raise MemoryError()
+        self.inputs.z_index = self.inputs.x_index + capacity
+        self.inputs.capacity = capacity
+        self.inputs.by_token = by_token
+        x, rows, panels, bias, z = arrays
+        self.set_inputs(x, rows, panels, bias, z)
+
+    def __dealloc__(self):
+        free(self.inputs.x_index)
+
+    cdef set_steps(self, const int64_t[::1] batch_sizes, const int64_t[::1] offsets):
+        self.shard.steps = batch_sizes.shape[0]
         self.shard.batch_sizes = &batch_sizes[0] if self.shard.steps > 0 else NULL
         self.shard.offsets = &offsets[0] if self.shard.steps > 0 else NULL
-        self.owners = [batch_sizes, offsets]
 
-    def set_inputs(self, const real[:, ::1] x, const int64_t[::1] rows, const real[::1] panels,
-                   const real[::1] bias, real[:, ::1] z, bint by_token, int64_t[:, ::1] scratch):
-        """x of None: z is a table of products that is there already."""
+    cdef set_inputs(self, const real[:, ::1] x, const int64_t[::1] rows, const real[::1] panels,
+                    const real[::1] bias, real[:, ::1] z):
+        # x of None: z is a table of products that is there already
         cdef Inputs *inputs = &self.inputs
         cdef Product *p = &inputs.product
-        self.owners = [self.owners, x, rows, panels, bias, z, scratch]
         inputs.table = x is None
-        inputs.by_token = by_token
         inputs.rows = &rows[0] if rows is not None and rows.shape[0] > 0 else NULL
-        inputs.capacity = scratch.shape[1]
-        inputs.x_index = &scratch[0, 0]
-        inputs.z_index = &scratch[1, 0]
         p.out = &z[0, 0] if z.shape[0] > 0 else NULL
         p.out_stride = z.shape[1]
         p.columns = z.shape[1]

@@ -222,30 +222,41 @@ def pack_panels(const real[:, :] matrix, real[::1] panels, Py_ssize_t panel_step
     Vector j of panel p holds the columns p * panel_step + j * vector_step and the LANES - 1 behind it;
     columns past the end are zeros.
     """
-    cdef Py_ssize_t depth = matrix.shape[0], columns = matrix.shape[1]
-    cdef Py_ssize_t row_stride = matrix.strides[0] // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t column_stride = matrix.strides[1] // <Py_ssize_t>sizeof(real)
-    cdef Py_ssize_t p, rows, k = 0
-    cdef const real *source
-    cdef real *target
-    cdef int vectors
-    if depth == 0 or columns == 0:
+    cdef Matrix m
+    m.depth = matrix.shape[0]
+    m.columns = matrix.shape[1]
+    if m.depth == 0 or m.columns == 0:
         return
-    source = &matrix[0, 0]
-    target = &panels[0]
+    m.row_stride = matrix.strides[0] // <Py_ssize_t>sizeof(real)
+    m.column_stride = matrix.strides[1] // <Py_ssize_t>sizeof(real)
+    m.numbers = &matrix[0, 0]
     with nogil:
-        while k < depth:
-            rows = min(depth - k, <Py_ssize_t>PACK_BLOCK)
-            for p in range(panel_count):
-                vectors = width if vector_step != LANES else panel_width(columns, p * panel_step)
-                if column_stride == 1:
-                    pack_rows(source, row_stride, rows, p * panel_step, vector_step, columns, vectors,
-                              target + (p * depth * width + k * vectors) * LANES)
-                else:
-                    pack_columns(source, row_stride, column_stride, rows, p * panel_step, vector_step, columns, vectors,
-                                 target + (p * depth * width + k * vectors) * LANES)
-            source = source + rows * row_stride
-            k = k + rows
+        pack(&m, &panels[0], panel_step, vector_step, panel_count, width)
+
+
+cdef struct Matrix:
+    Py_ssize_t depth, columns
+    const real *numbers         # in   [depth, columns]
+    Py_ssize_t row_stride, column_stride
+
+
+cdef void pack(const Matrix *m, real *target, Py_ssize_t panel_step, Py_ssize_t vector_step, Py_ssize_t panel_count,
+               int width) noexcept nogil:
+    cdef const real *source = m.numbers
+    cdef Py_ssize_t p, rows, k = 0
+    cdef int vectors
+    while k < m.depth:
+        rows = min(m.depth - k, <Py_ssize_t>PACK_BLOCK)
+        for p in range(panel_count):
+            vectors = width if vector_step != LANES else panel_width(m.columns, p * panel_step)
+            if m.column_stride == 1:
+                pack_rows(source, m.row_stride, rows, p * panel_step, vector_step, m.columns, vectors,
+                          target + (p * m.depth * width + k * vectors) * LANES)
+            else:
+                pack_columns(source, m.row_stride, m.column_stride, rows, p * panel_step, vector_step, m.columns,
+                             vectors, target + (p * m.depth * width + k * vectors) * LANES)
+        source = source + rows * m.row_stride
+        k = k + rows
 
 
 cdef void pack_rows(const real *source, Py_ssize_t row_stride, Py_ssize_t depth, Py_ssize_t column,

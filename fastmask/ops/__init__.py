@@ -27,7 +27,7 @@ from fastmask.ops._normalization import (
 from fastmask.ops._optimizers import adam_step, lazy_adam_step, rmsprop_step, sgd_step
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._pooling import average_pool, average_pool_vjp, max_pool, max_pool_vjp
-from fastmask.ops._recurrent import RecurrentGradients
+from fastmask.ops._recurrent_gradients import RecurrentGradients
 from fastmask.ops._resting import RestingRows
 from fastmask.ops._sequences import (
     MERGE_MODES,

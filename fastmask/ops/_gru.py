@@ -18,14 +18,17 @@ from fastmask.ops._arrays import (
     unpad_gates,
 )
 from fastmask.ops._packed import PackedWeights
-from fastmask.ops._products import gradient_tasks
-from fastmask.ops._recurrent import (
+from fastmask.ops._products import Task, gradient_tasks
+from fastmask.ops._recurrent import Problem, Result
+from fastmask.ops._recurrent_gradients import (
     Once,
-    Problem,
     Pullback,
     RecurrentGradients,
-    Result,
     StateGradients,
+    gradients,
+    sequence_gradient,
+    state_gradients,
+    unsort,
 )
 from fastmask.packing import PackedSequence
 
@@ -130,24 +133,22 @@ def _run_backward(
 
 def _gradients(problem: _Gru, stored: _Stored, d: Array, dh: Array) -> RecurrentGradients:
     padded, units = problem.padded, problem.units
-    drecurrent = aligned_zeros((units, problem.recurrent_columns), problem.dtype)
-    dbias = None if problem.recurrent_bias is None else aligned_zeros(3 * padded, problem.dtype)
-    # The gradients of the candidate are the largest: they come last in the sums over the gates.
-    tasks, gather = problem.input_tasks(d[:, : 3 * padded], split_at=padded)
-    recurrent = d[:, padded : padded + problem.recurrent_columns]
-    tasks = [*problem.recurrent_tasks(stored.h, recurrent, drecurrent, dbias), *tasks]
-    parts = [drecurrent]
+    candidate: list[Array] = []
+    tasks: list[Task] = []
     if not problem.reset_after:
-        parts.append(aligned_zeros((units, padded), problem.dtype))
-        tasks += gradient_tasks(problem.kernel, d[:, 3 * padded : 3 * padded + units], d[:, :padded], parts[1])
-    threads.run(tasks, problem.threads_back)
-    inputs, dkernel, input_bias = gather()
-    bias = None if problem.input_bias is None else input_bias
-    if bias is not None and dbias is not None:
-        bias = np.stack([bias, unpad_gates(dbias, _ORDER, units)])
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    state = problem.unsort((dh[: problem.plan.batch_size],))
-    return RecurrentGradients(inputs, dkernel, unpad_gates(whole, _ORDER, units), bias, state)
+        candidate.append(aligned_zeros((units, padded), problem.dtype))
+        tasks = gradient_tasks(problem.kernel, d[:, 3 * padded : 3 * padded + units], d[:, :padded], candidate[0])
+    # The gradients of the candidate are the largest: they come last in the sums over the gates.
+    g = gradients(
+        problem, stored.runs, stored.h, d, split_at=padded, first=padded, columns=problem.recurrent_columns,
+        recurrent_bias=problem.recurrent_bias is not None, more=tasks,
+    )
+    bias = None if problem.input_bias is None else g.bias
+    if bias is not None and g.recurrent_bias is not None:
+        bias = np.stack([bias, unpad_gates(g.recurrent_bias, _ORDER, units)])
+    whole = np.concatenate([g.recurrent_kernel, *candidate], axis=1) if candidate else g.recurrent_kernel
+    state = unsort(problem, (dh[: problem.plan.batch_size],))
+    return RecurrentGradients(g.inputs, g.kernel, unpad_gates(whole, _ORDER, units), bias, state)
 
 
 def gru(
@@ -229,8 +230,8 @@ def gru_vjp(
     once = Once()
 
     def pullback(d_sequence: Array | None = None, d_states: StateGradients | None = None) -> RecurrentGradients:
-        dy = problem.check_sequence_gradient(d_sequence)
-        (dh,) = problem.state_gradients(d_states, 1)
+        dy = sequence_gradient(problem, d_sequence)
+        (dh,) = state_gradients(problem, d_states, 1)
         once.use()
         _run_backward(problem, stored, gates, dy, dh, codes)
         return _gradients(problem, stored, gates, dh)

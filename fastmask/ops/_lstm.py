@@ -15,13 +15,16 @@ from fastmask.ops._arrays import (
     unpad_gates,
 )
 from fastmask.ops._packed import PackedWeights
-from fastmask.ops._recurrent import (
+from fastmask.ops._recurrent import Problem, Result
+from fastmask.ops._recurrent_gradients import (
     Once,
-    Problem,
     Pullback,
     RecurrentGradients,
-    Result,
     StateGradients,
+    gradients,
+    sequence_gradient,
+    state_gradients,
+    unsort,
 )
 from fastmask.packing import PackedSequence
 
@@ -132,22 +135,19 @@ def lstm_vjp(
     once = Once()
 
     def pullback(d_sequence: Array | None = None, d_states: StateGradients | None = None) -> RecurrentGradients:
-        dy = problem.check_sequence_gradient(d_sequence)
-        dh, dc = problem.state_gradients(d_states, 2)
+        dy = sequence_gradient(problem, d_sequence)
+        dh, dc = state_gradients(problem, d_states, 2)
         once.use()
         transposed = product_panels(problem.kernel, problem.padded_recurrent_kernel.T)
         threads.run([
             partial(problem.kernel.lstm_backward, run, transposed, gates, stored.c, dy, dh, dc, *codes, dropout)
             for run, dropout in zip(stored.runs, stored.dropouts, strict=True)
         ])
-        drecurrent = aligned_zeros((problem.units, 4 * problem.padded), problem.dtype)
-        tasks, gather = problem.input_tasks(gates)
-        threads.run([*problem.recurrent_tasks(stored.h, gates, drecurrent), *tasks], problem.threads_back)
-        inputs, dkernel, dbias = gather()
+        g = gradients(problem, stored.runs, stored.h, gates)
         rows = problem.plan.batch_size
         return RecurrentGradients(
-            inputs, dkernel, unpad_gates(drecurrent, _ORDER, problem.units), None if bias is None else dbias,
-            problem.unsort((dh[:rows], dc[:rows])),
+            g.inputs, g.kernel, unpad_gates(g.recurrent_kernel, _ORDER, problem.units),
+            None if bias is None else g.bias, unsort(problem, (dh[:rows], dc[:rows])),
         )
 
     return (problem.sequence(stored.h), (problem.final_state(stored.h), problem.final_state(stored.c))), pullback

@@ -1,4 +1,4 @@
-"""What the three recurrent operations share: checks, buffers, shards of rows, gradients of inputs and weights."""
+"""What the three recurrent operations share: checks, padded weights, buffers, shards of rows."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastmask import kernels, threads
-from fastmask.kernels.memory import aligned_empty, aligned_zeros
+from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import (
     Array,
     Indices,
@@ -23,48 +23,18 @@ from fastmask.ops._arrays import (
     product_panels,
     round_up,
     thread_count,
-    unpad_gates,
 )
 from fastmask.ops._cells import initial_states, is_small
 from fastmask.ops._packed import PackedWeights
-from fastmask.ops._products import (
-    Task,
-    clearing_tasks,
-    gradient_tasks,
-    multiply,
-    multiply_tasks,
-    product_tasks,
-    segment_sum,
-)
+from fastmask.ops._products import multiply, product_tasks
 from fastmask.packing import PackedSequence, Packing
 from fastmask.stored import stored_property
 
 # Input products of a block of steps stay in the second-level cache until those steps have run.
 _BLOCK_BYTES = 512 * 1024
 
-
-class RecurrentGradients(NamedTuple):
-    """Gradients of a recurrent operation.
-
-    Attributes
-    ----------
-    inputs : array like the values of the input, (U, F)
-    kernel, recurrent_kernel : arrays like the weights
-    bias : array like the bias, or None if there is none
-    initial_state : tuple of arrays (B, H), or None if no initial state was given
-    """
-
-    inputs: Array
-    kernel: Array
-    recurrent_kernel: Array
-    bias: Array | None
-    initial_state: tuple[Array, ...] | None
-
-
 States = tuple[Array, ...]
-StateGradients = Sequence[Array | None]
 Result = tuple[PackedSequence | None, States]
-Pullback = Callable[..., RecurrentGradients]
 
 
 class Problem:
@@ -98,12 +68,15 @@ class Problem:
         self.every_step = training or return_sequences
         self.return_sequences = return_sequences
         self.go_backwards = go_backwards
-        self.input_mask = self._check_mask("input_mask", input_mask, self.features)
-        self.recurrent_mask = self._check_mask("recurrent_mask", recurrent_mask, self.units)
+        self.input_mask = self.recurrent_mask = None
+        if input_mask is not None:
+            self.input_mask = self._check_mask("input_mask", input_mask, self.features)
+        if recurrent_mask is not None:
+            self.recurrent_mask = self._check_mask("recurrent_mask", recurrent_mask, self.units)
         self.places = x.index
         self.index = None if x.apart else x.index
         self.zero_state = initial_state is None
-        self.initial_state = self._check_states("initial_state", initial_state, states)
+        self.initial_state = self.check_states("initial_state", initial_state, states)
         self.rows = self._token_rows()
 
     @stored_property
@@ -138,9 +111,7 @@ class Problem:
         features = self.features if self.index is None and self.input_mask is None else 0
         return float(2 * self.plan.tokens * self.gates * self.units * (self.units + features + 20))
 
-    def _check_mask(self, name: str, mask: Array | None, width: int) -> Array | None:
-        if mask is None:
-            return None
+    def _check_mask(self, name: str, mask: Array, width: int) -> Array:
         checked = check_float(name, mask, None, self.dtype)
         if checked.ndim == 2:
             checked = checked[None]
@@ -151,7 +122,8 @@ class Problem:
             )
         return checked
 
-    def _check_states(self, name: str, states: Sequence[Array | None] | None, count: int) -> list[Array | None]:
+    def check_states(self, name: str, states: Sequence[Array | None] | None, count: int) -> list[Array | None]:
+        """So many states (B, H) or gradients of them, checked; None for each that is not given."""
         if states is None:
             return [None] * count
         if len(check_list(name, states)) != count:
@@ -203,8 +175,6 @@ class Problem:
         plan = self.plan.reversed if self.go_backwards else self.plan
         return PackedSequence(buffer[buffer.shape[0] - plan.tokens :], plan, None, None, repeat=True)
 
-    # -- forward ------------------------------------------------------------------------------------------
-
     @property
     def small(self) -> bool:
         """Whether :meth:`run_cell` is the quicker way, and can be taken."""
@@ -253,34 +223,31 @@ class Problem:
         """One prepared `Recurrence` for each shard. z: where the products of every token go, if they are kept."""
         columns = self.gates * self.padded
         x: Array | None = self.values
-        panels = None
-        table, rows = self._product_table(bias)
-        if table is not None:
-            x, z = None, table
+        panels, rows = None, self.rows
+        if self.input_mask is not None or self.index is not None:
+            x = None
+            z, rows = self._product_table(bias)
         else:
             panels = self.kernel_panels()
+        plan = self.plan.batch_size, self.plan.batch_sizes, self.plan.offsets
+        most = min(_BLOCK_BYTES // (max(1, columns) * self.dtype.itemsize), self.plan.tokens)
+        active = int(self.plan.batch_sizes[0]) if self.plan.tokens else 0
         runs = []
         for begin, end in self.shards():
-            run = self.kernel.Recurrence(self.plan.batch_sizes, self.plan.offsets, self.plan.batch_size, begin, end)
-            first = min(int(self.plan.batch_sizes[0]), end) - begin if self.plan.tokens else 0
-            most = min(_BLOCK_BYTES // (max(1, columns) * self.dtype.itemsize), self.plan.tokens)
-            capacity = max(first, most, 1)
-            scratch = np.empty((2, capacity), np.int64)
+            capacity = max(min(active, end) - begin, most, 1)
             out = aligned_empty((capacity, columns), self.dtype) if z is None else z
-            run.set_inputs(x, rows, panels, bias, out, z is not None, scratch)
-            runs.append(run)
+            arrays = x, rows, panels, bias, out
+            runs.append(self.kernel.Recurrence(plan, begin, end, arrays, z is not None, capacity))
         return runs
 
-    def _product_table(self, bias: Array | None) -> tuple[Array | None, Indices | None]:
-        """Products of the inputs, if they are better made before the first step: distinct tokens, input dropout.
+    def _product_table(self, bias: Array | None) -> tuple[Array, Indices | None]:
+        """Products of the inputs, which are better made before the first step: distinct tokens, input dropout.
 
-        With the row of each token, of the table or of the inputs; None: token n is row n.
+        With the row of each token; None: token n is row n.
         """
         if self.input_mask is not None:
             return self._masked_products(self.input_mask, bias), None
-        if self.index is None or self.rows is None:
-            return None, self.rows
-        if self.packed is not None and self.source is not None:
+        if self.rows is not None and self.packed is not None and self.source is not None:
             key = self.kernel, self.order, self.weights.shape, bias is None
             row_bytes = self.gates * self.padded * self.dtype.itemsize
             kept = self.packed.table_products(self.source, key, row_bytes, partial(self._products, bias))
@@ -293,14 +260,14 @@ class Problem:
         threads.run(product_tasks(self.kernel, [(values, self.kernel_panels())], out, start=bias))
         return out
 
-    def _gate_columns(self, group: int, groups: int) -> slice:
+    def gate_columns(self, group: int, groups: int) -> slice:
         """Columns of the input products that belong to mask ``group`` of ``groups`` (given in Keras's order)."""
         if groups == 1:
             return slice(0, self.gates * self.padded)
         gate = list(self.order).index(group)
         return slice(gate * self.padded, (gate + 1) * self.padded)
 
-    def _masked_values(self, mask: Array, group: int) -> Array:
+    def masked_values(self, mask: Array, group: int) -> Array:
         """Each token in running order times its row's input mask."""
         out = aligned_empty((self.plan.tokens, self.features), self.dtype)
         self.kernel.scale_rows(self.values, self.rows, mask[group], self.plan.rows, out)
@@ -309,10 +276,10 @@ class Problem:
     def _masked_products(self, mask: Array, bias: Array | None) -> Array:
         z = aligned_empty((self.plan.tokens, self.gates * self.padded), self.dtype)
         for group in range(mask.shape[0]):
-            columns = self._gate_columns(group, mask.shape[0])
+            columns = self.gate_columns(group, mask.shape[0])
             start = None if bias is None else np.ascontiguousarray(bias[columns])
             matrix = self.padded_kernel[:, columns]
-            multiply(self.kernel, self._masked_values(mask, group), matrix, z[:, columns], start=start)
+            multiply(self.kernel, self.masked_values(mask, group), matrix, z[:, columns], start=start)
         return z
 
     def dropouts(self, columns: int, count: int) -> list[Any]:
@@ -332,138 +299,3 @@ class Problem:
             z = aligned_empty((rows, columns), self.dtype)
             made.append(self.kernel.RecurrentDropout(masks, forward, backward, width, scratch, z, dh))
         return made
-
-    # -- backward -----------------------------------------------------------------------------------------
-
-    def check_sequence_gradient(self, d_sequence: Array | None) -> Array | None:
-        """The gradient of the outputs of all steps, [N, H], or None."""
-        if d_sequence is None:
-            return None
-        checked = check_float("d_sequence", d_sequence, 2, self.dtype)
-        check_shape("d_sequence", checked, (self.plan.tokens, self.units))
-        return checked
-
-    def state_gradients(self, d_states: StateGradients | None, count: int) -> list[Array]:
-        """Gradients of the final states in sorted order, in buffers of our own."""
-        given = self._check_states("d_states", d_states, count)
-        shape = (max(1, self.plan.batch_size), self.units)
-        return [
-            aligned_zeros(shape, self.dtype)
-            if state is None or self.plan.batch_size == 0
-            else state.take(self.plan.sorted_indices, axis=0)
-            for state in given
-        ]
-
-    def unsort(self, states: Sequence[Array]) -> tuple[Array, ...] | None:
-        """Gradients of the initial states in the order of the batch; None if none were given."""
-        if self.zero_state:
-            return None
-        return tuple(state.take(self.plan.unsorted_indices, axis=0) for state in states)
-
-    def input_tasks(
-        self, d: Array, split_at: int = 0
-    ) -> tuple[list[Task], Callable[[], tuple[Array, Array, Array]]]:
-        """Work for the gradients of inputs, kernel and input bias from ``d`` [N, gates * padded] (may be a slice).
-
-        Returns tasks, and a function to call after them for (inputs, kernel, bias). ``split_at``: as for
-        :func:`multiply_tasks`.
-        """
-        dkernel = aligned_zeros((self.features, self.gates * self.padded), self.dtype)
-        dbias = aligned_zeros(self.gates * self.padded, self.dtype)
-        finish: Callable[[], Array]
-        if self.input_mask is not None:
-            finish = partial(self._masked_input_gradients, d, dkernel, dbias, self.input_mask)
-            tasks: list[Task] = []
-        else:
-            rows = self.rows
-            if self.index is not None and rows is not None:
-                d, rows = segment_sum(self.kernel, d, rows, self.values.shape[0]), None
-            dx = aligned_empty((self.values.shape[0], self.features), self.dtype)
-            share = d.shape[0] * self.features / max(1.0, self._products_back)
-            tasks = gradient_tasks(self.kernel, self.values, d, dkernel, bias=dbias, x_index=rows, share=share)
-            tasks += multiply_tasks(self.kernel, d, self.padded_kernel.T, dx, out_index=rows, split_at=split_at)
-            if rows is not None:
-                tasks += clearing_tasks(dx, rows)
-            finish = partial(_same, dx)
-
-        def gather() -> tuple[Array, Array, Array]:
-            inputs = finish()
-            return (
-                inputs,
-                unpad_gates(dkernel, self.order, self.units),
-                unpad_gates(dbias, self.order, self.units),
-            )
-
-        return tasks, gather
-
-    def _masked_input_gradients(self, d: Array, dkernel: Array, dbias: Array, mask: Array) -> Array:
-        total = aligned_zeros((self.plan.tokens, self.features), self.dtype)
-        part = aligned_empty(total.shape, self.dtype)
-        for group in range(mask.shape[0]):
-            columns = self._gate_columns(group, mask.shape[0])
-            piece = np.ascontiguousarray(d[:, columns])
-            dmatrix = aligned_zeros((self.features, piece.shape[1]), self.dtype)
-            db = aligned_zeros(piece.shape[1], self.dtype)
-            threads.run(gradient_tasks(self.kernel, self._masked_values(mask, group), piece, dmatrix, bias=db))
-            dkernel[:, columns] = dmatrix
-            dbias[columns] = db
-            multiply(self.kernel, piece, self.padded_kernel[:, columns].T, part)
-            total += part * mask[group][self.plan.rows]
-        rows = np.arange(self.plan.tokens) if self.rows is None else self.rows
-        return segment_sum(self.kernel, total, rows, self.values.shape[0])
-
-    @property
-    def _products_back(self) -> float:
-        """Multiplications for one column of the weights in the gradients of weights and inputs."""
-        stored = self.plan.tokens if self.index is None else self.values.shape[0]
-        return float(self.plan.tokens * self.units + 2 * stored * self.features)
-
-    @property
-    def threads_back(self) -> int:
-        """How many threads the gradients of weights and inputs are worth."""
-        return thread_count(2.0 * self._products_back * self.gates * self.padded)
-
-    def recurrent_tasks(self, h: Array, d: Array, out: Array, bias: Array | None = None) -> list[Task]:
-        """Tasks that add the gradient of a recurrent matrix, previous states times ``d`` [N, columns], to ``out``."""
-        if self.recurrent_mask is None:
-            # A zero initial state adds nothing; only a bias needs the first step.
-            first = int(self.plan.batch_sizes[0]) if self.zero_state and bias is None and self.plan.tokens else 0
-            share = self.plan.tokens * self.units / max(1.0, self._products_back)
-            return gradient_tasks(
-                self.kernel, h, d, out, bias=bias, x_index=self.plan.previous, begin=first, share=share
-            )
-        tasks: list[Task] = []
-        groups = self.recurrent_mask.shape[0]
-        width = d.shape[1] // groups
-        for group in range(groups):
-            masked = h[self.plan.previous] * self.recurrent_mask[group][self.plan.rows]
-            columns = slice(group * width, (group + 1) * width)
-            tasks.append(partial(self._masked_recurrent, masked, d[:, columns], out, columns, bias))
-        return tasks
-
-    def _masked_recurrent(self, h: Array, d: Array, out: Array, columns: slice, bias: Array | None) -> None:
-        part = aligned_zeros((self.units, d.shape[1]), self.dtype)
-        part_bias = None if bias is None else aligned_zeros(d.shape[1], self.dtype)
-        for task in gradient_tasks(self.kernel, h, d, part, bias=part_bias):
-            task()
-        out[:, columns] += part
-        if bias is not None:
-            bias[columns] += part_bias
-
-
-def _same(array: Array) -> Array:
-    return array
-
-
-class Once:
-    """Guards buffers that a pullback overwrites."""
-
-    def __init__(self) -> None:
-        self._used = False
-
-    def use(self) -> None:
-        """RuntimeError at the second call."""
-        if self._used:
-            raise RuntimeError("pullback: it was called already and has used up what the forward pass stored; "
-                               "call the vjp function again.")
-        self._used = True

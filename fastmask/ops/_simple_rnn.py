@@ -5,17 +5,20 @@ from __future__ import annotations
 from functools import partial
 
 from fastmask import threads
-from fastmask.kernels.memory import aligned_empty, aligned_zeros
+from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._activations import recurrent_code
 from fastmask.ops._arrays import Array, product_panels, unpad_gates
 from fastmask.ops._packed import PackedWeights
-from fastmask.ops._recurrent import (
+from fastmask.ops._recurrent import Problem, Result
+from fastmask.ops._recurrent_gradients import (
     Once,
-    Problem,
     Pullback,
     RecurrentGradients,
-    Result,
     StateGradients,
+    gradients,
+    sequence_gradient,
+    state_gradients,
+    unsort,
 )
 from fastmask.packing import PackedSequence
 
@@ -105,8 +108,8 @@ def simple_rnn_vjp(
     once = Once()
 
     def pullback(d_sequence: Array | None = None, d_states: StateGradients | None = None) -> RecurrentGradients:
-        dy = problem.check_sequence_gradient(d_sequence)
-        (dh,) = problem.state_gradients(d_states, 1)
+        dy = sequence_gradient(problem, d_sequence)
+        (dh,) = state_gradients(problem, d_states, 1)
         once.use()
         d = aligned_empty((problem.plan.tokens, problem.padded), problem.dtype)
         transposed = product_panels(problem.kernel, problem.padded_recurrent_kernel.T)
@@ -114,13 +117,10 @@ def simple_rnn_vjp(
             partial(problem.kernel.simple_rnn_backward, run, transposed, h, dy, dh, d, code, dropout)
             for run, dropout in zip(runs, dropouts, strict=True)
         ])
-        drecurrent = aligned_zeros((problem.units, problem.padded), problem.dtype)
-        tasks, gather = problem.input_tasks(d)
-        threads.run([*problem.recurrent_tasks(h, d, drecurrent), *tasks], problem.threads_back)
-        inputs, dkernel, dbias = gather()
+        g = gradients(problem, runs, h, d)
         return RecurrentGradients(
-            inputs, dkernel, unpad_gates(drecurrent, (0,), problem.units), None if bias is None else dbias,
-            problem.unsort((dh[: problem.plan.batch_size],)),
+            g.inputs, g.kernel, unpad_gates(g.recurrent_kernel, (0,), problem.units), None if bias is None else g.bias,
+            unsort(problem, (dh[: problem.plan.batch_size],)),
         )
 
     return (problem.sequence(h), (problem.final_state(h),)), pullback

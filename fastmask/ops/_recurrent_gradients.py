@@ -1,0 +1,226 @@
+"""The gradients of inputs, states and weights that the three recurrent operations have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmask import threads
+from fastmask.kernels.memory import aligned_empty, aligned_zeros
+from fastmask.ops._arrays import Array, check_float, check_shape, thread_count, unpad_gates
+from fastmask.ops._products import Task, clearing_tasks, gradient_tasks, multiply, multiply_tasks, segment_sum
+from fastmask.ops._recurrent import Problem
+
+# Up to so many, a few hundred microseconds, all gradients are made in one call.
+_FEW_OPERATIONS = 40_000_000
+
+
+class RecurrentGradients(NamedTuple):
+    """Gradients of a recurrent operation.
+
+    Attributes
+    ----------
+    inputs : array like the values of the input, (U, F)
+    kernel, recurrent_kernel : arrays like the weights
+    bias : array like the bias, or None if there is none
+    initial_state : tuple of arrays (B, H), or None if no initial state was given
+    """
+
+    inputs: Array
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array | None
+    initial_state: tuple[Array, ...] | None
+
+
+StateGradients = Sequence[Array | None]
+Pullback = Callable[..., RecurrentGradients]
+
+
+class Once:
+    """Guards buffers that a pullback overwrites."""
+
+    def __init__(self) -> None:
+        self._used = False
+
+    def use(self) -> None:
+        """RuntimeError at the second call."""
+        if self._used:
+            raise RuntimeError("pullback: it was called already and has used up what the forward pass stored; "
+                               "call the vjp function again.")
+        self._used = True
+
+
+def sequence_gradient(problem: Problem, d_sequence: Array | None) -> Array | None:
+    """The gradient of the outputs of all steps, [N, H], checked."""
+    if d_sequence is None:
+        return None
+    checked = check_float("d_sequence", d_sequence, 2, problem.dtype)
+    check_shape("d_sequence", checked, (problem.plan.tokens, problem.units))
+    return checked
+
+
+def state_gradients(problem: Problem, d_states: StateGradients | None, count: int) -> list[Array]:
+    """Gradients of the final states in sorted order, in buffers of our own."""
+    plan = problem.plan
+    given = problem.check_states("d_states", d_states, count)
+    return [
+        aligned_zeros((max(1, plan.batch_size), problem.units), problem.dtype)
+        if state is None or plan.batch_size == 0
+        else state.take(plan.sorted_indices, axis=0)
+        for state in given
+    ]
+
+
+def unsort(problem: Problem, states: Sequence[Array]) -> tuple[Array, ...] | None:
+    """Gradients of the initial states in the order of the batch; None if none were given."""
+    if problem.zero_state:
+        return None
+    return tuple(state.take(problem.plan.unsorted_indices, axis=0) for state in states)
+
+
+class Gradients(NamedTuple):
+    """Gradients of the values, and of the weights in Keras's order of gates but for the recurrent side.
+
+    That is as wide as its columns of ``d``, each gate padded to whole vectors.
+    """
+
+    inputs: Array
+    kernel: Array
+    bias: Array
+    recurrent_kernel: Array
+    recurrent_bias: Array | None
+
+
+def gradients(
+    problem: Problem, runs: Sequence[Any], h: Array, d: Array, *, split_at: int = 0, first: int = 0,
+    columns: int | None = None, recurrent_bias: bool = False, more: Sequence[Task] = (),
+) -> Gradients:
+    """Gradients from ``d`` [N, *], those of pre-activations.
+
+    The first columns of ``d`` belong to the inputs, ``columns`` of them (as many by default) from ``first`` on to
+    the previous states, found in ``h``. A sum over the inputs' columns begins with column ``split_at``, and those
+    before it come last. ``more``: tasks that run besides.
+    """
+    width, dtype = problem.gates * problem.padded, problem.dtype
+    recurrent = width if columns is None else columns
+    multiplications = _multiplications(problem) * width
+    # The compiled call fills them, tasks add to zeros.
+    at_once = _runs_at_once(problem, runs, 2.0 * multiplications)
+    made = aligned_empty if at_once else aligned_zeros
+    kernel, bias = made((problem.features, width), dtype), made(width, dtype)
+    recurrent_kernel = made((problem.units, recurrent), dtype)
+    second = made(recurrent, dtype) if recurrent_bias else None
+    if at_once:
+        scratch = aligned_empty(problem.kernel.recurrence_scratch_size(problem.features, problem.units, width), dtype)
+        stored = problem.values.shape[0]
+        inputs = (aligned_zeros if stored > problem.plan.tokens else aligned_empty)((stored, problem.features), dtype)
+        problem.kernel.recurrence_gradients(
+            runs[0], d, problem.padded_kernel, split_at, inputs, kernel, bias, h, problem.plan.previous,
+            _first_token(problem, second), first, recurrent_kernel, second, scratch,
+        )
+        threads.run(more)
+    else:
+        tasks, finish = _input_tasks(problem, d[:, :width], kernel, bias, split_at)
+        side = d[:, first : first + recurrent]
+        threads.run(
+            [*_recurrent_tasks(problem, h, side, recurrent_kernel, second), *tasks, *more],
+            thread_count(2.0 * multiplications),
+        )
+        inputs = finish()
+    order, units = problem.order, problem.units
+    return Gradients(
+        inputs, unpad_gates(kernel, order, units), unpad_gates(bias, order, units), recurrent_kernel, second
+    )
+
+
+def _multiplications(problem: Problem) -> float:
+    """Multiplications for one column of the weights in the gradients of weights and inputs."""
+    stored = problem.plan.tokens if problem.index is None else problem.values.shape[0]
+    return float(problem.plan.tokens * problem.units + 2 * stored * problem.features)
+
+
+def _runs_at_once(problem: Problem, runs: Sequence[Any], operations: float) -> bool:
+    """Whether one compiled call makes all gradients: too little work to share out, no dropout, no shared values."""
+    return (
+        len(runs) == 1
+        and operations < _FEW_OPERATIONS
+        and thread_count(operations) == 1
+        and problem.plan.tokens * problem.features * problem.units > 0
+        and problem.input_mask is None
+        and problem.recurrent_mask is None
+        and problem.index is None
+    )
+
+
+def _first_token(problem: Problem, bias: Array | None) -> int:
+    """Where the gradient of a recurrent matrix begins: a zero initial state adds nothing, but to a bias."""
+    return int(problem.plan.batch_sizes[0]) if problem.zero_state and bias is None and problem.plan.tokens else 0
+
+
+def _input_tasks(
+    problem: Problem, d: Array, dkernel: Array, dbias: Array, split_at: int
+) -> tuple[list[Task], Callable[[], Array]]:
+    """Tasks for the gradients of inputs, kernel and input bias, and what gives that of the inputs after them."""
+    module = problem.kernel
+    if problem.input_mask is not None:
+        return [], partial(_masked_input_gradients, problem, d, dkernel, dbias, problem.input_mask)
+    rows = problem.rows
+    if problem.index is not None and rows is not None:
+        d, rows = segment_sum(module, d, rows, problem.values.shape[0]), None
+    dx = aligned_empty((problem.values.shape[0], problem.features), problem.dtype)
+    share = d.shape[0] * problem.features / max(1.0, _multiplications(problem))
+    tasks = gradient_tasks(module, problem.values, d, dkernel, bias=dbias, x_index=rows, share=share)
+    tasks += multiply_tasks(module, d, problem.padded_kernel.T, dx, out_index=rows, split_at=split_at)
+    if rows is not None:
+        tasks += clearing_tasks(dx, rows)
+    return tasks, lambda: dx
+
+
+def _masked_input_gradients(problem: Problem, d: Array, dkernel: Array, dbias: Array, mask: Array) -> Array:
+    module, dtype, plan = problem.kernel, problem.dtype, problem.plan
+    total = aligned_zeros((plan.tokens, problem.features), dtype)
+    part = aligned_empty(total.shape, dtype)
+    for group in range(mask.shape[0]):
+        columns = problem.gate_columns(group, mask.shape[0])
+        piece = np.ascontiguousarray(d[:, columns])
+        dmatrix = aligned_zeros((problem.features, piece.shape[1]), dtype)
+        db = aligned_zeros(piece.shape[1], dtype)
+        threads.run(gradient_tasks(module, problem.masked_values(mask, group), piece, dmatrix, bias=db))
+        dkernel[:, columns] = dmatrix
+        dbias[columns] = db
+        multiply(module, piece, problem.padded_kernel[:, columns].T, part)
+        total += part * mask[group][plan.rows]
+    rows = np.arange(plan.tokens) if problem.rows is None else problem.rows
+    return segment_sum(module, total, rows, problem.values.shape[0])
+
+
+def _recurrent_tasks(problem: Problem, h: Array, d: Array, out: Array, bias: Array | None) -> list[Task]:
+    """Tasks that add the gradient of a recurrent matrix, previous states times ``d`` [N, columns], to ``out``."""
+    plan, mask = problem.plan, problem.recurrent_mask
+    if mask is None:
+        first = _first_token(problem, bias)
+        share = plan.tokens * problem.units / max(1.0, _multiplications(problem))
+        return gradient_tasks(problem.kernel, h, d, out, bias=bias, x_index=plan.previous, begin=first, share=share)
+    tasks: list[Task] = []
+    width = d.shape[1] // mask.shape[0]
+    for group in range(mask.shape[0]):
+        masked = h[plan.previous] * mask[group][plan.rows]
+        columns = slice(group * width, (group + 1) * width)
+        tasks.append(partial(_masked_recurrent, problem, masked, d[:, columns], out, columns, bias))
+    return tasks
+
+
+def _masked_recurrent(
+    problem: Problem, h: Array, d: Array, out: Array, columns: slice, bias: Array | None
+) -> None:
+    part = aligned_zeros((problem.units, d.shape[1]), problem.dtype)
+    part_bias = None if bias is None else aligned_zeros(d.shape[1], problem.dtype)
+    for task in gradient_tasks(problem.kernel, h, d, part, bias=part_bias):
+        task()
+    out[:, columns] += part
+    if bias is not None:
+        bias[columns] += part_bias
