@@ -5,23 +5,17 @@ def recurrence_scratch_size(Py_ssize_t features, Py_ssize_t units, Py_ssize_t co
     return max(columns * ((features + LANES - 1) // LANES * LANES), gradient_scratch(max(features, units), columns))
 
 
-cdef void transposed_product(Product *p, const real *d, const real *matrix, Py_ssize_t stride, Py_ssize_t columns,
-                             Py_ssize_t tokens, real *scratch) noexcept nogil:
-    # p.out = d @ matrix.T, or += if p accumulates; the rows of the matrix are `stride` numbers apart
-    cdef Matrix transposed
-    transposed.depth = columns
-    transposed.columns = p.columns
-    transposed.numbers = matrix
-    transposed.row_stride = 1
-    transposed.column_stride = stride
-    pack(&transposed, scratch, WIDTH * LANES, LANES, (p.columns + WIDTH * LANES - 1) // (WIDTH * LANES), WIDTH)
-    p.depth = columns
+cdef void transposed_product(Product *p, const real *d, const Matrix *transposed, Py_ssize_t tokens,
+                             real *scratch) noexcept nogil:
+    # p.out = d @ transposed, or += if p accumulates
+    pack(transposed, scratch, WIDTH * LANES, LANES, (p.columns + WIDTH * LANES - 1) // (WIDTH * LANES), WIDTH)
+    p.depth = transposed.depth
     p.x = d
     p.panels = scratch
     product(p, 0, tokens)
 
 
-def recurrence_gradients(Recurrence run, const real[:, ::1] d, const real[:, ::1] kernel, Py_ssize_t split_at,
+def recurrence_gradients(Recurrence run, const real[:, ::1] d, const real[:, :] kernel, Py_ssize_t split_at,
                          real[:, ::1] dx, real[:, ::1] dkernel, real[::1] dbias, const real[:, ::1] h,
                          const int64_t[::1] previous, Py_ssize_t first_token, Py_ssize_t first_column,
                          real[:, ::1] drecurrent, real[::1] drecurrent_bias, real[::1] scratch):
@@ -34,7 +28,13 @@ def recurrence_gradients(Recurrence run, const real[:, ::1] d, const real[:, ::1
     cdef uint64_t mode
     cdef Product p
     cdef GradientProduct g
-    cdef Py_ssize_t tokens = d.shape[0], columns = kernel.shape[1]
+    cdef Matrix transposed
+    cdef Py_ssize_t tokens = d.shape[0]
+    transposed.columns = kernel.shape[0]
+    transposed.depth = kernel.shape[1] - split_at
+    transposed.numbers = &kernel[0, split_at]
+    transposed.row_stride = kernel.strides[1] // <Py_ssize_t>sizeof(real)
+    transposed.column_stride = kernel.strides[0] // <Py_ssize_t>sizeof(real)
     p.x_stride = d.shape[1]
     p.x_index = NULL
     p.start = NULL
@@ -45,10 +45,12 @@ def recurrence_gradients(Recurrence run, const real[:, ::1] d, const real[:, ::1
     g.d_stride = d.shape[1]
     with nogil:
         mode = flush_denormals()
-        transposed_product(&p, &d[0, split_at], &kernel[0, split_at], columns, columns - split_at, tokens, &scratch[0])
+        transposed_product(&p, &d[0, split_at], &transposed, tokens, &scratch[0])
         if split_at > 0:
             p.accumulate = True
-            transposed_product(&p, &d[0, 0], &kernel[0, 0], columns, split_at, tokens, &scratch[0])
+            transposed.depth = split_at
+            transposed.numbers = &kernel[0, 0]
+            transposed_product(&p, &d[0, 0], &transposed, tokens, &scratch[0])
         g.x = run.inputs.product.x
         g.x_index = run.inputs.rows
         g.x_stride = run.inputs.product.x_stride
