@@ -101,10 +101,9 @@ class Packing:
         mask : bool or integer array (B, T)
             True (or nonzero) where a step counts; any pattern, rows without a valid step too.
         """
-        grid = mask if type(mask) is np.ndarray else as_array("mask", mask)
+        grid = as_array("mask", mask)
         kind = grid.dtype.kind
         if grid.ndim != 2 or kind not in "biu":
-            grid = as_array("mask", mask)
             raise ValueError(
                 f"mask: expected a bool or integer array (batch, steps), got {grid.dtype} with shape {grid.shape}."
             )

@@ -180,8 +180,7 @@ class Layer(WeightHolder):
         ValueError, TypeError, IndexError
             If an argument does not fit, naming it.
         """
-        if options:
-            self._check_options(options)
+        self._check_options(options)
         if symbolic.is_symbolic(x):
             return self._connect(x, mask, initial_state, training, options)
         return self.apply(x, mask, initial_state, training, False, options)[0]
@@ -195,8 +194,7 @@ class Layer(WeightHolder):
         its ``values``, for several outputs a tuple in which None stands for zeros) and returns
         `Gradients`.
         """
-        if options:
-            self._check_options(options)
+        self._check_options(options)
         y, pullback = self.apply(x, mask, initial_state, training, True, options)
         return y, cast(Pullback, pullback)
 
@@ -222,7 +220,7 @@ class Layer(WeightHolder):
         else:
             mask = checks.mask_for(mask, x.shape)
             masked = mask is not None
-        if masked and not self.supports_masking:
+        if masked:
             self.require_masking()
         if not self.built:
             self.build(flow.open_shape(x))

@@ -85,7 +85,7 @@ def as_array(name: str, value: Any) -> Array:
 
 def real_array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     """Return `value` as an array of `dtype`; TypeError unless it holds real numbers."""
-    array = value if type(value) is np.ndarray else as_array(name, value)
+    array = as_array(name, value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array if array.dtype == dtype else array.astype(dtype)
