@@ -109,12 +109,9 @@ def _parts(places: Indices | None, rows: int, columns: int) -> list[tuple[int, i
     count = thread_count(30.0 * rows * columns)
     if places is None or count == 1:
         return split(rows, count)
-    moving = int(np.count_nonzero(places > AT_REST))
-    count = thread_count(30.0 * moving * columns)
-    if count == 1:
-        return [(0, rows)]
-    inner = [begin for begin, _ in split(moving, count)[1:]]
-    return list(pairwise([0, *np.flatnonzero(places > AT_REST)[inner].tolist(), rows]))
+    moving = np.flatnonzero(places > AT_REST)
+    inner = [begin for begin, _ in split(moving.size, thread_count(30.0 * moving.size * columns))[1:]]
+    return list(pairwise([0, *moving[inner].tolist(), rows]))
 
 
 def sgd_step(

@@ -38,9 +38,13 @@ def product_tasks(
         for i, (x, panels) in enumerate(pieces):
             kernel.matmul(x, panels, start, out, out_index, begin, end, i > 0)
 
-    parts = thread_count(2.0 * tokens * columns * out.shape[1])
-    # Twice as many tasks as threads: one that is held up does less.
-    return [partial(multiply_rows, begin, end) for begin, end in split(tokens, 2 * parts if parts > 1 else 1)]
+    return [partial(multiply_rows, *rows) for rows in _ranges(tokens, 2.0 * tokens * columns * out.shape[1])]
+
+
+def _ranges(count: int, operations: float) -> list[tuple[int, int]]:
+    """Ranges for work of so many operations: two for each thread, as one that is held up then does less."""
+    parts = thread_count(operations)
+    return split(count, 2 * parts if parts > 1 else 1)
 
 
 def multiply_tasks(
@@ -97,11 +101,7 @@ def clearing_tasks(out: Array, kept: Indices) -> list[Task]:
         return []
     keep = np.zeros(rows, np.bool_)
     keep[kept] = True
-    parts = thread_count(40.0 * out.size)
-    return [
-        partial(packing.clear_rows, out, keep.view(np.uint8), begin, end)
-        for begin, end in split(rows, 2 * parts if parts > 1 else 1)
-    ]
+    return [partial(packing.clear_rows, out, keep.view(np.uint8), *part) for part in _ranges(rows, 40.0 * out.size)]
 
 
 def segment_sum(kernel: ModuleType, d: Array, index: Indices, count: int) -> Array:

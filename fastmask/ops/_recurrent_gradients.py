@@ -138,9 +138,9 @@ def gradients(
 
 
 def _multiplications(problem: Problem) -> float:
-    """Multiplications for one column of the weights in the gradients of weights and inputs."""
+    """Multiplications for one column of the weights in the gradients of weights and inputs; at least 1."""
     stored = problem.plan.tokens if problem.index is None else problem.values.shape[0]
-    return float(problem.plan.tokens * problem.units + 2 * stored * problem.features)
+    return float(max(1, problem.plan.tokens * problem.units + 2 * stored * problem.features))
 
 
 def _runs_at_once(problem: Problem, runs: Sequence[Any], operations: float) -> bool:
@@ -172,7 +172,7 @@ def _input_tasks(
     if problem.index is not None and rows is not None:
         d, rows = segment_sum(module, d, rows, problem.values.shape[0]), None
     dx = aligned_empty((problem.values.shape[0], problem.features), problem.dtype)
-    share = d.shape[0] * problem.features / max(1.0, _multiplications(problem))
+    share = d.shape[0] * problem.features / _multiplications(problem)
     tasks = gradient_tasks(module, problem.values, d, dkernel, bias=dbias, x_index=rows, share=share)
     tasks += multiply_tasks(module, d, problem.padded_kernel.T, dx, out_index=rows, split_at=split_at)
     if rows is not None:
@@ -203,7 +203,7 @@ def _recurrent_tasks(problem: Problem, h: Array, d: Array, out: Array, bias: Arr
     plan, mask = problem.plan, problem.recurrent_mask
     if mask is None:
         first = _first_token(problem, bias)
-        share = plan.tokens * problem.units / max(1.0, _multiplications(problem))
+        share = plan.tokens * problem.units / _multiplications(problem)
         return gradient_tasks(problem.kernel, h, d, out, bias=bias, x_index=plan.previous, begin=first, share=share)
     tasks: list[Task] = []
     width = d.shape[1] // mask.shape[0]
