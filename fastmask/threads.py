@@ -60,8 +60,7 @@ class _Batch:
     def _take(self, helped: int) -> Task | None:
         with self._lock:
             task = next(self._tasks, None)
-            if task is not None and helped:
-                self._helped.add(helped)
+            self._helped.add(0 if task is None else helped)
             return task
 
     def _finish(self) -> None:
@@ -102,8 +101,8 @@ class _Pool:
             except RuntimeError:
                 helpers = self._size
         for _ in range(helpers):
-            self._queue.put(batch)
             self._offers.add(1)
+            self._queue.put(batch)
 
     def _serve(self) -> None:
         while True:
