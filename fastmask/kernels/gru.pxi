@@ -126,21 +126,24 @@ cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, 
         row = row + m
 
 
-cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after) noexcept nogil:
+cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after, Py_ssize_t unit,
+                    Py_ssize_t end) noexcept nogil:
+    # Units from `unit` to `end`, a whole number of vectors
     cdef Tile t
     cdef vec zero = v_set1(0.0)
-    cdef Py_ssize_t panels, unit = 0
+    cdef Py_ssize_t panels
+    cdef int width = 3 if reset_after else 2
     keep_sums(&t)
-    t.panel = s.panels
+    t.panel = s.panels + unit * s.depth * width
     t.depth = s.depth
     t.start_step = 0 if s.bias == NULL and s.products == NULL else s.padded
-    while unit < s.units:
-        panels = PANELS if reset_after and rows == 1 and s.padded - unit >= PANELS * LANES else 1
+    while unit < end:
+        panels = PANELS if reset_after and rows == 1 and end - unit >= PANELS * LANES else 1
         if panels > 1:
             gru_single_row(s, &t, unit, &zero)
         else:
             gru_rows(s, &t, rows, unit, reset_after, &zero)
-        t.panel = t.panel + panels * s.depth * (3 if reset_after else 2) * LANES
+        t.panel = t.panel + panels * s.depth * width * LANES
         unit = unit + panels * LANES
 
 
@@ -195,12 +198,17 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
                 real[:, ::1] h, real[:, ::1] gates, bint gates_by_token, int activation, int recurrent_activation,
                 bint reset_after, bint every_step, bint zero_state, RecurrentDropout dropout,
                 const real[:, ::1] reset_mask):
-    """Run the steps of a shard; h holds the initial state. gates: [tokens or rows, 4 * padded] or None."""
+    """Run the steps of a shard; h holds the initial state. gates: [tokens or rows, 4 * padded] or None.
+
+    A run with a team has no dropout, and is one of reset_after.
+    """
     cdef uint64_t mode
     cdef GruStep s
     cdef Shard *shard = &run.shard
     cdef Inputs *inputs = &run.inputs
+    cdef Slices *slices = &run.slices
     cdef Py_ssize_t t = 0, block_end, count, n
+    cdef int part
     if active_rows(shard, 0) == 0 or h.shape[1] == 0:
         return
     s.units = h.shape[1]
@@ -216,7 +224,7 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
     with nogil:
         mode = flush_denormals()
         while active_rows(shard, t) > 0:
-            block_end = next_block(inputs, shard, t)
+            block_end = next_block(inputs, shard, slices, t)
             count = 0
             while t < block_end:
                 n = active_rows(shard, t)
@@ -231,11 +239,14 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
                     gru_masked_products(&s, &dropout.forward, shard.begin, n, dropout.z)
                     s.products = dropout.z
                     s.depth = 0
-                if reset_after:
-                    gru_gates(&s, n, True)
-                else:
-                    gru_gates(&s, n, False)
-                    gru_candidate(&s, n)
+                part = -1
+                while next_part(slices, &part):
+                    if reset_after:
+                        gru_gates(&s, n, True, part_begin(slices, s.padded, part),
+                                  part_begin(slices, s.padded, part + 1))
+                    else:
+                        gru_gates(&s, n, False, 0, s.padded)
+                        gru_candidate(&s, n)
                 count = count + n
                 t = t + 1
         set_float_mode(mode)
@@ -311,18 +322,18 @@ cdef void gru_reset_backward(const GruBackward *s, Py_ssize_t token, Py_ssize_t 
 
 
 cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t t, Py_ssize_t begin, Py_ssize_t end,
-                            const bint reset_after, bint ends) noexcept nogil:
-    # Rows begin to end (counted from the shard's first) of step t.
+                            const bint reset_after, bint ends, Py_ssize_t unit, Py_ssize_t last) noexcept nogil:
+    # Rows begin to end (counted from the shard's first) and units `unit` to `last` of step t.
     cdef Tile tile
-    cdef Py_ssize_t unit = 0, i0, token, row, before
+    cdef Py_ssize_t i0, token, row, before
     cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
     cdef int i, j, m, width
     cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
     keep_sums(&tile)
     tile.depth = s.state.depth
     tile.start_step = LANES
-    tile.panel = s.state.panels
-    while unit < s.state.units:
+    tile.panel = s.state.panels + unit * s.state.depth
+    while unit < last:
         width = panel_width(s.state.units, unit)
         i0 = begin
         while i0 < end:
@@ -352,8 +363,10 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
     cdef uint64_t mode
     cdef GruBackward s
     cdef Shard *shard = &run.shard
+    cdef Slices *slices = &run.slices
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
-    cdef Py_ssize_t t = shard.steps - 1, n, going_on
+    cdef Py_ssize_t t = shard.steps - 1, n, going_on, unit, last
+    cdef int part
     if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
         return
     s.padded = gates.shape[1] // 4
@@ -383,13 +396,18 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
                 masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride + s.padded,
                                 s.state.stride, shard.begin, going_on, dropout.dh)
                 s.state.ready = dropout.dh - shard.begin * s.state.units
-            if reset_after:
-                gru_step_backward(&s, shard, t, 0, going_on, True, False)
-                gru_step_backward(&s, shard, t, going_on, n, True, True)
-            else:
-                gru_step_backward(&s, shard, t, 0, going_on, False, False)
-                gru_step_backward(&s, shard, t, going_on, n, False, True)
+            part = -1
+            while next_part(slices, &part):
+                unit = part_begin(slices, s.state.units, part)
+                last = part_begin(slices, s.state.units, part + 1)
+                if reset_after:
+                    gru_step_backward(&s, shard, t, 0, going_on, True, False, unit, last)
+                    gru_step_backward(&s, shard, t, going_on, n, True, True, unit, last)
+                else:
+                    gru_step_backward(&s, shard, t, 0, going_on, False, False, unit, last)
+                    gru_step_backward(&s, shard, t, going_on, n, False, True, unit, last)
+            if not reset_after:
                 gru_reset_backward(&s, shard.offsets[t] + shard.begin, shard.begin, state_before(shard, True, t), n)
             t = t - 1
-        initial_state_gradient(&s.state, shard, masked, dropout.dh if dropout is not None else NULL)
+        initial_state_gradient(&s.state, shard, slices, masked, dropout.dh if dropout is not None else NULL)
         set_float_mode(mode)

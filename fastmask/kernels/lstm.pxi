@@ -104,16 +104,17 @@ cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit
         row = row + m
 
 
-cdef void lstm_step(const LstmStep *s, Py_ssize_t rows) noexcept nogil:
+cdef void lstm_step(const LstmStep *s, Py_ssize_t rows, Py_ssize_t unit, Py_ssize_t end) noexcept nogil:
+    # Units from `unit` to `end`, a whole number of vectors
     cdef Tile t
     cdef vec zero = v_set1(0.0)
-    cdef Py_ssize_t panels, unit = 0
+    cdef Py_ssize_t panels
     keep_sums(&t)
     start_from(&zero, &t)
-    t.panel = s.panels
+    t.panel = s.panels + unit * s.depth * 4
     t.depth = s.depth
-    while unit < s.units:
-        panels = PANELS if rows == 1 and s.padded - unit >= PANELS * LANES else 1
+    while unit < end:
+        panels = PANELS if rows == 1 and end - unit >= PANELS * LANES else 1
         if panels > 1:
             lstm_single_row(s, &t, unit)
         else:
@@ -130,8 +131,10 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
     cdef LstmStep s
     cdef Shard *shard = &run.shard
     cdef Inputs *inputs = &run.inputs
+    cdef Slices *slices = &run.slices
     cdef bint training = gates is not None
     cdef Py_ssize_t t = 0, block_end, count, before, after, n
+    cdef int part
     if active_rows(shard, 0) == 0 or h.shape[1] == 0:
         return
     s.units = h.shape[1]
@@ -143,7 +146,7 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
     with nogil:
         mode = flush_denormals()
         while active_rows(shard, t) > 0:
-            block_end = next_block(inputs, shard, t)
+            block_end = next_block(inputs, shard, slices, t)
             count = 0
             while t < block_end:
                 n = active_rows(shard, t)
@@ -164,7 +167,9 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
                     s.z = dropout.z
                     s.z_index = NULL
                     s.depth = 0
-                lstm_step(&s, n)
+                part = -1
+                while next_part(slices, &part):
+                    lstm_step(&s, n, part_begin(slices, s.padded, part), part_begin(slices, s.padded, part + 1))
                 count = count + n
                 t = t + 1
         set_float_mode(mode)
@@ -221,10 +226,10 @@ cdef inline void lstm_cells_backward(const bint fused, const LstmBackward *s, co
 
 
 cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize_t t, Py_ssize_t begin,
-                             Py_ssize_t end, bint ends) noexcept nogil:
-    # Rows begin to end (counted from the shard's first) of step t.
+                             Py_ssize_t end, bint ends, Py_ssize_t unit, Py_ssize_t last) noexcept nogil:
+    # Rows begin to end (counted from the shard's first) and units `unit` to `last` of step t.
     cdef Tile tile
-    cdef Py_ssize_t unit = 0, i0, token, row
+    cdef Py_ssize_t i0, token, row
     cdef Py_ssize_t before = state_before(shard, True, t), after = state_after(shard, True, t)
     cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
     cdef int i, m, width
@@ -232,8 +237,8 @@ cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize
     keep_sums(&tile)
     tile.depth = s.state.depth
     tile.start_step = LANES
-    tile.panel = s.state.panels
-    while unit < s.state.units:
+    tile.panel = s.state.panels + unit * s.state.depth
+    while unit < last:
         width = panel_width(s.state.units, unit)
         i0 = begin
         while i0 < end:
@@ -261,8 +266,10 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
     cdef uint64_t mode
     cdef LstmBackward s
     cdef Shard *shard = &run.shard
+    cdef Slices *slices = &run.slices
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
-    cdef Py_ssize_t t = shard.steps - 1, n, going_on
+    cdef Py_ssize_t t = shard.steps - 1, n, going_on, unit, last
+    cdef int part
     if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
         return
     s.state.units = dh.shape[1]
@@ -290,8 +297,12 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
                 masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride,
                                 s.state.stride, shard.begin, going_on, dropout.dh)
                 s.state.ready = dropout.dh - shard.begin * s.state.units
-            lstm_step_backward(&s, shard, t, 0, going_on, False)
-            lstm_step_backward(&s, shard, t, going_on, n, True)
+            part = -1
+            while next_part(slices, &part):
+                unit = part_begin(slices, s.state.units, part)
+                last = part_begin(slices, s.state.units, part + 1)
+                lstm_step_backward(&s, shard, t, 0, going_on, False, unit, last)
+                lstm_step_backward(&s, shard, t, going_on, n, True, unit, last)
             t = t - 1
-        initial_state_gradient(&s.state, shard, masked, dropout.dh if dropout is not None else NULL)
+        initial_state_gradient(&s.state, shard, slices, masked, dropout.dh if dropout is not None else NULL)
         set_float_mode(mode)

@@ -83,6 +83,17 @@ cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept n
         n = n + ROW_BLOCK
 
 
+cdef void product_columns(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t rows) noexcept nogil:
+    # Columns begin to end of the first rows of a product; begin is the first column of a panel.
+    cdef Product part = p[0]
+    part.columns = end - begin
+    part.panels = p.panels + begin * p.depth
+    part.out = p.out + begin
+    if p.start != NULL:
+        part.start = p.start + begin
+    product(&part, 0, rows)
+
+
 def matmul(const real[:, :] x, const real[::1] panels, const real[::1] start, real[:, :] out,
            const int64_t[::1] out_index, Py_ssize_t begin, Py_ssize_t end, bint accumulate):
     """Tokens begin to end of out = start + x @ panels, or of out += x @ panels. x and out may be slices of columns."""

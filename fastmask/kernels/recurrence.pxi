@@ -42,9 +42,10 @@ cdef struct Inputs:
     Py_ssize_t capacity
 
 
-cdef Py_ssize_t next_block(const Inputs *inputs, const Shard *s, Py_ssize_t t) noexcept nogil:
+cdef Py_ssize_t next_block(const Inputs *inputs, const Shard *s, Slices *slices, Py_ssize_t t) noexcept nogil:
     # Prepare z for steps t, t + 1, ... as far as the scratch goes; returns the first step beyond.
-    cdef Py_ssize_t token, i, n, count = 0
+    cdef Py_ssize_t token, i, n, count = 0, columns = inputs.product.columns
+    cdef int part = -1
     while t < s.steps:
         n = active_rows(s, t)
         if n == 0 or (count > 0 and count + n > inputs.capacity):
@@ -58,22 +59,29 @@ cdef Py_ssize_t next_block(const Inputs *inputs, const Shard *s, Py_ssize_t t) n
                 inputs.z_index[count] = token + i if inputs.by_token else count
             count = count + 1
         t = t + 1
-    if not inputs.table:
-        product(&inputs.product, 0, count)
+    while not inputs.table and next_part(slices, &part):
+        product_columns(&inputs.product, part_begin(slices, columns, part), part_begin(slices, columns, part + 1),
+                        count)
     return t
 
 
 cdef class Recurrence:
-    """One shard of a recurrent layer's run: the rows, the input products and scratch for their indices."""
+    """One thread's share of a recurrent layer's run: the rows, the input products and scratch for their indices.
+
+    It is a range of rows, or, with a team, one of its parts of the units of all rows.
+    """
 
     cdef Shard shard
     cdef Inputs inputs
+    cdef Slices slices
+    cdef Team team
     cdef object owners          # keeps the arrays behind the pointers alive
 
     def __cinit__(self, tuple plan, Py_ssize_t begin, Py_ssize_t end, tuple arrays, bint by_token,
                   Py_ssize_t capacity):
         # plan: rows of the batch, batch sizes and offsets. arrays: those of set_inputs.
         self.owners = plan, arrays
+        self.join(None, 0)
         self.shard.rows, batch_sizes, offsets = plan
         self.shard.begin = begin
         self.shard.end = end
@@ -89,6 +97,18 @@ cdef class Recurrence:
 
     def __dealloc__(self):
         free(self.inputs.x_index)
+
+    def join(self, Team team, int own):
+        """Take a part of the next run of a team, which is new; a team of None: the run is one thread's."""
+        cdef Slices *slices = &self.slices
+        self.team = team
+        memset(slices, 0, sizeof(Slices))
+        slices.parts = 1
+        if team is not None:
+            slices.parts = team.parts
+            slices.patience = team.patience
+            slices.marks = team.marks
+            slices.own = own
 
     cdef set_steps(self, const int64_t[::1] batch_sizes, const int64_t[::1] offsets):
         self.shard.steps = batch_sizes.shape[0]
@@ -249,20 +269,19 @@ cdef void state_gradient(const StateGradient *s, Tile *t, Py_ssize_t token, Py_s
             t.sums[i][j] = sum
 
 
-cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, MaskedProduct *dropout,
+cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, Slices *slices, MaskedProduct *dropout,
                                  real *dh) noexcept nogil:
     # After step 0: carry += d[0] @ transposed U for the rows that have a step.
     cdef Product p
     cdef Py_ssize_t i, n = active_rows(shard, 0)
     cdef real *carry = s.carry + shard.begin * s.units
+    cdef int part = -1
     if n == 0:
         return
-    if not s.carry_everywhere:
-        memset(carry, 0, n * s.units * sizeof(real))
     if dropout != NULL:
         masked_backward(dropout, s.d + shard.begin * s.stride + s.first, s.stride, shard.begin, n, dh)
         for i in range(n * s.units):
-            carry[i] = carry[i] + dh[i]
+            carry[i] = (carry[i] if s.carry_everywhere else 0) + dh[i]
         return
     p.depth = s.depth
     p.columns = s.units
@@ -274,5 +293,6 @@ cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, Mas
     p.out = carry
     p.out_index = NULL
     p.out_stride = s.units
-    p.accumulate = True
-    product(&p, 0, n)
+    p.accumulate = s.carry_everywhere
+    while next_part(slices, &part):
+        product_columns(&p, part_begin(slices, s.units, part), part_begin(slices, s.units, part + 1), n)

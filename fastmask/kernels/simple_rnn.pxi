@@ -2,17 +2,18 @@
 
 cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padded, const real *panels,
                           const real *h_previous, Py_ssize_t depth, real *h, Py_ssize_t units, Py_ssize_t rows,
-                          int activation) noexcept nogil:
+                          int activation, Py_ssize_t unit, Py_ssize_t end) noexcept nogil:
+    # Units from `unit`, the first of a panel, to `end`
     cdef Tile t
     cdef vec zero = v_set1(0.0)
     cdef const real *x
-    cdef Py_ssize_t row, column, unit = 0
+    cdef Py_ssize_t row, column
     cdef int i, j, m, width
     keep_sums(&t)
     start_from(&zero, &t)
-    t.panel = panels
+    t.panel = panels + unit * depth
     t.depth = depth
-    while unit < units:
+    while unit < end:
         width = panel_width(units, unit)
         row = 0
         while row < rows:
@@ -43,45 +44,55 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
     cdef uint64_t mode
     cdef Shard *shard = &run.shard
     cdef Inputs *inputs = &run.inputs
-    cdef Py_ssize_t t = 0, block_end, count, before, after, n
+    cdef Slices *slices = &run.slices
+    cdef Py_ssize_t t = 0, block_end, count, before, after, n, depth
     cdef Py_ssize_t units = h.shape[1], padded = inputs.product.out_stride
+    cdef const real *z
+    cdef const int64_t *z_index
+    cdef int part
     if active_rows(shard, 0) == 0 or units == 0:
         return
     with nogil:
         mode = flush_denormals()
         while active_rows(shard, t) > 0:
-            block_end = next_block(inputs, shard, t)
+            block_end = next_block(inputs, shard, slices, t)
             count = 0
             while t < block_end:
                 n = active_rows(shard, t)
                 before = state_before(shard, every_step, t)
                 after = state_after(shard, every_step, t)
+                z = inputs.product.out
+                z_index = inputs.z_index + count
+                depth = 0 if t == 0 and zero_state else units
                 if dropout is not None:
-                    copy_rows(inputs.product.out, inputs.z_index + count, padded, n, dropout.z)
+                    copy_rows(z, z_index, padded, n, dropout.z)
                     masked_forward(&dropout.forward, &h[before, 0], shard.begin, n, dropout.z)
-                    simple_rnn_step(dropout.z, NULL, padded, &panels[0], &h[before, 0], 0, &h[after, 0], units, n,
-                                    activation)
-                else:
-                    simple_rnn_step(inputs.product.out, inputs.z_index + count, padded, &panels[0], &h[before, 0],
-                                    0 if t == 0 and zero_state else units, &h[after, 0], units, n, activation)
+                    z = dropout.z
+                    z_index = NULL
+                    depth = 0
+                part = -1
+                while next_part(slices, &part):
+                    simple_rnn_step(z, z_index, padded, &panels[0], &h[before, 0], depth, &h[after, 0], units, n,
+                                    activation, part_begin(slices, units, part), part_begin(slices, units, part + 1))
                 count = count + n
                 t = t + 1
         set_float_mode(mode)
 
 
 cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, Py_ssize_t t, const real *h, real *d,
-                                   int activation, Py_ssize_t begin, Py_ssize_t end, bint ends) noexcept nogil:
-    # Rows begin to end (counted from the shard's first) of step t.
+                                   int activation, Py_ssize_t begin, Py_ssize_t end, bint ends, Py_ssize_t unit,
+                                   Py_ssize_t last) noexcept nogil:
+    # Rows begin to end (counted from the shard's first) and units `unit` to `last` of step t.
     cdef Tile tile
-    cdef Py_ssize_t unit = 0, i0, token, column
+    cdef Py_ssize_t i0, token, column
     cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
     cdef int i, j, m, n, width
     cdef vec y
     keep_sums(&tile)
     tile.depth = s.depth
     tile.start_step = LANES
-    tile.panel = s.panels
-    while unit < s.units:
+    tile.panel = s.panels + unit * s.depth
+    while unit < last:
         width = panel_width(s.units, unit)
         i0 = begin
         while i0 < end:
@@ -106,8 +117,10 @@ def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:
     cdef uint64_t mode
     cdef StateGradient s
     cdef Shard *shard = &run.shard
+    cdef Slices *slices = &run.slices
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
-    cdef Py_ssize_t t = shard.steps - 1, n, going_on
+    cdef Py_ssize_t t = shard.steps - 1, n, going_on, unit, last
+    cdef int part
     if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
         return
     s.units = dh.shape[1]
@@ -129,8 +142,14 @@ def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:
                 masked_backward(masked, s.d + (shard.offsets[t + 1] + shard.begin) * s.stride, s.stride, shard.begin,
                                 going_on, dropout.dh)
                 s.ready = dropout.dh - shard.begin * s.units
-            simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, 0, going_on, False)
-            simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, going_on, n, True)
+            part = -1
+            while next_part(slices, &part):
+                unit = part_begin(slices, s.units, part)
+                last = part_begin(slices, s.units, part + 1)
+                simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, 0, going_on, False,
+                                         unit, last)
+                simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, going_on, n, True,
+                                         unit, last)
             t = t - 1
-        initial_state_gradient(&s, shard, masked, dropout.dh if dropout is not None else NULL)
+        initial_state_gradient(&s, shard, slices, masked, dropout.dh if dropout is not None else NULL)
         set_float_mode(mode)

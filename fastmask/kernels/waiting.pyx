@@ -3,36 +3,7 @@
 cimport cython
 from libc.stdint cimport int64_t
 
-cdef extern from *:
-    """
-    #include <stdint.h>
-
-    #if defined(_WIN32)
-    #include <windows.h>
-    static void fastmask_yield(void) { SwitchToThread(); }
-    static double fastmask_seconds(void) { return 1e-3 * (double)GetTickCount64(); }
-    #else
-    #include <sched.h>
-    #include <time.h>
-    static void fastmask_yield(void) { sched_yield(); }
-    static double fastmask_seconds(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    }
-    #endif
-
-    static void fastmask_pause(void) {
-    #if defined(__x86_64__) || defined(_M_X64)
-        __builtin_ia32_pause();
-    #elif defined(__aarch64__)
-        __asm__ __volatile__("isb");
-    #endif
-    }
-
-    static int64_t fastmask_load(const int64_t *value) { return __atomic_load_n(value, __ATOMIC_ACQUIRE); }
-    static int64_t fastmask_add(int64_t *value, int64_t n) { return __atomic_add_fetch(value, n, __ATOMIC_ACQ_REL); }
-    """
+cdef extern from "atomic.h":
     void fastmask_yield() nogil
     void fastmask_pause() nogil
     double fastmask_seconds() nogil

@@ -30,6 +30,7 @@ from fastmask.ops._recurrent_gradients import (
     state_gradients,
     unsort,
 )
+from fastmask.ops._sharing import form_team
 from fastmask.packing import PackedSequence
 
 # Keras's gates are z, r and the candidate n. The input side stands in the order n, z, r.
@@ -60,6 +61,11 @@ class _Gru(Problem):
             self.input_bias = self.padded_bias(first)
             if second is not None:
                 self.recurrent_bias = self.kept("recurrent bias", second, partial(self._padded_columns, second))
+
+    @property
+    def divisible(self) -> bool:
+        """Without reset_after a step has two products, one after the other."""
+        return super().divisible and self.reset_after
 
     def take_reset_mask(self) -> Array | None:
         """Without reset_after the last recurrent mask belongs to r * h; sorted rows."""
@@ -124,6 +130,7 @@ def _run_backward(
     if not problem.reset_after:
         candidate = product_panels(kernel, matrix[:, 2 * padded :].T)
         reset = aligned_empty(dh.shape, problem.dtype)
+    form_team(problem, stored.runs)
     threads.run([
         partial(kernel.gru_backward, run, transposed, candidate, gates, stored.h, dy, dh, reset, *codes,
                 problem.reset_after, dropout, stored.reset_mask)

@@ -26,6 +26,7 @@ from fastmask.ops._recurrent_gradients import (
     state_gradients,
     unsort,
 )
+from fastmask.ops._sharing import form_team
 from fastmask.packing import PackedSequence
 
 _ORDER = (0, 1, 2, 3)
@@ -139,6 +140,7 @@ def lstm_vjp(
         dh, dc = state_gradients(problem, d_states, 2)
         once.use()
         transposed = product_panels(problem.kernel, problem.padded_recurrent_kernel.T)
+        form_team(problem, stored.runs)
         threads.run([
             partial(problem.kernel.lstm_backward, run, transposed, gates, stored.c, dy, dh, dc, *codes, dropout)
             for run, dropout in zip(stored.runs, stored.dropouts, strict=True)

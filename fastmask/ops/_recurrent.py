@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -22,11 +21,11 @@ from fastmask.ops._arrays import (
     pad_gates,
     product_panels,
     round_up,
-    thread_count,
 )
 from fastmask.ops._cells import initial_states, is_small
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._products import multiply, product_tasks
+from fastmask.ops._sharing import form_team, row_ranges, unit_parts
 from fastmask.packing import PackedSequence, Packing
 from fastmask.stored import stored_property
 
@@ -204,23 +203,16 @@ class Problem:
         )
         return self.sequence(sequence), states
 
-    def shards(self) -> list[tuple[int, int]]:
-        """Ranges of sorted rows with about as many tokens each."""
-        parts = thread_count(self.operations)
-        if parts > 1:
-            rows = int(self.plan.batch_sizes[0])
-            # Twice as many shards as threads, if they have rows enough: a thread that is held up does less.
-            # One row takes as long as two, whose weights are read once.
-            parts = 2 * parts if rows >= 64 * parts else max(1, min(parts, rows // 2))
-        if parts == 1:
-            return [(0, self.plan.batch_size)]
-        total = np.cumsum(self.plan.sorted_lengths)
-        inner = np.searchsorted(total, self.plan.tokens * np.arange(1, parts) / parts) + 1
-        edges = sorted({0, *inner.tolist(), self.plan.batch_size})
-        return list(pairwise(edges))
+    @property
+    def divisible(self) -> bool:
+        """Whether threads can share the units of a step."""
+        return self.recurrent_mask is None
 
     def runs(self, bias: Array | None, z: Array | None) -> list[Any]:
-        """One prepared `Recurrence` for each shard. z: where the products of every token go, if they are kept."""
+        """A prepared `Recurrence` for each range of rows, or for each part of the units.
+
+        z: where the products of every token go, if they are kept.
+        """
         columns = self.gates * self.padded
         x: Array | None = self.values
         panels, rows = None, self.rows
@@ -232,12 +224,16 @@ class Problem:
         plan = self.plan.batch_size, self.plan.batch_sizes, self.plan.offsets
         most = min(_BLOCK_BYTES // (max(1, columns) * self.dtype.itemsize), self.plan.tokens)
         active = int(self.plan.batch_sizes[0]) if self.plan.tokens else 0
+        self.parts = unit_parts(self)
         runs = []
-        for begin, end in self.shards():
+        for begin, end in row_ranges(self) if self.parts == 1 else [(0, self.plan.batch_size)]:
             capacity = max(min(active, end) - begin, most, 1)
             out = aligned_empty((capacity, columns), self.dtype) if z is None else z
             arrays = x, rows, panels, bias, out
-            runs.append(self.kernel.Recurrence(plan, begin, end, arrays, z is not None, capacity))
+            runs += [
+                self.kernel.Recurrence(plan, begin, end, arrays, z is not None, capacity) for _ in range(self.parts)
+            ]
+        form_team(self, runs)
         return runs
 
     def _product_table(self, bias: Array | None) -> tuple[Array, Indices | None]:

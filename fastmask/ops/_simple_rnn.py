@@ -20,6 +20,7 @@ from fastmask.ops._recurrent_gradients import (
     state_gradients,
     unsort,
 )
+from fastmask.ops._sharing import form_team
 from fastmask.packing import PackedSequence
 
 
@@ -113,6 +114,7 @@ def simple_rnn_vjp(
         once.use()
         d = aligned_empty((problem.plan.tokens, problem.padded), problem.dtype)
         transposed = product_panels(problem.kernel, problem.padded_recurrent_kernel.T)
+        form_team(problem, runs)
         threads.run([
             partial(problem.kernel.simple_rnn_backward, run, transposed, h, dy, dh, d, code, dropout)
             for run, dropout in zip(runs, dropouts, strict=True)

@@ -1,0 +1,185 @@
+"""Threads that share the units of every step of a wide layer give the bits that one thread gives."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from helpers.compiled import ops_results
+from helpers.numeric import assert_same_bits
+from helpers.recurrent import CELLS, make_problem
+
+from fastmask import PackedSequence, kernels, ops, threads
+from fastmask.ops import _sharing
+
+WIDE = 4 * 64 + 5    # columns of four panels and a rest, for the widest vectors
+
+
+@pytest.fixture
+def share_units(monkeypatch, set_threads):
+    """Share units whatever the width of a layer and whoever waits; returns ``set_threads``."""
+    while any(kernels.module(np.dtype(dtype)).is_crowded() for dtype in ("float32", "float64")):
+        time.sleep(0.001)
+    monkeypatch.setattr(_sharing, "_PATIENCE", 1000.0)
+    monkeypatch.setattr(_sharing, "_WIDE_BYTES", 0)
+    monkeypatch.setattr(_sharing, "_FEW_ROWS", 10**9)
+    return set_threads
+
+
+@pytest.fixture
+def teams(monkeypatch):
+    """The numbers of parts of the teams that are formed."""
+    formed = []
+    form_team = _sharing.form_team
+
+    def note(problem, runs):
+        formed.append(problem.parts)
+        form_team(problem, runs)
+
+    for module in ("_recurrent", "_lstm", "_gru", "_simple_rnn"):
+        monkeypatch.setattr(f"fastmask.ops.{module}.form_team", note)
+    return formed
+
+
+def assert_same_results(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        assert_same_bits(actual[name], array, name)
+
+
+def compare_with_one_thread(problem, set_threads, counts=(2, 3, 7), x=None):
+    set_threads(1)
+    expected = ops_results(problem, x)
+    for count in counts:
+        set_threads(count)
+        assert_same_results(ops_results(problem, x), expected)
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("options", [{}, {"go_backwards": True}, {"dropout": "shared"}], ids=["plain", "back", "drop"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_and_outputs(cell, options, dtype, share_units):
+    compare_with_one_thread(make_problem(cell, 5, 9, 11, WIDE, mask="holes", dtype=dtype, **options), share_units)
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("rows", [1, 2, 40])
+@pytest.mark.parametrize("units", [1, 64, 65, 130, 192])
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+def test_widths_and_rows(cell, units, rows, share_units):
+    compare_with_one_thread(make_problem(cell, rows, 4, 3, units, mask="right", dtype=np.float32), share_units)
+
+
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.usefixtures("packed_weights")
+def test_inference(cell, return_sequences, share_units, teams):
+    problem = make_problem(cell, 3, 40, 20, WIDE, mask="left", dtype=np.float32)
+    x = PackedSequence.from_padded(problem.x, problem.mask)
+    results = []
+    for count in (1, 2, 4):
+        share_units(count)
+        function = getattr(ops, problem.cell.function)
+        sequence, states = function(x, *problem.parameters, return_sequences=return_sequences)
+        results.append([*states, *([sequence.values] if return_sequences else [])])
+    for other in results[1:]:
+        for array, expected in zip(other, results[0], strict=True):
+            assert_same_bits(array, expected)
+    assert teams == [1, 2, 4]
+
+
+@pytest.mark.parametrize("block", [1, 3000, 10**6])
+def test_blocks_of_inputs(block, share_units, monkeypatch):
+    """Products of inputs are made by blocks of steps, by all threads."""
+    monkeypatch.setattr("fastmask.ops._recurrent._BLOCK_BYTES", block)
+    compare_with_one_thread(make_problem("gru", 3, 30, 70, 130, mask="right", dtype=np.float32), share_units)
+
+
+def test_repeated_inputs(share_units):
+    problem = make_problem("lstm", 3, 8, 9, 130, mask="right", dtype=np.float32)
+    x = PackedSequence.from_padded(problem.x, problem.mask)
+    index = np.random.default_rng(0).integers(0, 5, x.packing.tokens)
+    compare_with_one_thread(problem, share_units, x=PackedSequence(x.values[:5].copy(), x.packing, index))
+
+
+def test_both_passes_have_a_team(share_units, teams):
+    share_units(2)
+    ops_results(make_problem("gru", 2, 5, 3, 130, dtype=np.float32))
+    assert teams == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"), [("gru_reset_before", {}), ("lstm", {"dropout": "shared"})], ids=["reset before", "dropout"]
+)
+def test_what_is_shared_out_by_rows(cell, options, share_units, teams):
+    share_units(2)
+    ops_results(make_problem(cell, 8, 5, 3, 130, dtype=np.float32, **options))
+    assert set(teams) == {1}
+
+
+def test_wide_layers_with_few_rows_share_units(set_threads, teams, monkeypatch):
+    monkeypatch.setattr(_sharing, "_PATIENCE", 1000.0)
+    set_threads(2)
+    for units, rows in ((384, 1), (384, 64), (32, 1)):
+        ops_results(make_problem("lstm", rows, 2, 3, units, mask=None, dtype=np.float32))
+    assert teams == [2, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("delay", [None, 0.0, 0.001, 0.01])
+def test_threads_that_come_late_or_not_at_all(delay, share_units, monkeypatch):
+    problem = make_problem("lstm", 2, 300, 5, 130, mask="right", dtype=np.float32)
+    share_units(1)
+    expected = ops_results(problem)
+    if delay is None:
+        monkeypatch.setattr(threads._Pool, "submit", lambda *_: None)
+    else:
+        help_ = threads._Batch.help
+        monkeypatch.setattr(threads._Batch, "help", lambda batch: (time.sleep(delay), help_(batch)))
+    share_units(4)
+    assert_same_results(ops_results(problem), expected)
+
+
+def test_callers_at_the_same_time(share_units):
+    problem = make_problem("gru", 2, 40, 5, 130, mask="right", dtype=np.float32)
+    share_units(1)
+    expected = ops_results(problem)
+    share_units(3)
+    wrong = []
+
+    def work():
+        for _ in range(5):
+            try:
+                assert_same_results(ops_results(problem), expected)
+            except AssertionError as error:
+                wrong.append(error)
+
+    callers = [threading.Thread(target=work) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert wrong == []
+
+
+def test_after_a_long_wait_rows_are_shared_for_a_while(share_units, teams, monkeypatch):
+    """Of three panels one thread has two, and the other waits for it; here any wait is a long one."""
+    monkeypatch.setattr(_sharing, "_PATIENCE", 0.0)
+    monkeypatch.setattr(_sharing, "_SLOWEST_BYTES_PER_SECOND", np.inf)
+    kernel = kernels.module(np.dtype(np.float32))
+    problem = make_problem("simple_rnn", 2000, 6, 3, 12 * kernel.lanes, mask=None, dtype=np.float32)
+    share_units(2)
+    for _ in range(100):
+        ops_results(problem)
+        if kernel.is_crowded():
+            break
+    else:
+        pytest.fail("no thread has waited")
+    while kernel.is_crowded():
+        time.sleep(0.001)
+    teams.clear()
+    monkeypatch.setattr(_sharing, "_PATIENCE", 1000.0)
+    ops_results(problem)
+    monkeypatch.setattr(kernel, "is_crowded", lambda: True)
+    ops_results(problem)
+    assert teams == [2, 2, 1, 1]
