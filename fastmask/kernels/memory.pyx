@@ -7,8 +7,6 @@ and mapped again, which costs a tenth of the time of a small step.
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 
-from collections import deque
-
 import numpy as np
 
 cdef enum:
@@ -16,11 +14,12 @@ cdef enum:
     SMALLEST = 4096     # smaller arrays are cheaper from NumPy, larger ones than the limit too
     LARGE = 262144
     LIMIT = 268435456
+    KEPT = 8
 
-# Free blocks by size. Up to 8 of each size below 256 KiB, and of larger ones 256 MiB in all.
+# Lists of free blocks by size. Up to 8 of each size below 256 KiB, and of larger ones 256 MiB in all.
 cdef dict small_blocks = {}
 cdef dict large_blocks = {}
-cdef object empty = np.empty, ndarray = np.ndarray, as_dtype = np.dtype
+cdef object empty = np.empty, zeros = np.zeros, ndarray = np.ndarray, as_dtype = np.dtype, byte = np.dtype(np.uint8)
 
 
 cdef Py_ssize_t bytes_of_large():
@@ -37,45 +36,57 @@ cdef Py_ssize_t bytes_of_large():
 cdef class Lease:
     """A block in use: the base of an array and its views, which gives the block back with the last of them."""
 
-    cdef object memory          # what keeps the block; None if there is nothing to give back
-    cdef size_t address         # of the first cache line that begins in it
+    cdef tuple block            # what keeps it, and its first cache line; None if there is nothing to give back
+    cdef list free              # where it goes back to
+    cdef size_t address         # of that cache line
     cdef Py_ssize_t needed, size
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, <void *>self.address, self.needed, False, flags)
 
     def __dealloc__(self):
-        if self.memory is None:
+        if self.block is None:
             return
-        if self.size < LARGE:
-            small_blocks[self.size].append((self.memory, self.address))
-        elif self.size + bytes_of_large() <= LIMIT:
-            large_blocks[self.size].append((self.memory, self.address))
+        if len(self.free) < KEPT if self.size < LARGE else self.size + bytes_of_large() <= LIMIT:
+            self.free.append(self.block)
+
+
+cdef tuple new_block(Py_ssize_t size):
+    memory = empty(size + ALIGNMENT, byte)
+    address = memory.ctypes.data
+    return memory, address + -address % ALIGNMENT
 
 
 cdef Lease take_block(Py_ssize_t needed):
     cdef Lease lease = Lease.__new__(Lease)
     # Four sizes between one power of two and the next: at most a quarter is wasted.
     cdef Py_ssize_t size, step = SMALLEST // 8
-    cdef dict free
+    cdef dict blocks
+    cdef tuple block
     while needed > 8 * step:
         step = 2 * step
     size = (needed + step - 1) // step * step
-    free = small_blocks if size < LARGE else large_blocks
-    blocks = free.get(size)
-    if blocks is None:
-        blocks = free.setdefault(size, deque(maxlen=8 if size < LARGE else None))
+    blocks = small_blocks if size < LARGE else large_blocks
+    free = blocks.get(size)
+    if free is None:
+        free = blocks.setdefault(size, [])
+    lease.free = free
     try:
-        memory, address = blocks.pop()
+        block = lease.free.pop()
     except IndexError:
-        memory = empty(size + ALIGNMENT, np.uint8)
-        address = memory.ctypes.data
-        address = address + -address % ALIGNMENT
+        block = new_block(size)
     lease.needed = needed
     lease.size = size
-    lease.address = address
-    lease.memory = memory
+    lease.address = block[1]
+    lease.block = block
     return lease
+
+
+cdef double bytes_of(tuple shape, dtype) except? -1:
+    cdef double needed = dtype.itemsize
+    for length in shape:
+        needed = needed * <double>length
+    return needed
 
 
 def aligned_empty(shape, dtype):
@@ -83,15 +94,14 @@ def aligned_empty(shape, dtype):
 
     shape: tuple of int, or int.
     """
+    cdef double needed
     if isinstance(shape, int):
         shape = (shape,)
     dtype = as_dtype(dtype)
-    needed = dtype.itemsize
-    for length in shape:
-        needed = needed * length
+    needed = bytes_of(shape, dtype)
     if not SMALLEST <= needed <= LIMIT:
         return empty(shape, dtype)
-    return ndarray(shape, dtype, take_block(needed))
+    return ndarray(shape, dtype, take_block(<Py_ssize_t>needed))
 
 
 def aligned_zeros(shape, dtype):
