@@ -137,7 +137,9 @@ class Packing:
         """The plan of a batch without a mask: every step of every row counts."""
         rows, steps = check_size("batch_size", batch_size), check_size("total_length", total_length)
         longest = steps if rows else 0
-        return cls._laid_out(np.full(rows, steps, np.int64), steps, longest, rows * longest, None, False)
+        lengths = np.empty(rows, np.int64)
+        lengths.fill(steps)
+        return cls._laid_out(lengths, steps, longest, rows * longest, None, False)
 
     @classmethod
     def from_batch_sizes(cls, batch_sizes: ArrayLike, sorted_indices: ArrayLike | None = None) -> Packing:
@@ -188,6 +190,16 @@ class Packing:
         """For each row of the batch its last state in an array of B initial states in sorted order, then N tokens."""
         last = np.empty(self.batch_size, np.int64)
         kernels.fill_last_steps(self.lengths, self.unsorted_indices, self.offsets, last)
+        return last
+
+    @stored_property
+    def last_halves(self) -> Indices:
+        """For each row of the batch its last state in two halves of B states in sorted order, written in turn.
+
+        A row of odd length ends in the second.
+        """
+        last = np.empty(self.batch_size, np.int64)
+        kernels.fill_last_halves(self.lengths, self.unsorted_indices, last)
         return last
 
     @stored_property

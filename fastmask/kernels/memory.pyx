@@ -19,7 +19,7 @@ cdef enum:
 # Lists of free blocks by size. Up to 8 of each size below 256 KiB, and of larger ones 256 MiB in all.
 cdef dict small_blocks = {}
 cdef dict large_blocks = {}
-cdef object empty = np.empty, zeros = np.zeros, ndarray = np.ndarray, as_dtype = np.dtype, byte = np.dtype(np.uint8)
+cdef object empty = np.empty, ndarray = np.ndarray, byte = np.dtype(np.uint8)
 
 
 cdef Py_ssize_t bytes_of_large():
@@ -92,12 +92,11 @@ cdef double bytes_of(tuple shape, dtype) except? -1:
 def aligned_empty(shape, dtype):
     """An uninitialised array; unless it is small, its first element stands at the start of a cache line.
 
-    shape: tuple of int, or int.
+    shape: tuple of int, or int. dtype: np.dtype.
     """
     cdef double needed
     if isinstance(shape, int):
         shape = (shape,)
-    dtype = as_dtype(dtype)
     needed = bytes_of(shape, dtype)
     if not SMALLEST <= needed <= LIMIT:
         return empty(shape, dtype)

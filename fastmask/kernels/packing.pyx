@@ -4,6 +4,8 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
+include "previous.pxi"
+
 
 def count_valid(const uint8_t[:, ::1] mask, int64_t[::1] lengths):
     """lengths[b] = number of nonzero bytes in row b; returns the largest and the sum of them."""
@@ -136,13 +138,9 @@ def fill_reverse(const int64_t[::1] sorted_lengths, const int64_t[::1] batch_siz
 
 def fill_previous(const int64_t[::1] batch_sizes, Py_ssize_t batch_size, int64_t[::1] previous):
     """previous[n]: the state before packed token n among batch_size initial states, then one for each token."""
-    cdef Py_ssize_t i, t, token = 0, before = 0
-    with nogil:
-        for t in range(batch_sizes.shape[0]):
-            for i in range(batch_sizes[t]):
-                previous[token + i] = before + i
-            before = batch_size + token
-            token = token + batch_sizes[t]
+    if previous.shape[0] > 0:
+        with nogil:
+            find_previous(&batch_sizes[0], batch_sizes.shape[0], batch_size, &previous[0])
 
 
 def fill_last_steps(const int64_t[::1] lengths, const int64_t[::1] unsorted_indices, const int64_t[::1] offsets,
@@ -154,6 +152,14 @@ def fill_last_steps(const int64_t[::1] lengths, const int64_t[::1] unsorted_indi
             last[b] = unsorted_indices[b]
             if lengths[b] > 0:
                 last[b] += lengths.shape[0] + offsets[lengths[b] - 1]
+
+
+def fill_last_halves(const int64_t[::1] lengths, const int64_t[::1] unsorted_indices, int64_t[::1] last):
+    """last[b]: the last state of row b among two halves of sorted rows, which steps write in turn."""
+    cdef Py_ssize_t b
+    with nogil:
+        for b in range(lengths.shape[0]):
+            last[b] = unsorted_indices[b] + (lengths[b] & 1) * lengths.shape[0]
 
 
 def fill_grid(const int64_t[::1] positions, Py_ssize_t rows, Py_ssize_t total_length, bint repeat, int64_t[::1] grid):

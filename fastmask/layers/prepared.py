@@ -26,7 +26,7 @@ class Prepared:
         if keep:
             self._packed = (), None
             return {}
-        return {"packed": self._packed_from(tuple(w.version for w in weights if w is not None))}
+        return {"packed": self._packed_from(tuple([w.version for w in weights if w is not None]))}
 
     def _packed_from(self, versions: tuple[int | None, ...]) -> PackedWeights:
         # One read and one write of the pair: threads may be here at the same time. What another thread packs while

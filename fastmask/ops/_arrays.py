@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -132,7 +132,7 @@ def _pack(
     ])
 
 
-def pad_gates(matrix: Array, order: Sequence[int], padded: int) -> Array:
+def pad_gates(matrix: Array, order: tuple[int, ...], padded: int) -> Array:
     """Columns [..., gates * units] in another order of gates, each gate widened to ``padded`` columns by zeros."""
     gates = len(order)
     units = matrix.shape[-1] // gates
@@ -146,11 +146,12 @@ def pad_gates(matrix: Array, order: Sequence[int], padded: int) -> Array:
     return wide.reshape(*lead, gates * padded)
 
 
-def _in_order(order: Sequence[int]) -> bool:
-    return len(order) == 1 or list(order) == sorted(order)
+@cache
+def _in_order(order: tuple[int, ...]) -> bool:
+    return order == tuple(range(len(order)))
 
 
-def unpad_gates(matrix: Array, order: Sequence[int], units: int) -> Array:
+def unpad_gates(matrix: Array, order: tuple[int, ...], units: int) -> Array:
     """The inverse of :func:`pad_gates`."""
     gates = len(order)
     padded = matrix.shape[-1] // gates

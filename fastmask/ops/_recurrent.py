@@ -44,7 +44,7 @@ class Problem:
     """
 
     def __init__(
-        self, x: PackedSequence, kernel: Array, recurrent_kernel: Array, order: Sequence[int],
+        self, x: PackedSequence, kernel: Array, recurrent_kernel: Array, order: tuple[int, ...],
         initial_state: Sequence[Array] | None, states: int, go_backwards: bool, return_sequences: bool,
         input_mask: Array | None, recurrent_mask: Array | None, training: bool, packed: PackedWeights | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class Problem:
     @stored_property
     def padded_recurrent_kernel(self) -> Array:
         """The recurrent kernel in Keras's order, each gate padded to whole vectors."""
-        return pad_gates(self.recurrent_kernel, range(self.gates), self.padded)
+        return pad_gates(self.recurrent_kernel, tuple(range(self.gates)), self.padded)
 
     def kept(self, name: str, weights: Array, make: Callable[[], Array]) -> Array:
         """What ``make`` packs of some weights, from an earlier call if it is there."""
@@ -161,11 +161,7 @@ class Problem:
 
     def final_state(self, buffer: Array) -> Array:
         """The state of each row after its last valid step, in the order of the batch."""
-        if self.every_step:
-            return buffer.take(self.plan.last_steps, axis=0)
-        # Two halves that steps write in turn: a row of odd length ends in the second.
-        half = (self.plan.lengths & 1) * self.plan.batch_size
-        return buffer.take(self.plan.unsorted_indices + half, axis=0)
+        return buffer.take(self.plan.last_steps if self.every_step else self.plan.last_halves, axis=0)
 
     def sequence(self, buffer: Array | None) -> PackedSequence | None:
         """The outputs of all steps in the order in which they were made; they stand at the end of a buffer."""
@@ -260,7 +256,7 @@ class Problem:
         """Columns of the input products that belong to mask ``group`` of ``groups`` (given in Keras's order)."""
         if groups == 1:
             return slice(0, self.gates * self.padded)
-        gate = list(self.order).index(group)
+        gate = self.order.index(group)
         return slice(gate * self.padded, (gate + 1) * self.padded)
 
     def masked_values(self, mask: Array, group: int) -> Array:

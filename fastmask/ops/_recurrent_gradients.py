@@ -119,7 +119,7 @@ def gradients(
         stored = problem.values.shape[0]
         inputs = (aligned_zeros if stored > problem.plan.tokens else aligned_empty)((stored, problem.features), dtype)
         problem.kernel.recurrence_gradients(
-            runs[0], d, problem.padded_kernel, split_at, inputs, kernel, bias, h, problem.plan.previous,
+            runs[0], d, problem.padded_kernel, split_at, inputs, kernel, bias, h,
             _first_token(problem, second), first, recurrent_kernel, second, scratch,
         )
         threads.run(more)
