@@ -42,6 +42,8 @@ class Packing:
         Place ``row * T + step`` of each packed token in the padded grid.
     rows : int64 array (N,)
         Row of the batch of each packed token.
+    last_steps : int64 array (B,)
+        For each row of the batch its last state in an array of B initial states in sorted order, then N tokens.
     """
 
     batch_size: int
@@ -55,6 +57,7 @@ class Packing:
     offsets: Indices
     positions: Indices
     rows: Indices
+    last_steps: Indices
 
     def __init__(self) -> None:
         raise TypeError("Packing: made by from_mask, from_lengths or full, not by a call of the class.")
@@ -75,8 +78,9 @@ class Packing:
         d = c + longest
         e = d + tokens
         f = e + tokens
+        g = f + batch_size
         # NumPy's error for too many numbers is about memory up to LARGEST of them.
-        memory = np.empty(min(f + longest + 1, LARGEST), np.int64)
+        memory = np.empty(min(g + longest + 1, LARGEST), np.int64)
         kernels.lay_out(mask, lengths, total_length, longest, tokens, memory)
         self = object.__new__(cls)
         self.batch_size = batch_size
@@ -90,6 +94,7 @@ class Packing:
         self.offsets = memory[c:d]
         self.positions = memory[d:e]
         self.rows = memory[e:f]
+        self.last_steps = memory[f:g]
         return self
 
     @classmethod
@@ -171,6 +176,8 @@ class Packing:
         plan.lengths = np.searchsorted(-sizes, -np.arange(order.size))[unsorted]
         plan.positions, plan.rows = np.empty((2, plan.tokens), np.int64)
         kernels.fill_leading_positions(order, sizes, sizes.size, plan.positions, plan.rows)
+        plan.last_steps = np.empty(order.size, np.int64)
+        kernels.fill_last_steps(plan.lengths, unsorted, plan.offsets, plan.last_steps)
         return plan
 
     @property
@@ -184,13 +191,6 @@ class Packing:
     def sorted_lengths(self) -> Indices:
         """Valid tokens of each row, longest first."""
         return self.lengths[self.sorted_indices]
-
-    @stored_property
-    def last_steps(self) -> Indices:
-        """For each row of the batch its last state in an array of B initial states in sorted order, then N tokens."""
-        last = np.empty(self.batch_size, np.int64)
-        kernels.fill_last_steps(self.lengths, self.unsorted_indices, self.offsets, last)
-        return last
 
     @stored_property
     def last_halves(self) -> Indices:

@@ -86,15 +86,25 @@ cdef void place_tokens(const Plan *p, const uint8_t *mask, const int64_t *length
             t = t + 1
 
 
+cdef void find_last_steps(const int64_t *lengths, Py_ssize_t rows, const int64_t *unsorted_indices,
+                          const int64_t *offsets, int64_t *last) noexcept nogil:
+    cdef Py_ssize_t b
+    for b in range(rows):
+        last[b] = unsorted_indices[b]
+        if lengths[b] > 0:
+            last[b] += rows + offsets[lengths[b] - 1]
+
+
 def lay_out(const uint8_t[:, ::1] mask, const int64_t[::1] lengths, Py_ssize_t total_length, Py_ssize_t steps,
             Py_ssize_t tokens, int64_t[::1] memory):
     """Fill a plan: sorted_indices, unsorted_indices [B], batch_sizes, offsets [steps], positions, rows [tokens].
 
-    They stand one behind the other in `memory`, which has room for steps + 1 numbers more. mask of None: the first
-    steps of each row count.
+    They and last_steps [B] stand one behind the other in `memory`, which has room for steps + 1 numbers more. mask of
+    None: the first steps of each row count.
     """
     cdef Plan p
     cdef const uint8_t *valid = NULL
+    cdef int64_t *last
     if lengths.shape[0] == 0:
         return
     if mask is not None and mask.shape[1] > 0:
@@ -108,9 +118,11 @@ def lay_out(const uint8_t[:, ::1] mask, const int64_t[::1] lengths, Py_ssize_t t
     p.offsets = p.batch_sizes + steps
     p.positions = p.offsets + steps
     p.rows = p.positions + tokens
+    last = p.rows + tokens
     with nogil:
-        sort_rows(&p, &lengths[0], p.rows + tokens)
+        sort_rows(&p, &lengths[0], last + p.batch_size)
         place_tokens(&p, valid, &lengths[0])
+        find_last_steps(&lengths[0], p.batch_size, p.unsorted_indices, p.offsets, last)
 
 
 def fill_leading_positions(const int64_t[::1] sorted_indices, const int64_t[::1] batch_sizes, Py_ssize_t total_length,
@@ -146,12 +158,9 @@ def fill_previous(const int64_t[::1] batch_sizes, Py_ssize_t batch_size, int64_t
 def fill_last_steps(const int64_t[::1] lengths, const int64_t[::1] unsorted_indices, const int64_t[::1] offsets,
                     int64_t[::1] last):
     """last[b]: the last state of row b among one initial state for each row, in sorted order, then the tokens."""
-    cdef Py_ssize_t b
-    with nogil:
-        for b in range(lengths.shape[0]):
-            last[b] = unsorted_indices[b]
-            if lengths[b] > 0:
-                last[b] += lengths.shape[0] + offsets[lengths[b] - 1]
+    if lengths.shape[0] > 0:
+        with nogil:
+            find_last_steps(&lengths[0], lengths.shape[0], &unsorted_indices[0], &offsets[0], &last[0])
 
 
 def fill_last_halves(const int64_t[::1] lengths, const int64_t[::1] unsorted_indices, int64_t[::1] last):
