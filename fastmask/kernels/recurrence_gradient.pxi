@@ -2,6 +2,7 @@
 
 include "previous.pxi"
 
+
 def recurrence_scratch_size(Py_ssize_t features, Py_ssize_t units, Py_ssize_t columns):
     """Numbers of scratch that recurrence_gradients needs for kernels of so many columns."""
     return max(columns * ((features + LANES - 1) // LANES * LANES), gradient_scratch(max(features, units), columns))
