@@ -168,9 +168,10 @@ def test_after_a_long_wait_rows_are_shared_for_a_while(share_units, teams, monke
     monkeypatch.setattr(_sharing, "_SLOWEST_BYTES_PER_SECOND", np.inf)
     kernel = kernels.module(np.dtype(np.float32))
     problem = make_problem("simple_rnn", 2000, 6, 3, 12 * kernel.lanes, mask=None, dtype=np.float32)
+    x = PackedSequence.from_padded(problem.x)
     share_units(2)
     for _ in range(100):
-        ops_results(problem)
+        ops.simple_rnn(x, *problem.parameters, return_sequences=False)
         if kernel.is_crowded():
             break
     else:
