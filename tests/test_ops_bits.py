@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.compiled import ops_results
+from helpers.compiled import assert_same_results, ops_results
 from helpers.masks import MASKED_KINDS
 from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem, processing_mask
@@ -20,12 +20,6 @@ VARIANTS = {
     "backwards": {"go_backwards": True},
     "dropout": {"dropout": "per_gate"},
 }
-
-
-def assert_same_results(actual, expected):
-    assert actual.keys() == expected.keys()
-    for name, array in expected.items():
-        assert_same_bits(actual[name], array, name)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

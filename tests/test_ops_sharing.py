@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers.compiled import ops_results
+from helpers.compiled import assert_same_results, ops_results
 from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem
 
@@ -39,12 +39,6 @@ def teams(monkeypatch):
     for module in ("_recurrent", "_lstm", "_gru", "_simple_rnn"):
         monkeypatch.setattr(f"fastmask.ops.{module}.form_team", note)
     return formed
-
-
-def assert_same_results(actual, expected):
-    assert actual.keys() == expected.keys()
-    for name, array in expected.items():
-        assert_same_bits(actual[name], array, name)
 
 
 def compare_with_one_thread(problem, set_threads, counts=(2, 3, 7), x=None):

@@ -4,7 +4,7 @@ import numpy as np
 
 from fastmask import PackedSequence, ops, reference
 
-from .numeric import assert_close
+from .numeric import assert_close, assert_same_bits
 from .recurrent import gradients_by_name, in_float64, processing_mask
 
 
@@ -45,6 +45,13 @@ def assert_results_close(actual, expected, dtype):
     for name, array in expected.items():
         assert actual[name].dtype == dtype, name
         assert_close(actual[name], array, name)
+
+
+def assert_same_results(actual, expected):
+    """Compare the results of two calls by name, bit for bit."""
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        assert_same_bits(actual[name], array, name)
 
 
 def check_against_reference(problem, return_sequences=True):
