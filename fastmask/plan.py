@@ -142,9 +142,7 @@ class Packing:
         """The plan of a batch without a mask: every step of every row counts."""
         rows, steps = check_size("batch_size", batch_size), check_size("total_length", total_length)
         longest = steps if rows else 0
-        lengths = np.empty(rows, np.int64)
-        lengths.fill(steps)
-        return cls._laid_out(lengths, steps, longest, rows * longest, None, False)
+        return cls._laid_out(np.full(rows, steps, np.int64), steps, longest, rows * longest, None, False)
 
     @classmethod
     def from_batch_sizes(cls, batch_sizes: ArrayLike, sorted_indices: ArrayLike | None = None) -> Packing:
