@@ -7,16 +7,11 @@
 #if defined(_WIN32)
 #include <windows.h>
 static inline void fastmask_yield(void) { SwitchToThread(); }
-static inline void fastmask_sleep(void) { Sleep(1); }
 static inline double fastmask_seconds(void) { return 1e-3 * (double)GetTickCount64(); }
 #else
 #include <sched.h>
 #include <time.h>
 static inline void fastmask_yield(void) { sched_yield(); }
-static inline void fastmask_sleep(void) {
-    struct timespec a_while = {0, 200000};
-    nanosleep(&a_while, 0);
-}
 static inline double fastmask_seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);

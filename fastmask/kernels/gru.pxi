@@ -207,8 +207,7 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
     cdef Shard *shard = &run.shard
     cdef Inputs *inputs = &run.inputs
     cdef Slices *slices = &run.slices
-    cdef Py_ssize_t t = 0, block_end, count, n
-    cdef int part
+    cdef Py_ssize_t t = 0, block_end, count, n, unit, end
     if active_rows(shard, 0) == 0 or h.shape[1] == 0:
         return
     s.units = h.shape[1]
@@ -239,13 +238,11 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
                     gru_masked_products(&s, &dropout.forward, shard.begin, n, dropout.z)
                     s.products = dropout.z
                     s.depth = 0
-                part = -1
-                while next_part(slices, &part):
+                while next_part(slices, s.padded, &unit, &end):
                     if reset_after:
-                        gru_gates(&s, n, True, part_begin(slices, s.padded, part),
-                                  part_begin(slices, s.padded, part + 1))
+                        gru_gates(&s, n, True, unit, end)
                     else:
-                        gru_gates(&s, n, False, 0, s.padded)
+                        gru_gates(&s, n, False, unit, end)
                         gru_candidate(&s, n)
                 count = count + n
                 t = t + 1
@@ -366,7 +363,6 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
     cdef Slices *slices = &run.slices
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
     cdef Py_ssize_t t = shard.steps - 1, n, going_on, unit, last
-    cdef int part
     if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
         return
     s.padded = gates.shape[1] // 4
@@ -396,18 +392,15 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
                 masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride + s.padded,
                                 s.state.stride, shard.begin, going_on, dropout.dh)
                 s.state.ready = dropout.dh - shard.begin * s.state.units
-            part = -1
-            while next_part(slices, &part):
-                unit = part_begin(slices, s.state.units, part)
-                last = part_begin(slices, s.state.units, part + 1)
+            while next_part(slices, s.state.units, &unit, &last):
                 if reset_after:
                     gru_step_backward(&s, shard, t, 0, going_on, True, False, unit, last)
                     gru_step_backward(&s, shard, t, going_on, n, True, True, unit, last)
                 else:
                     gru_step_backward(&s, shard, t, 0, going_on, False, False, unit, last)
                     gru_step_backward(&s, shard, t, going_on, n, False, True, unit, last)
-            if not reset_after:
-                gru_reset_backward(&s, shard.offsets[t] + shard.begin, shard.begin, state_before(shard, True, t), n)
+                    gru_reset_backward(&s, shard.offsets[t] + shard.begin, shard.begin,
+                                       state_before(shard, True, t), n)
             t = t - 1
         initial_state_gradient(&s.state, shard, slices, masked, dropout.dh if dropout is not None else NULL)
         set_float_mode(mode)

@@ -133,8 +133,7 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
     cdef Inputs *inputs = &run.inputs
     cdef Slices *slices = &run.slices
     cdef bint training = gates is not None
-    cdef Py_ssize_t t = 0, block_end, count, before, after, n
-    cdef int part
+    cdef Py_ssize_t t = 0, block_end, count, before, after, n, unit, end
     if active_rows(shard, 0) == 0 or h.shape[1] == 0:
         return
     s.units = h.shape[1]
@@ -167,9 +166,8 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
                     s.z = dropout.z
                     s.z_index = NULL
                     s.depth = 0
-                part = -1
-                while next_part(slices, &part):
-                    lstm_step(&s, n, part_begin(slices, s.padded, part), part_begin(slices, s.padded, part + 1))
+                while next_part(slices, s.padded, &unit, &end):
+                    lstm_step(&s, n, unit, end)
                 count = count + n
                 t = t + 1
         set_float_mode(mode)
@@ -269,7 +267,6 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
     cdef Slices *slices = &run.slices
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
     cdef Py_ssize_t t = shard.steps - 1, n, going_on, unit, last
-    cdef int part
     if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
         return
     s.state.units = dh.shape[1]
@@ -297,10 +294,7 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
                 masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride,
                                 s.state.stride, shard.begin, going_on, dropout.dh)
                 s.state.ready = dropout.dh - shard.begin * s.state.units
-            part = -1
-            while next_part(slices, &part):
-                unit = part_begin(slices, s.state.units, part)
-                last = part_begin(slices, s.state.units, part + 1)
+            while next_part(slices, s.state.units, &unit, &last):
                 lstm_step_backward(&s, shard, t, 0, going_on, False, unit, last)
                 lstm_step_backward(&s, shard, t, going_on, n, True, unit, last)
             t = t - 1

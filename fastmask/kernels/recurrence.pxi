@@ -44,8 +44,7 @@ cdef struct Inputs:
 
 cdef Py_ssize_t next_block(const Inputs *inputs, const Shard *s, Slices *slices, Py_ssize_t t) noexcept nogil:
     # Prepare z for steps t, t + 1, ... as far as the scratch goes; returns the first step beyond.
-    cdef Py_ssize_t token, i, n, count = 0, columns = inputs.product.columns
-    cdef int part = -1
+    cdef Py_ssize_t token, i, n, begin, end, count = 0
     while t < s.steps:
         n = active_rows(s, t)
         if n == 0 or (count > 0 and count + n > inputs.capacity):
@@ -59,9 +58,8 @@ cdef Py_ssize_t next_block(const Inputs *inputs, const Shard *s, Slices *slices,
                 inputs.z_index[count] = token + i if inputs.by_token else count
             count = count + 1
         t = t + 1
-    while not inputs.table and next_part(slices, &part):
-        product_columns(&inputs.product, part_begin(slices, columns, part), part_begin(slices, columns, part + 1),
-                        count)
+    while not inputs.table and next_part(slices, inputs.product.columns, &begin, &end):
+        product_columns(&inputs.product, begin, end, count)
     return t
 
 
@@ -104,6 +102,7 @@ cdef class Recurrence:
         self.team = team
         memset(slices, 0, sizeof(Slices))
         slices.parts = 1
+        slices.part = -1
         if team is not None:
             slices.parts = team.parts
             slices.patience = team.patience
@@ -273,9 +272,8 @@ cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, Sli
                                  real *dh) noexcept nogil:
     # After step 0: carry += d[0] @ transposed U for the rows that have a step.
     cdef Product p
-    cdef Py_ssize_t i, n = active_rows(shard, 0)
+    cdef Py_ssize_t i, begin, end, n = active_rows(shard, 0)
     cdef real *carry = s.carry + shard.begin * s.units
-    cdef int part = -1
     if n == 0:
         return
     if dropout != NULL:
@@ -294,5 +292,5 @@ cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, Sli
     p.out_index = NULL
     p.out_stride = s.units
     p.accumulate = s.carry_everywhere
-    while next_part(slices, &part):
-        product_columns(&p, part_begin(slices, s.units, part), part_begin(slices, s.units, part + 1), n)
+    while next_part(slices, s.units, &begin, &end):
+        product_columns(&p, begin, end, n)

@@ -1,8 +1,5 @@
 # Gradients of inputs and weights in one call, for work that is not shared out among threads.
 
-include "previous.pxi"
-
-
 def recurrence_scratch_size(Py_ssize_t features, Py_ssize_t units, Py_ssize_t columns):
     """Numbers of scratch that recurrence_gradients needs for kernels of so many columns."""
     return max(columns * ((features + LANES - 1) // LANES * LANES), gradient_scratch(max(features, units), columns))

@@ -45,11 +45,10 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
     cdef Shard *shard = &run.shard
     cdef Inputs *inputs = &run.inputs
     cdef Slices *slices = &run.slices
-    cdef Py_ssize_t t = 0, block_end, count, before, after, n, depth
+    cdef Py_ssize_t t = 0, block_end, count, before, after, n, depth, unit, end
     cdef Py_ssize_t units = h.shape[1], padded = inputs.product.out_stride
     cdef const real *z
     cdef const int64_t *z_index
-    cdef int part
     if active_rows(shard, 0) == 0 or units == 0:
         return
     with nogil:
@@ -70,10 +69,9 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
                     z = dropout.z
                     z_index = NULL
                     depth = 0
-                part = -1
-                while next_part(slices, &part):
+                while next_part(slices, units, &unit, &end):
                     simple_rnn_step(z, z_index, padded, &panels[0], &h[before, 0], depth, &h[after, 0], units, n,
-                                    activation, part_begin(slices, units, part), part_begin(slices, units, part + 1))
+                                    activation, unit, end)
                 count = count + n
                 t = t + 1
         set_float_mode(mode)
@@ -120,7 +118,6 @@ def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:
     cdef Slices *slices = &run.slices
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
     cdef Py_ssize_t t = shard.steps - 1, n, going_on, unit, last
-    cdef int part
     if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
         return
     s.units = dh.shape[1]
@@ -142,10 +139,7 @@ def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:
                 masked_backward(masked, s.d + (shard.offsets[t + 1] + shard.begin) * s.stride, s.stride, shard.begin,
                                 going_on, dropout.dh)
                 s.ready = dropout.dh - shard.begin * s.units
-            part = -1
-            while next_part(slices, &part):
-                unit = part_begin(slices, s.units, part)
-                last = part_begin(slices, s.units, part + 1)
+            while next_part(slices, s.units, &unit, &last):
                 simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, 0, going_on, False,
                                          unit, last)
                 simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, going_on, n, True,

@@ -204,6 +204,11 @@ class Problem:
         """Whether threads can share the units of a step."""
         return self.recurrent_mask is None
 
+    @stored_property
+    def parts(self) -> int:
+        """How many threads share the units of every step; 1: threads share the rows."""
+        return unit_parts(self)
+
     def runs(self, bias: Array | None, z: Array | None) -> list[Any]:
         """A prepared `Recurrence` for each range of rows, or for each part of the units.
 
@@ -220,7 +225,6 @@ class Problem:
         plan = self.plan.batch_size, self.plan.batch_sizes, self.plan.offsets
         most = min(_BLOCK_BYTES // (max(1, columns) * self.dtype.itemsize), self.plan.tokens)
         active = int(self.plan.batch_sizes[0]) if self.plan.tokens else 0
-        self.parts = unit_parts(self)
         runs = []
         for begin, end in row_ranges(self) if self.parts == 1 else [(0, self.plan.batch_size)]:
             capacity = max(min(active, end) - begin, most, 1)
