@@ -111,7 +111,7 @@ cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit, const vec *
 
 
 cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, const bint reset_after,
-                   const vec *zero) noexcept nogil:
+                   const real *following, const vec *zero) noexcept nogil:
     # One vector of units of all rows
     cdef Py_ssize_t row = 0
     cdef int i, m, width = 3 if reset_after else 2
@@ -120,30 +120,31 @@ cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, 
         for i in range(m):
             t.x[i] = s.h_previous + (row + i) * s.units
             gru_start(s, t, i, row + i, unit, width, zero)
-        look_ahead(t, width, row)
+        look_ahead(t, following, width, row)
         run_tile(m, width, t)
         gru_tile(reset_after, s, t.sums, row, unit, m)
         row = row + m
 
 
-cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after, Py_ssize_t unit,
-                    Py_ssize_t end) noexcept nogil:
-    # Units from `unit` to `end`, a whole number of vectors
+cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after, const Panel *units) noexcept nogil:
+    # `units`: a whole number of vectors
     cdef Tile t
     cdef vec zero = v_set1(0.0)
-    cdef Py_ssize_t panels
     cdef int width = 3 if reset_after else 2
+    cdef Py_ssize_t unit = units.begin, panels, size = s.depth * width * LANES
     keep_sums(&t)
-    t.panel = s.panels + unit * s.depth * width
+    t.panel = s.panels + unit // LANES * size
     t.depth = s.depth
     t.start_step = 0 if s.bias == NULL and s.products == NULL else s.padded
-    while unit < end:
-        panels = PANELS if reset_after and rows == 1 and end - unit >= PANELS * LANES else 1
+    while unit < units.end:
+        panels = PANELS if reset_after and rows == 1 and units.end - unit >= PANELS * LANES else 1
         if panels > 1:
             gru_single_row(s, &t, unit, &zero)
+        elif unit + LANES < units.end:
+            gru_rows(s, &t, rows, unit, reset_after, t.panel + size, &zero)
         else:
-            gru_rows(s, &t, rows, unit, reset_after, &zero)
-        t.panel = t.panel + panels * s.depth * width * LANES
+            gru_rows(s, &t, rows, unit, reset_after, s.panels + units.following // LANES * size, &zero)
+        t.panel = t.panel + panels * size
         unit = unit + panels * LANES
 
 
@@ -163,7 +164,7 @@ cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
         row = 0
         while row < rows:
             m = even_rows(rows - row)
-            look_ahead(&t, width, row)
+            look_ahead(&t, t.panel + width * t.depth * LANES, width, row)
             for i in range(m):
                 t.x[i] = s.gates + (row + i) * 4 * s.padded + 3 * s.padded
                 t.start[i] = s.x + place(s.x_index, row + i) * 3 * s.padded + unit
@@ -207,7 +208,8 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
     cdef Shard *shard = &run.shard
     cdef Inputs *inputs = &run.inputs
     cdef Slices *slices = &run.slices
-    cdef Py_ssize_t t = 0, block_end, count, n, unit, end
+    cdef Panel units
+    cdef Py_ssize_t t = 0, block_end, count, n
     if active_rows(shard, 0) == 0 or h.shape[1] == 0:
         return
     s.units = h.shape[1]
@@ -238,12 +240,13 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
                     gru_masked_products(&s, &dropout.forward, shard.begin, n, dropout.z)
                     s.products = dropout.z
                     s.depth = 0
-                while next_part(slices, s.padded, &unit, &end):
+                while next_panel(slices, s.padded, &units):
                     if reset_after:
-                        gru_gates(&s, n, True, unit, end)
+                        gru_gates(&s, n, True, &units)
                     else:
-                        gru_gates(&s, n, False, unit, end)
-                        gru_candidate(&s, n)
+                        gru_gates(&s, n, False, &units)
+                if not reset_after:
+                    gru_candidate(&s, n)
                 count = count + n
                 t = t + 1
         set_float_mode(mode)
@@ -319,38 +322,33 @@ cdef void gru_reset_backward(const GruBackward *s, Py_ssize_t token, Py_ssize_t 
 
 
 cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t t, Py_ssize_t begin, Py_ssize_t end,
-                            const bint reset_after, bint ends, Py_ssize_t unit, Py_ssize_t last) noexcept nogil:
-    # Rows begin to end (counted from the shard's first) and units `unit` to `last` of step t.
+                            const bint reset_after, bint ends, const Panel *units) noexcept nogil:
+    # Some units of rows begin to end (counted from the shard's first) of step t.
     cdef Tile tile
-    cdef Py_ssize_t i0, token, row, before
+    cdef Py_ssize_t i0 = begin, unit = units.begin, token, row, before
     cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
-    cdef int i, j, m, width
+    cdef int i, j, m, width = panel_width(s.state.units, unit)
     cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
     keep_sums(&tile)
     tile.depth = s.state.depth
     tile.start_step = LANES
     tile.panel = s.state.panels + unit * s.state.depth
-    while unit < last:
-        width = panel_width(s.state.units, unit)
-        i0 = begin
-        while i0 < end:
-            m = even_rows(end - i0)
-            look_ahead(&tile, width, i0 - begin)
-            token = shard.offsets[t] + shard.begin + i0
-            row = shard.begin + i0
-            before = state_before(shard, True, t) + i0
-            state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
-            for i in range(m):
-                for j in range(width):
-                    if fused:
-                        gru_cell_backward(True, reset_after, s, tile.sums[i][j], token + i, row + i, before + i,
-                                          unit + j * LANES)
-                    else:
-                        gru_cell_backward(False, reset_after, s, tile.sums[i][j], token + i, row + i, before + i,
-                                          unit + j * LANES)
-            i0 = i0 + m
-        tile.panel = tile.panel + s.state.depth * WIDTH * LANES
-        unit = unit + WIDTH * LANES
+    while i0 < end:
+        m = even_rows(end - i0)
+        look_ahead(&tile, s.state.panels + units.following * s.state.depth, width, i0 - begin)
+        token = shard.offsets[t] + shard.begin + i0
+        row = shard.begin + i0
+        before = state_before(shard, True, t) + i0
+        state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
+        for i in range(m):
+            for j in range(width):
+                if fused:
+                    gru_cell_backward(True, reset_after, s, tile.sums[i][j], token + i, row + i, before + i,
+                                      unit + j * LANES)
+                else:
+                    gru_cell_backward(False, reset_after, s, tile.sums[i][j], token + i, row + i, before + i,
+                                      unit + j * LANES)
+        i0 = i0 + m
 
 
 def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] candidate, real[:, ::1] gates,
@@ -362,7 +360,8 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
     cdef Shard *shard = &run.shard
     cdef Slices *slices = &run.slices
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
-    cdef Py_ssize_t t = shard.steps - 1, n, going_on, unit, last
+    cdef Panel units
+    cdef Py_ssize_t t = shard.steps - 1, n, going_on
     if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
         return
     s.padded = gates.shape[1] // 4
@@ -392,15 +391,15 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
                 masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride + s.padded,
                                 s.state.stride, shard.begin, going_on, dropout.dh)
                 s.state.ready = dropout.dh - shard.begin * s.state.units
-            while next_part(slices, s.state.units, &unit, &last):
+            while next_panel(slices, s.state.units, &units):
                 if reset_after:
-                    gru_step_backward(&s, shard, t, 0, going_on, True, False, unit, last)
-                    gru_step_backward(&s, shard, t, going_on, n, True, True, unit, last)
+                    gru_step_backward(&s, shard, t, 0, going_on, True, False, &units)
+                    gru_step_backward(&s, shard, t, going_on, n, True, True, &units)
                 else:
-                    gru_step_backward(&s, shard, t, 0, going_on, False, False, unit, last)
-                    gru_step_backward(&s, shard, t, going_on, n, False, True, unit, last)
-                    gru_reset_backward(&s, shard.offsets[t] + shard.begin, shard.begin,
-                                       state_before(shard, True, t), n)
+                    gru_step_backward(&s, shard, t, 0, going_on, False, False, &units)
+                    gru_step_backward(&s, shard, t, going_on, n, False, True, &units)
+            if not reset_after:
+                gru_reset_backward(&s, shard.offsets[t] + shard.begin, shard.begin, state_before(shard, True, t), n)
             t = t - 1
         initial_state_gradient(&s.state, shard, slices, masked, dropout.dh if dropout is not None else NULL)
         set_float_mode(mode)

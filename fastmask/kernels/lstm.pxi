@@ -90,7 +90,8 @@ cdef void lstm_single_row(const LstmStep *s, Tile *t, Py_ssize_t unit) noexcept 
         lstm_tile(s, &t.sums[i], 0, unit + i * LANES, 1)
 
 
-cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit) noexcept nogil:
+cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit,
+                    const real *following) noexcept nogil:
     # One vector of units of all rows
     cdef Py_ssize_t row = 0
     cdef int i, m
@@ -98,28 +99,30 @@ cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit
         m = even_rows(rows - row)
         for i in range(m):
             t.x[i] = s.h_previous + (row + i) * s.units
-        look_ahead(t, 4, row)
+        look_ahead(t, following, 4, row)
         run_tile(m, 4, t)
         lstm_tile(s, t.sums, row, unit, m)
         row = row + m
 
 
-cdef void lstm_step(const LstmStep *s, Py_ssize_t rows, Py_ssize_t unit, Py_ssize_t end) noexcept nogil:
-    # Units from `unit` to `end`, a whole number of vectors
+cdef void lstm_step(const LstmStep *s, Py_ssize_t rows, const Panel *units) noexcept nogil:
+    # `units`: a whole number of vectors
     cdef Tile t
     cdef vec zero = v_set1(0.0)
-    cdef Py_ssize_t panels
+    cdef Py_ssize_t unit = units.begin, panels, size = s.depth * 4 * LANES
     keep_sums(&t)
     start_from(&zero, &t)
-    t.panel = s.panels + unit * s.depth * 4
+    t.panel = s.panels + unit // LANES * size
     t.depth = s.depth
-    while unit < end:
-        panels = PANELS if rows == 1 and end - unit >= PANELS * LANES else 1
+    while unit < units.end:
+        panels = PANELS if rows == 1 and units.end - unit >= PANELS * LANES else 1
         if panels > 1:
             lstm_single_row(s, &t, unit)
+        elif unit + LANES < units.end:
+            lstm_rows(s, &t, rows, unit, t.panel + size)
         else:
-            lstm_rows(s, &t, rows, unit)
-        t.panel = t.panel + panels * s.depth * 4 * LANES
+            lstm_rows(s, &t, rows, unit, s.panels + units.following // LANES * size)
+        t.panel = t.panel + panels * size
         unit = unit + panels * LANES
 
 
@@ -133,7 +136,8 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
     cdef Inputs *inputs = &run.inputs
     cdef Slices *slices = &run.slices
     cdef bint training = gates is not None
-    cdef Py_ssize_t t = 0, block_end, count, before, after, n, unit, end
+    cdef Panel units
+    cdef Py_ssize_t t = 0, block_end, count, before, after, n
     if active_rows(shard, 0) == 0 or h.shape[1] == 0:
         return
     s.units = h.shape[1]
@@ -166,8 +170,8 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
                     s.z = dropout.z
                     s.z_index = NULL
                     s.depth = 0
-                while next_part(slices, s.padded, &unit, &end):
-                    lstm_step(&s, n, unit, end)
+                while next_panel(slices, s.padded, &units):
+                    lstm_step(&s, n, &units)
                 count = count + n
                 t = t + 1
         set_float_mode(mode)
@@ -224,37 +228,32 @@ cdef inline void lstm_cells_backward(const bint fused, const LstmBackward *s, co
 
 
 cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize_t t, Py_ssize_t begin,
-                             Py_ssize_t end, bint ends, Py_ssize_t unit, Py_ssize_t last) noexcept nogil:
-    # Rows begin to end (counted from the shard's first) and units `unit` to `last` of step t.
+                             Py_ssize_t end, bint ends, const Panel *units) noexcept nogil:
+    # Some units of rows begin to end (counted from the shard's first) of step t.
     cdef Tile tile
-    cdef Py_ssize_t i0, token, row
+    cdef Py_ssize_t i0 = begin, unit = units.begin, token, row
     cdef Py_ssize_t before = state_before(shard, True, t), after = state_after(shard, True, t)
     cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
-    cdef int i, m, width
+    cdef int i, m, width = panel_width(s.state.units, unit)
     cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
     keep_sums(&tile)
     tile.depth = s.state.depth
     tile.start_step = LANES
     tile.panel = s.state.panels + unit * s.state.depth
-    while unit < last:
-        width = panel_width(s.state.units, unit)
-        i0 = begin
-        while i0 < end:
-            m = even_rows(end - i0)
-            token = shard.offsets[t] + shard.begin + i0
-            row = shard.begin + i0
-            look_ahead(&tile, width, i0 - begin)
-            state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
-            for i in range(m):
-                if fused:
-                    lstm_cells_backward(True, s, tile.sums[i], width, token + i, row + i, before + i0 + i,
-                                        after + i0 + i, unit)
-                else:
-                    lstm_cells_backward(False, s, tile.sums[i], width, token + i, row + i, before + i0 + i,
-                                        after + i0 + i, unit)
-            i0 = i0 + m
-        tile.panel = tile.panel + s.state.depth * WIDTH * LANES
-        unit = unit + WIDTH * LANES
+    while i0 < end:
+        m = even_rows(end - i0)
+        token = shard.offsets[t] + shard.begin + i0
+        row = shard.begin + i0
+        look_ahead(&tile, s.state.panels + units.following * s.state.depth, width, i0 - begin)
+        state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
+        for i in range(m):
+            if fused:
+                lstm_cells_backward(True, s, tile.sums[i], width, token + i, row + i, before + i0 + i,
+                                    after + i0 + i, unit)
+            else:
+                lstm_cells_backward(False, s, tile.sums[i], width, token + i, row + i, before + i0 + i,
+                                    after + i0 + i, unit)
+        i0 = i0 + m
 
 
 def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates, const real[:, ::1] c,
@@ -266,7 +265,8 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
     cdef Shard *shard = &run.shard
     cdef Slices *slices = &run.slices
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
-    cdef Py_ssize_t t = shard.steps - 1, n, going_on, unit, last
+    cdef Panel units
+    cdef Py_ssize_t t = shard.steps - 1, n, going_on
     if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
         return
     s.state.units = dh.shape[1]
@@ -294,9 +294,9 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
                 masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride,
                                 s.state.stride, shard.begin, going_on, dropout.dh)
                 s.state.ready = dropout.dh - shard.begin * s.state.units
-            while next_part(slices, s.state.units, &unit, &last):
-                lstm_step_backward(&s, shard, t, 0, going_on, False, unit, last)
-                lstm_step_backward(&s, shard, t, going_on, n, True, unit, last)
+            while next_panel(slices, s.state.units, &units):
+                lstm_step_backward(&s, shard, t, 0, going_on, False, &units)
+                lstm_step_backward(&s, shard, t, going_on, n, True, &units)
             t = t - 1
         initial_state_gradient(&s.state, shard, slices, masked, dropout.dh if dropout is not None else NULL)
         set_float_mode(mode)

@@ -62,7 +62,7 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
     while n < end:
         rows = even_rows(end - n)
         start_tile(p, &zero, n, column, rows, width, whole, &t)
-        look_ahead(&t, width, n - begin)
+        look_ahead(&t, panel + width * p.depth * LANES, width, n - begin)
         run_tile(rows, width, &t)
         if not whole:
             store_rest(p, n, column, rows, width, &t)
@@ -83,14 +83,19 @@ cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept n
         n = n + ROW_BLOCK
 
 
-cdef void product_columns(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t rows) noexcept nogil:
-    # Columns begin to end of the first rows of a product; begin is the first column of a panel.
+cdef struct Panel:
+    Py_ssize_t begin, end       # columns
+    Py_ssize_t following        # first column of the panel whose turn comes next
+
+
+cdef void product_panel(const Product *p, const Panel *panel, Py_ssize_t rows) noexcept nogil:
+    # The columns of a panel of the first rows of a product
     cdef Product part = p[0]
-    part.columns = end - begin
-    part.panels = p.panels + begin * p.depth
-    part.out = p.out + begin
+    part.columns = panel.end - panel.begin
+    part.panels = p.panels + panel.begin * p.depth
+    part.out = p.out + panel.begin
     if p.start != NULL:
-        part.start = p.start + begin
+        part.start = p.start + panel.begin
     product(&part, 0, rows)
 
 

@@ -44,7 +44,8 @@ cdef struct Inputs:
 
 cdef Py_ssize_t next_block(const Inputs *inputs, const Shard *s, Slices *slices, Py_ssize_t t) noexcept nogil:
     # Prepare z for steps t, t + 1, ... as far as the scratch goes; returns the first step beyond.
-    cdef Py_ssize_t token, i, n, begin, end, count = 0
+    cdef Py_ssize_t token, i, n, count = 0
+    cdef Panel panel
     while t < s.steps:
         n = active_rows(s, t)
         if n == 0 or (count > 0 and count + n > inputs.capacity):
@@ -58,8 +59,8 @@ cdef Py_ssize_t next_block(const Inputs *inputs, const Shard *s, Slices *slices,
                 inputs.z_index[count] = token + i if inputs.by_token else count
             count = count + 1
         t = t + 1
-    while not inputs.table and next_part(slices, inputs.product.columns, &begin, &end):
-        product_columns(&inputs.product, begin, end, count)
+    while not inputs.table and next_panel(slices, inputs.product.columns, &panel):
+        product_panel(&inputs.product, &panel, count)
     return t
 
 
@@ -272,7 +273,8 @@ cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, Sli
                                  real *dh) noexcept nogil:
     # After step 0: carry += d[0] @ transposed U for the rows that have a step.
     cdef Product p
-    cdef Py_ssize_t i, begin, end, n = active_rows(shard, 0)
+    cdef Panel panel
+    cdef Py_ssize_t i, n = active_rows(shard, 0)
     cdef real *carry = s.carry + shard.begin * s.units
     if n == 0:
         return
@@ -292,5 +294,5 @@ cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, Sli
     p.out_index = NULL
     p.out_stride = s.units
     p.accumulate = s.carry_everywhere
-    while next_part(slices, s.units, &begin, &end):
-        product_columns(&p, begin, end, n)
+    while next_panel(slices, s.units, &panel):
+        product_panel(&p, &panel, n)

@@ -2,40 +2,34 @@
 
 cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padded, const real *panels,
                           const real *h_previous, Py_ssize_t depth, real *h, Py_ssize_t units, Py_ssize_t rows,
-                          int activation, Py_ssize_t unit, Py_ssize_t end) noexcept nogil:
-    # Units from `unit`, the first of a panel, to `end`
+                          int activation, const Panel *columns) noexcept nogil:
     cdef Tile t
     cdef vec zero = v_set1(0.0)
     cdef const real *x
-    cdef Py_ssize_t row, column
-    cdef int i, j, m, width
+    cdef Py_ssize_t row = 0, unit = columns.begin, column
+    cdef int i, j, m, width = panel_width(units, unit)
     keep_sums(&t)
     start_from(&zero, &t)
     t.panel = panels + unit * depth
     t.depth = depth
-    while unit < end:
-        width = panel_width(units, unit)
-        row = 0
-        while row < rows:
-            m = even_rows(rows - row)
-            look_ahead(&t, width, row)
-            for i in range(m):
-                t.x[i] = h_previous + (row + i) * units
-            run_tile(m, width, &t)
-            for i in range(m):
-                x = z + place(z_index, row + i) * padded + unit
-                for j in range(width):
-                    t.sums[i][j] = v_load(x + j * LANES) + t.sums[i][j]
-                if width == WIDTH and activation == TANH:
-                    tanhs(WIDTH, t.sums[i])
-                else:
-                    squash(False, activation, width, t.sums[i])
-                for j in range(width):
-                    column = unit + j * LANES
-                    store(h + (row + i) * units + column, t.sums[i][j], lanes_left(units, column))
-            row = row + m
-        t.panel = t.panel + depth * WIDTH * LANES
-        unit = unit + WIDTH * LANES
+    while row < rows:
+        m = even_rows(rows - row)
+        look_ahead(&t, panels + columns.following * depth, width, row)
+        for i in range(m):
+            t.x[i] = h_previous + (row + i) * units
+        run_tile(m, width, &t)
+        for i in range(m):
+            x = z + place(z_index, row + i) * padded + unit
+            for j in range(width):
+                t.sums[i][j] = v_load(x + j * LANES) + t.sums[i][j]
+            if width == WIDTH and activation == TANH:
+                tanhs(WIDTH, t.sums[i])
+            else:
+                squash(False, activation, width, t.sums[i])
+            for j in range(width):
+                column = unit + j * LANES
+                store(h + (row + i) * units + column, t.sums[i][j], lanes_left(units, column))
+        row = row + m
 
 
 def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, int activation, bint every_step,
@@ -45,7 +39,8 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
     cdef Shard *shard = &run.shard
     cdef Inputs *inputs = &run.inputs
     cdef Slices *slices = &run.slices
-    cdef Py_ssize_t t = 0, block_end, count, before, after, n, depth, unit, end
+    cdef Py_ssize_t t = 0, block_end, count, before, after, n, depth
+    cdef Panel columns
     cdef Py_ssize_t units = h.shape[1], padded = inputs.product.out_stride
     cdef const real *z
     cdef const int64_t *z_index
@@ -69,44 +64,39 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
                     z = dropout.z
                     z_index = NULL
                     depth = 0
-                while next_part(slices, units, &unit, &end):
+                while next_panel(slices, units, &columns):
                     simple_rnn_step(z, z_index, padded, &panels[0], &h[before, 0], depth, &h[after, 0], units, n,
-                                    activation, unit, end)
+                                    activation, &columns)
                 count = count + n
                 t = t + 1
         set_float_mode(mode)
 
 
 cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, Py_ssize_t t, const real *h, real *d,
-                                   int activation, Py_ssize_t begin, Py_ssize_t end, bint ends, Py_ssize_t unit,
-                                   Py_ssize_t last) noexcept nogil:
-    # Rows begin to end (counted from the shard's first) and units `unit` to `last` of step t.
+                                   int activation, Py_ssize_t begin, Py_ssize_t end, bint ends,
+                                   const Panel *units) noexcept nogil:
+    # Some units of rows begin to end (counted from the shard's first) of step t.
     cdef Tile tile
-    cdef Py_ssize_t i0, token, column
+    cdef Py_ssize_t i0 = begin, token, column
     cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
-    cdef int i, j, m, n, width
+    cdef int i, j, m, n, width = panel_width(s.units, units.begin)
     cdef vec y
     keep_sums(&tile)
     tile.depth = s.depth
     tile.start_step = LANES
-    tile.panel = s.panels + unit * s.depth
-    while unit < last:
-        width = panel_width(s.units, unit)
-        i0 = begin
-        while i0 < end:
-            m = even_rows(end - i0)
-            look_ahead(&tile, width, i0 - begin)
-            token = shard.offsets[t] + shard.begin + i0
-            state_gradient(s, &tile, token, next_token + i0, shard.begin + i0, unit, m, width, ends)
-            for i in range(m):
-                for j in range(width):
-                    column = unit + j * LANES
-                    n = lanes_left(s.units, column)
-                    y = load(h + (token + i) * s.units + column, n)
-                    v_store(d + (token + i) * s.stride + column, tile.sums[i][j] * slope(activation, y))
-            i0 = i0 + m
-        tile.panel = tile.panel + s.depth * WIDTH * LANES
-        unit = unit + WIDTH * LANES
+    tile.panel = s.panels + units.begin * s.depth
+    while i0 < end:
+        m = even_rows(end - i0)
+        look_ahead(&tile, s.panels + units.following * s.depth, width, i0 - begin)
+        token = shard.offsets[t] + shard.begin + i0
+        state_gradient(s, &tile, token, next_token + i0, shard.begin + i0, units.begin, m, width, ends)
+        for i in range(m):
+            for j in range(width):
+                column = units.begin + j * LANES
+                n = lanes_left(s.units, column)
+                y = load(h + (token + i) * s.units + column, n)
+                v_store(d + (token + i) * s.stride + column, tile.sums[i][j] * slope(activation, y))
+        i0 = i0 + m
 
 
 def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:, ::1] h, const real[:, ::1] dy,
@@ -117,7 +107,8 @@ def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:
     cdef Shard *shard = &run.shard
     cdef Slices *slices = &run.slices
     cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
-    cdef Py_ssize_t t = shard.steps - 1, n, going_on, unit, last
+    cdef Panel units
+    cdef Py_ssize_t t = shard.steps - 1, n, going_on
     if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
         return
     s.units = dh.shape[1]
@@ -139,11 +130,11 @@ def simple_rnn_backward(Recurrence run, const real[::1] transposed, const real[:
                 masked_backward(masked, s.d + (shard.offsets[t + 1] + shard.begin) * s.stride, s.stride, shard.begin,
                                 going_on, dropout.dh)
                 s.ready = dropout.dh - shard.begin * s.units
-            while next_part(slices, s.units, &unit, &last):
+            while next_panel(slices, s.units, &units):
                 simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, 0, going_on, False,
-                                         unit, last)
+                                         &units)
                 simple_rnn_step_backward(&s, shard, t, &h[shard.rows, 0], &d[0, 0], activation, going_on, n, True,
-                                         unit, last)
+                                         &units)
             t = t - 1
         initial_state_gradient(&s, shard, slices, masked, dropout.dh if dropout is not None else NULL)
         set_float_mode(mode)

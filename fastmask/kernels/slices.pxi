@@ -3,7 +3,10 @@
 #
 # A run goes through phases (steps, and products of blocks of inputs), each of as many parts as there are threads. A
 # thread takes the part that its cache knows, then those that nobody has taken, and waits for parts that others are
-# at: never for a thread that has not come, nor for the interpreter.
+# at: never for a thread that has not come, nor for the interpreter. A run without a team has one part.
+#
+# The panels of a part are met upwards and downwards in turn: a phase begins with the weights that the last one ended
+# with, which are still in the cache where not all fit. An LSTM of 512 units on one row: 14 ms, and 19 always upwards.
 
 from libc.stdint cimport INT64_MAX
 
@@ -49,19 +52,35 @@ cdef struct Slices:
     int64_t *marks
     int64_t phase               # that this thread has come to
     int part                    # that this thread is at, or -1
+    Py_ssize_t first, last      # panels of that part that are left
 
 
-cdef bint next_part(Slices *s, Py_ssize_t columns, Py_ssize_t *begin, Py_ssize_t *end) noexcept nogil:
-    # Take a part of this phase, `begin` to `end` of some columns. False: all have ended, and the phase is over.
-    if not take_part(s):
-        s.part = -1
-        return False
-    begin[0] = part_begin(s, columns, s.part)
-    end[0] = part_begin(s, columns, s.part + 1)
+cdef bint next_panel(Slices *s, Py_ssize_t columns, Panel *panel) noexcept nogil:
+    # Take a panel of this phase. False: all have ended, and the phase is over.
+    cdef Py_ssize_t panels = (columns + WIDTH * LANES - 1) // (WIDTH * LANES)
+    cdef Py_ssize_t k, following
+    while s.first == s.last:
+        if not take_part(s):
+            s.part = -1
+            s.phase = s.phase + 1
+            return False
+        s.first = panels * s.part // s.parts
+        s.last = panels * (s.part + 1) // s.parts
+    if s.phase & 1:
+        s.last = k = s.last - 1
+        following = max(k - 1, s.first)
+    else:
+        k = s.first
+        s.first = k + 1
+        following = min(k + 1, s.last - 1)
+    panel.begin = k * WIDTH * LANES
+    panel.end = min(columns, panel.begin + WIDTH * LANES)
+    panel.following = following * WIDTH * LANES
     return True
 
 
 cdef inline bint take_part(Slices *s) noexcept nogil:
+    # False: all parts of this phase have ended.
     cdef int k
     if s.parts == 1:
         s.part = s.part + 1
@@ -72,14 +91,7 @@ cdef inline bint take_part(Slices *s) noexcept nogil:
         s.part = (s.own + k) % s.parts
         if fastmask_claim(s.marks + s.part * MARK_STEP, 2 * s.phase):
             return True
-    s.phase = s.phase + 1
     for k in range(s.parts):
-        while not watch(s.marks + k * MARK_STEP, 2 * s.phase, INT64_MAX, s.patience):
+        while not watch(s.marks + k * MARK_STEP, 2 * s.phase + 2, INT64_MAX, s.patience):
             fastmask_store(&crowded_until, <int64_t>(1e3 * fastmask_seconds()) + CROWDED)
     return False
-
-
-cdef inline Py_ssize_t part_begin(const Slices *s, Py_ssize_t columns, int part) noexcept nogil:
-    # Parts are whole panels, and the one behind the last begins where the columns end.
-    cdef Py_ssize_t panel = WIDTH * LANES
-    return min(columns, (columns + panel - 1) // panel * part // s.parts * panel)

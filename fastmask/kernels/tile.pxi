@@ -178,12 +178,12 @@ cdef inline void keep_sums(Tile *t) noexcept nogil:
         t.out[i] = <real *>t.sums[i]
 
 
-cdef inline void look_ahead(Tile *t, int width, Py_ssize_t row) noexcept nogil:
-    # The first `width` tiles of a panel bring the panel behind it into the cache. Tiles are full but for the last
+cdef inline void look_ahead(Tile *t, const real *following, int width, Py_ssize_t row) noexcept nogil:
+    # The first `width` tiles of a panel bring the following one into the cache. Tiles are full but for the last
     # three, so the row that a tile begins with tells its number.
     cdef Py_ssize_t tile = (row + ROWS - 1) // ROWS
     cdef bint some = tile < width
-    t.ahead = t.panel + (width + tile) * t.depth * LANES if some else t.panel
+    t.ahead = following + tile * t.depth * LANES if some else t.panel
     t.ahead_step = LANES if some else 0
 
 
