@@ -6,10 +6,8 @@
 cdef enum:
     TOKEN_BLOCK = 256   # tokens taken at a time: larger blocks read and write the result less often
     UNIT_BLOCK = 1536   # columns of x taken at a time, a multiple of ROWS: each time all of d is copied again
-    COPY_CHUNK = 16     # tokens whose rows of x are copied while they are in the first-level cache
     CHAIN = 128         # tokens of one chain of additions to a weight
     BIAS_CHAIN = 16     # and to a bias
-    X_TILE = TOKEN_BLOCK * ROWS + LANES     # numbers of ROWS columns of a block of x, with room for one vector more
 
 
 def gradient_scratch_size(Py_ssize_t units, Py_ssize_t columns):
@@ -18,8 +16,12 @@ def gradient_scratch_size(Py_ssize_t units, Py_ssize_t columns):
 
 
 cdef inline Py_ssize_t gradient_scratch(Py_ssize_t units, Py_ssize_t columns) noexcept nogil:
-    cdef Py_ssize_t tiles = (min(units, <Py_ssize_t>UNIT_BLOCK) + ROWS - 1) // ROWS
-    return TOKEN_BLOCK * WIDTH * LANES + tiles * X_TILE + columns
+    return TOKEN_BLOCK * (WIDTH * LANES + block_stride(units)) + columns
+
+
+cdef inline Py_ssize_t block_stride(Py_ssize_t units) noexcept nogil:
+    # An odd number of vectors, so that the same column of many rows does not meet in a few sets of the cache
+    return ((min(units, <Py_ssize_t>UNIT_BLOCK) + LANES - 1) // LANES | 1) * LANES
 
 
 cdef struct GradientProduct:
@@ -33,34 +35,23 @@ cdef struct GradientProduct:
     real *out                   # in/out [units, columns]
     real *bias                  # in/out [columns] or NULL: sums of d
     real *d_block               # scratch [TOKEN_BLOCK][width][LANES]
-    real *x_block               # scratch [tiles of units][X_TILE]: [TOKEN_BLOCK][ROWS]
+    real *x_block               # scratch [TOKEN_BLOCK, x_block_stride]
+    Py_ssize_t x_block_stride
     real *bias_rest             # scratch [columns]: what additions to bias have lost
 
 
 cdef void copy_block(const GradientProduct *g, Py_ssize_t token, Py_ssize_t count, Py_ssize_t unit,
                      Py_ssize_t units) noexcept nogil:
-    # Whole vectors are stored every ROWS numbers; what each has too much, the next one overwrites.
-    cdef Py_ssize_t k, m, end, begin = 0
+    cdef Py_ssize_t k, m
     cdef const real *source
-    cdef real *target
-    cdef int j
-    while begin < count:
-        end = min(begin + COPY_CHUNK, count)
+    cdef real *target = g.x_block
+    for k in range(count):
+        source = g.x + place(g.x_index, token + k) * g.x_stride + unit
         m = 0
         while m < units:
-            target = g.x_block + m // ROWS * X_TILE + begin * ROWS
-            for k in range(begin, end):
-                source = g.x + place(g.x_index, token + k) * g.x_stride + unit + m
-                for j in range((ROWS + LANES - 1) // LANES):
-                    store_block(target + j * LANES, source + j * LANES, units - m - j * LANES)
-                target = target + ROWS
-            m = m + ROWS
-        begin = end
-
-
-cdef inline void store_block(real *target, const real *source, Py_ssize_t left) noexcept nogil:
-    if left > 0:
-        v_store(target, load(source, lanes_left(left, 0)))
+            v_store(target + m, load(source + m, lanes_left(units, m)))
+            m = m + LANES
+        target = target + g.x_block_stride
 
 
 cdef inline void add_to(real *total, vec x, int n) noexcept nogil:
@@ -79,60 +70,79 @@ cdef inline void add_whole(real *total, real *rest, vec x, int n) noexcept nogil
 
 cdef void copy_panel(const GradientProduct *g, Py_ssize_t token, Py_ssize_t count, Py_ssize_t column, int width,
                      bint add_bias) noexcept nogil:
+    cdef vec sums[WIDTH]
+    cdef int j
+    if column + width * LANES > g.columns:
+        copy_columns(width, False, g, token, count, column, sums)
+    elif width == 4:
+        copy_columns(4, True, g, token, count, column, sums)
+    elif width == 3:
+        copy_columns(3, True, g, token, count, column, sums)
+    elif width == 2:
+        copy_columns(2, True, g, token, count, column, sums)
+    else:
+        copy_columns(1, True, g, token, count, column, sums)
+    if add_bias:
+        for j in range(width):
+            add_whole(g.bias + column + j * LANES, g.bias_rest + column + j * LANES, sums[j],
+                      lanes_left(g.columns, column + j * LANES))
+
+
+cdef inline void copy_columns(const int width, const bint whole, const GradientProduct *g, Py_ssize_t token,
+                              Py_ssize_t count, Py_ssize_t column, vec *sums) noexcept nogil:
+    # With the sums over the tokens. Where width is a literal, they stay in registers.
     cdef const real *source = g.d + token * g.d_stride + column
     cdef real *target = g.d_block
-    cdef vec bias[WIDTH]
+    cdef vec total[WIDTH]
     cdef vec part[WIDTH]
     cdef vec x
     cdef Py_ssize_t k
     cdef int j
     for j in range(width):
-        bias[j] = part[j] = v_set1(0.0)
+        total[j] = part[j] = v_set1(0.0)
     for k in range(count):
         for j in range(width):
-            x = load(source + j * LANES, lanes_left(g.columns, column + j * LANES))
-            v_store(target, x)
+            x = v_load(source + j * LANES) if whole else load(source + j * LANES,
+                                                              lanes_left(g.columns, column + j * LANES))
+            v_store(target + j * LANES, x)
             part[j] = part[j] + x
-            target = target + LANES
         if k % BIAS_CHAIN == BIAS_CHAIN - 1:
             for j in range(width):
-                bias[j] = bias[j] + part[j]
+                total[j] = total[j] + part[j]
                 part[j] = v_set1(0.0)
         source = source + g.d_stride
-    if add_bias:
-        for j in range(width):
-            add_whole(g.bias + column + j * LANES, g.bias_rest + column + j * LANES, bias[j] + part[j],
-                      lanes_left(g.columns, column + j * LANES))
+        target = target + width * LANES
+    for j in range(width):
+        sums[j] = total[j] + part[j]
 
 
 cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ssize_t units,
-                    Py_ssize_t column, int width, const real *next_panel) noexcept nogil:
-    # out[unit : unit + units, column : ] += x_block.T @ d_block. Meanwhile the next panel comes into the cache.
+                    Py_ssize_t column, int width) noexcept nogil:
+    # out[unit : unit + units, column : ] += x_block.T @ d_block. A chain's part of d_block stays in the first-level
+    # cache.
     cdef Tile t
-    cdef Py_ssize_t k, tile = 0
-    cdef real *out = g.out + unit * g.columns + column
+    cdef Py_ssize_t m, k = 0
+    cdef real *out
     cdef bint whole = column + width * LANES <= g.columns
     cdef int i, rows
-    t.x_stride = ROWS
-    while units > 0:
-        rows = rows_left(units)
-        t.ahead_step = g.d_stride if tile < WIDTH else 0
-        for i in range(rows):
-            t.out[i] = out + i * g.columns if whole else <real *>t.sums[i]
-        k = 0
-        while k < count:
-            t.depth = min(count - k, <Py_ssize_t>CHAIN)
-            t.panel = g.d_block + k * width * LANES
-            t.x[0] = g.x_block + tile * X_TILE + k * ROWS
-            t.ahead = next_panel + k * g.d_stride + tile * LANES if tile < WIDTH else t.panel
+    t.x_stride = g.x_block_stride
+    t.ahead_step = 0
+    while k < count:
+        t.depth = min(count - k, <Py_ssize_t>CHAIN)
+        t.panel = t.ahead = g.d_block + k * width * LANES
+        m = 0
+        while m < units:
+            rows = rows_left(units - m)
+            out = g.out + (unit + m) * g.columns + column
+            t.x[0] = g.x_block + k * g.x_block_stride + m
+            for i in range(rows):
+                t.out[i] = out + i * g.columns if whole else <real *>t.sums[i]
             if whole:
                 run_column_tile(rows, width, &t)
             else:
                 add_part(g, rows, width, column, out, &t)
-            k = k + CHAIN
-        out = out + rows * g.columns
-        units = units - rows
-        tile = tile + 1
+            m = m + rows
+        k = k + CHAIN
 
 
 cdef void add_part(const GradientProduct *g, int rows, int width, Py_ssize_t column, real *out, Tile *t) noexcept nogil:
@@ -181,6 +191,7 @@ cdef void add_gradient(GradientProduct *g, Py_ssize_t begin, Py_ssize_t end, Py_
     cdef Py_ssize_t token = begin, count, unit, units, panel, column
     g.d_block = scratch
     g.x_block = g.d_block + TOKEN_BLOCK * WIDTH * LANES
+    g.x_block_stride = block_stride(g.units)
     g.bias_rest = scratch + gradient_scratch(g.units, g.columns) - g.columns
     memset(g.bias_rest, 0, g.columns * sizeof(real))
     while token < end:
@@ -192,7 +203,6 @@ cdef void add_gradient(GradientProduct *g, Py_ssize_t begin, Py_ssize_t end, Py_
             for panel in range(begin_panel, end_panel):
                 column = panel * WIDTH * LANES
                 copy_panel(g, token, count, column, panel_width(g.columns, column), unit == 0 and g.bias != NULL)
-                add_panel(g, count, unit, units, column, panel_width(g.columns, column),
-                          g.d + token * g.d_stride + column + WIDTH * LANES)
+                add_panel(g, count, unit, units, column, panel_width(g.columns, column))
             unit = unit + UNIT_BLOCK
         token = token + TOKEN_BLOCK
