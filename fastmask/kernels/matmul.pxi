@@ -16,6 +16,7 @@ cdef struct Product:
     const int64_t *out_index
     Py_ssize_t out_stride
     bint accumulate             # start from what stands in out
+    bint scattered              # rows of x are far from each other, and not in a cache yet
 
 
 cdef inline Py_ssize_t place(const int64_t *index, Py_ssize_t n) noexcept nogil:
@@ -50,6 +51,15 @@ cdef void store_rest(const Product *p, Py_ssize_t n, Py_ssize_t column, int rows
             store(out + j * LANES, t.sums[i][j], lanes_left(p.columns, column + j * LANES))
 
 
+cdef inline void fetch_rows(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef Py_ssize_t n, k
+    for n in range(begin, end):
+        k = 0
+        while k < p.depth:
+            v_prefetch(p.x + place(p.x_index, n) * p.x_stride + k)
+            k = k + LANES
+
+
 cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t column,
                         const real *panel) noexcept nogil:
     cdef Tile t
@@ -62,6 +72,8 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
     while n < end:
         rows = even_rows(end - n)
         start_tile(p, &zero, n, column, rows, width, whole, &t)
+        if p.scattered and column == 0:
+            fetch_rows(p, n + rows, min(n + 2 * rows, end))
         look_ahead(&t, panel + width * p.depth * LANES, width, n - begin)
         run_tile(rows, width, &t)
         if not whole:
@@ -117,6 +129,7 @@ def matmul(const real[:, :] x, const real[::1] panels, const real[::1] start, re
     p.out_stride = out.strides[0] // <Py_ssize_t>sizeof(real)
     p.out_index = &out_index[0] if out_index is not None else NULL
     p.accumulate = accumulate
+    p.scattered = False
     with nogil:
         mode = flush_denormals()
         product(&p, begin, end)

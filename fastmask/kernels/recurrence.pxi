@@ -42,7 +42,7 @@ cdef struct Inputs:
     Py_ssize_t capacity
 
 
-cdef Py_ssize_t next_block(const Inputs *inputs, const Shard *s, Slices *slices, Py_ssize_t t) noexcept nogil:
+cdef Py_ssize_t next_block(Inputs *inputs, const Shard *s, Slices *slices, Py_ssize_t t) noexcept nogil:
     # Prepare z for steps t, t + 1, ... as far as the scratch goes; returns the first step beyond.
     cdef Py_ssize_t token, i, n, count = 0
     cdef Panel panel
@@ -59,8 +59,10 @@ cdef Py_ssize_t next_block(const Inputs *inputs, const Shard *s, Slices *slices,
                 inputs.z_index[count] = token + i if inputs.by_token else count
             count = count + 1
         t = t + 1
+    inputs.product.scattered = True
     while not inputs.table and next_panel(slices, inputs.product.columns, &panel):
         product_panel(&inputs.product, &panel, count)
+        inputs.product.scattered = False
     return t
 
 
@@ -129,6 +131,7 @@ cdef class Recurrence:
         p.x_index = inputs.x_index
         p.start = &bias[0] if bias is not None else NULL
         p.accumulate = False
+        p.scattered = False
         if x is not None:
             p.depth = x.shape[1]
             p.x_stride = x.shape[1]
@@ -173,6 +176,7 @@ cdef void masked_forward(const MaskedProduct *m, const real *h, Py_ssize_t row, 
     p.start = NULL
     p.out_stride = m.stride
     p.accumulate = True
+    p.scattered = False
     for g in range(m.groups):
         multiply_masked(h, m.masks + (g * m.rows + row) * m.units, m.scratch, n * m.units, False)
         p.panels = m.panels + g * m.panel_size
@@ -194,6 +198,7 @@ cdef void masked_backward(const MaskedProduct *m, const real *d, Py_ssize_t stri
     p.out = m.scratch
     p.out_stride = m.units
     p.accumulate = False
+    p.scattered = False
     for g in range(m.groups):
         p.x = d + g * m.columns
         p.panels = m.panels + g * m.panel_size
@@ -294,5 +299,6 @@ cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, Sli
     p.out_index = NULL
     p.out_stride = s.units
     p.accumulate = s.carry_everywhere
+    p.scattered = False
     while next_panel(slices, s.units, &panel):
         product_panel(&p, &panel, n)
