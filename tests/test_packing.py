@@ -89,6 +89,12 @@ def test_grid_without_cells(shape):
     assert packing.grid(True).shape == (0,)
 
 
+@pytest.mark.parametrize("steps", [1, 7, 8, 9, 64, 131])
+def test_any_byte_but_zero_counts(steps):
+    numbers = np.random.default_rng(steps).choice(np.array([0, 1, 2, 127, 128, 255], np.uint8), (6, steps))
+    check_plan(Packing.from_mask(numbers.view(np.bool_)), numbers != 0)
+
+
 def test_a_mask_in_any_memory_order():
     mask = make_mask("holes", 6, 9)
     for view in (np.asfortranarray(mask), mask[::-1, ::-1], np.repeat(mask, 2, axis=1)[:, ::2]):
