@@ -5,7 +5,8 @@
 
 cdef enum:
     TOKEN_BLOCK = 256   # tokens taken at a time: larger blocks read and write the result less often
-    UNIT_BLOCK = 1536   # columns of x taken at a time, a multiple of ROWS: each time all of d is copied again
+    UNIT_BLOCK = 1536   # columns of x taken at a time, a multiple of STRIPE: each time all of d is copied again
+    STRIPE = 8 * ROWS   # columns that are copied side by side: a tile then meets few pages of memory
     CHAIN = 128         # tokens of one chain of additions to a weight
     BIAS_CHAIN = 16     # and to a bias
 
@@ -16,12 +17,8 @@ def gradient_scratch_size(Py_ssize_t units, Py_ssize_t columns):
 
 
 cdef inline Py_ssize_t gradient_scratch(Py_ssize_t units, Py_ssize_t columns) noexcept nogil:
-    return TOKEN_BLOCK * (WIDTH * LANES + block_stride(units)) + columns
-
-
-cdef inline Py_ssize_t block_stride(Py_ssize_t units) noexcept nogil:
-    # An odd number of vectors, so that the same column of many rows does not meet in a few sets of the cache
-    return ((min(units, <Py_ssize_t>UNIT_BLOCK) + LANES - 1) // LANES | 1) * LANES
+    cdef Py_ssize_t stripes = (min(units, <Py_ssize_t>UNIT_BLOCK) + STRIPE - 1) // STRIPE
+    return TOKEN_BLOCK * (WIDTH * LANES + stripes * STRIPE) + columns
 
 
 cdef struct GradientProduct:
@@ -35,8 +32,7 @@ cdef struct GradientProduct:
     real *out                   # in/out [units, columns]
     real *bias                  # in/out [columns] or NULL: sums of d
     real *d_block               # scratch [TOKEN_BLOCK][width][LANES]
-    real *x_block               # scratch [TOKEN_BLOCK, x_block_stride]
-    Py_ssize_t x_block_stride
+    real *x_block               # scratch [stripes][TOKEN_BLOCK][STRIPE]
     real *bias_rest             # scratch [columns]: what additions to bias have lost
 
 
@@ -44,14 +40,13 @@ cdef void copy_block(const GradientProduct *g, Py_ssize_t token, Py_ssize_t coun
                      Py_ssize_t units) noexcept nogil:
     cdef Py_ssize_t k, m
     cdef const real *source
-    cdef real *target = g.x_block
     for k in range(count):
         source = g.x + place(g.x_index, token + k) * g.x_stride + unit
         m = 0
         while m < units:
-            v_store(target + m, load(source + m, lanes_left(units, m)))
+            v_store(g.x_block + (m // STRIPE * TOKEN_BLOCK + k) * STRIPE + m % STRIPE,
+                    load(source + m, lanes_left(units, m)))
             m = m + LANES
-        target = target + g.x_block_stride
 
 
 cdef inline void add_to(real *total, vec x, int n) noexcept nogil:
@@ -118,31 +113,41 @@ cdef inline void copy_columns(const int width, const bint whole, const GradientP
 
 cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ssize_t units,
                     Py_ssize_t column, int width) noexcept nogil:
-    # out[unit : unit + units, column : ] += x_block.T @ d_block. A chain's part of d_block stays in the first-level
-    # cache.
+    # out[unit : unit + units, column : ] += x_block.T @ d_block
+    cdef Py_ssize_t k, m = 0
+    while m < units:
+        k = 0
+        while k < count:
+            add_chain(g, k, min(count - k, <Py_ssize_t>CHAIN), unit, m, min(units - m, <Py_ssize_t>STRIPE), column,
+                      width)
+            k = k + CHAIN
+        m = m + STRIPE
+
+
+cdef void add_chain(const GradientProduct *g, Py_ssize_t k, Py_ssize_t depth, Py_ssize_t unit, Py_ssize_t m,
+                    Py_ssize_t units, Py_ssize_t column, int width) noexcept nogil:
+    # A stripe's part from the k-th token of the blocks on. What the tiles share of d_block stays in the first-level
+    # cache, and the stripe's part of out until its next chain.
     cdef Tile t
-    cdef Py_ssize_t m, k = 0
-    cdef real *out
+    cdef real *out = g.out + (unit + m) * g.columns + column
     cdef bint whole = column + width * LANES <= g.columns
     cdef int i, rows
-    t.x_stride = g.x_block_stride
+    t.depth = depth
+    t.x[0] = g.x_block + m * TOKEN_BLOCK + k * STRIPE
+    t.x_stride = STRIPE
+    t.panel = t.ahead = g.d_block + k * width * LANES
     t.ahead_step = 0
-    while k < count:
-        t.depth = min(count - k, <Py_ssize_t>CHAIN)
-        t.panel = t.ahead = g.d_block + k * width * LANES
-        m = 0
-        while m < units:
-            rows = rows_left(units - m)
-            out = g.out + (unit + m) * g.columns + column
-            t.x[0] = g.x_block + k * g.x_block_stride + m
-            for i in range(rows):
-                t.out[i] = out + i * g.columns if whole else <real *>t.sums[i]
-            if whole:
-                run_column_tile(rows, width, &t)
-            else:
-                add_part(g, rows, width, column, out, &t)
-            m = m + rows
-        k = k + CHAIN
+    while units > 0:
+        rows = rows_left(units)
+        for i in range(rows):
+            t.out[i] = out + i * g.columns if whole else <real *>t.sums[i]
+        if whole:
+            run_column_tile(rows, width, &t)
+        else:
+            add_part(g, rows, width, column, out, &t)
+        t.x[0] = t.x[0] + rows
+        out = out + rows * g.columns
+        units = units - rows
 
 
 cdef void add_part(const GradientProduct *g, int rows, int width, Py_ssize_t column, real *out, Tile *t) noexcept nogil:
@@ -191,7 +196,6 @@ cdef void add_gradient(GradientProduct *g, Py_ssize_t begin, Py_ssize_t end, Py_
     cdef Py_ssize_t token = begin, count, unit, units, panel, column
     g.d_block = scratch
     g.x_block = g.d_block + TOKEN_BLOCK * WIDTH * LANES
-    g.x_block_stride = block_stride(g.units)
     g.bias_rest = scratch + gradient_scratch(g.units, g.columns) - g.columns
     memset(g.bias_rest, 0, g.columns * sizeof(real))
     while token < end:
