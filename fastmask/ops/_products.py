@@ -74,7 +74,7 @@ def gradient_tasks(
 
     Threads share the columns of ``out``; each sum runs over all tokens in their order. ``share``: what this is of
     all work that runs at the same time. It is split no further than that asks for, since each part copies all of x:
-    with 32 columns of x, two halves take 1.35 times as long as the whole.
+    with 32 columns of x, two halves take 1.2 times as long as the whole.
     """
     tokens = d.shape[0]
     panels = -(-out.shape[1] // (4 * kernel.lanes))
