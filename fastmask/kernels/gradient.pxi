@@ -135,8 +135,7 @@ cdef void add_chain(const GradientProduct *g, Py_ssize_t k, Py_ssize_t depth, Py
     t.depth = depth
     t.x[0] = g.x_block + m * TOKEN_BLOCK + k * STRIPE
     t.x_stride = STRIPE
-    t.panel = t.ahead = g.d_block + k * width * LANES
-    t.ahead_step = 0
+    t.panel = g.d_block + k * width * LANES
     while units > 0:
         rows = rows_left(units)
         for i in range(rows):
