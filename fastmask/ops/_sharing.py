@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastmask.ops._recurrent import Problem
 
 # Recurrent weights that do not fit into a second-level cache come from beyond it in every step. With few rows, that
-# decides: an LSTM of 512 units takes 16 ms for a row of 100 steps, and 6 ms if each of two threads keeps half of the
+# decides: an LSTM of 512 units takes 14 ms for a row of 100 steps, and 6 ms if each of two threads keeps half of the
 # units. At 14 rows a step both ways are even. For less wide layers a step is over before threads have met.
 _WIDE_BYTES = 2 * 1024 * 1024
 _FEW_ROWS = 12
