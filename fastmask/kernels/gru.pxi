@@ -131,7 +131,7 @@ cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after, c
     cdef Tile t
     cdef vec zero = v_set1(0.0)
     cdef int width = 3 if reset_after else 2
-    cdef Py_ssize_t unit = units.begin, panels, size = s.depth * width * LANES
+    cdef Py_ssize_t unit = units.begin, following, panels, size = s.depth * width * LANES
     keep_sums(&t)
     t.panel = s.panels + unit // LANES * size
     t.depth = s.depth
@@ -140,10 +140,9 @@ cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after, c
         panels = PANELS if reset_after and rows == 1 and units.end - unit >= PANELS * LANES else 1
         if panels > 1:
             gru_single_row(s, &t, unit, &zero)
-        elif unit + LANES < units.end:
-            gru_rows(s, &t, rows, unit, reset_after, t.panel + size, &zero)
         else:
-            gru_rows(s, &t, rows, unit, reset_after, s.panels + units.following // LANES * size, &zero)
+            following = unit + LANES if unit + LANES < units.end else units.following
+            gru_rows(s, &t, rows, unit, reset_after, s.panels + following // LANES * size, &zero)
         t.panel = t.panel + panels * size
         unit = unit + panels * LANES
 

@@ -109,7 +109,7 @@ cdef void lstm_step(const LstmStep *s, Py_ssize_t rows, const Panel *units) noex
     # `units`: a whole number of vectors
     cdef Tile t
     cdef vec zero = v_set1(0.0)
-    cdef Py_ssize_t unit = units.begin, panels, size = s.depth * 4 * LANES
+    cdef Py_ssize_t unit = units.begin, following, panels, size = s.depth * 4 * LANES
     keep_sums(&t)
     start_from(&zero, &t)
     t.panel = s.panels + unit // LANES * size
@@ -118,10 +118,9 @@ cdef void lstm_step(const LstmStep *s, Py_ssize_t rows, const Panel *units) noex
         panels = PANELS if rows == 1 and units.end - unit >= PANELS * LANES else 1
         if panels > 1:
             lstm_single_row(s, &t, unit)
-        elif unit + LANES < units.end:
-            lstm_rows(s, &t, rows, unit, t.panel + size)
         else:
-            lstm_rows(s, &t, rows, unit, s.panels + units.following // LANES * size)
+            following = unit + LANES if unit + LANES < units.end else units.following
+            lstm_rows(s, &t, rows, unit, s.panels + following // LANES * size)
         t.panel = t.panel + panels * size
         unit = unit + panels * LANES
 
