@@ -16,13 +16,14 @@ def takes(layer: "Recurrent", x: Any, mask: Any) -> bool:
     if not (type(x) is np.ndarray and x.ndim == 3 and layer.built and layer.one_step and x.dtype == layer.dtype):
         return False
     rows, steps, features = x.shape
+    flags = x.flags
     weights = (features + layer.units) * layer.gates * layer.units
     return (
         features == layer.features
         and rows * steps * features > 0
         and is_small(rows * steps, weights, packed=True)
-        and x.flags.c_contiguous
-        and x.flags.aligned
+        and flags.c_contiguous
+        and flags.aligned
         and (mask is None or _is_plain(mask, (rows, steps)))
         and not (layer.zero_output_for_mask and mask is not None)
     )
@@ -45,7 +46,8 @@ def run(layer: "Recurrent", x: Any, mask: Any, initial_state: Any) -> Any:
     )
     if layer.stateful:
         # What the caller gets is the caller's to change.
-        layer.states = tuple(state.copy() for state in after)
+        given = len(after) if layer.return_state else int(y is None)
+        layer.states = (*[state.copy() for state in after[:given]], *after[given:])
     if y is None:
         y = after[0].copy() if layer.return_state else after[0]
         if states is not None and mask is not None:

@@ -162,8 +162,8 @@ def initial_states(
 ) -> States:
     """Copies of the states (B, H) to start from; zeros where there is none."""
     if states is None:
-        return tuple(np.zeros(shape, dtype) for _ in range(count))
-    return tuple(np.zeros(shape, dtype) if state is None else state.copy() for state in states)
+        return tuple([np.zeros(shape, dtype) for _ in range(count)])
+    return tuple([np.zeros(shape, dtype) if state is None else state.copy() for state in states])
 
 
 def _as_it_lies(name: str, value: Array, ndim: int, dtype: np.dtype[np.generic] | None = None) -> Array:
