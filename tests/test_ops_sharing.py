@@ -16,13 +16,17 @@ WIDE = 4 * 64 + 5    # columns of four panels and a rest, for the widest vectors
 
 
 @pytest.fixture
-def share_units(monkeypatch, set_threads):
-    """Share units whatever the width of a layer and whoever waits; returns ``set_threads``."""
+def patience(monkeypatch):
+    """Wait for threads of a team however long they take."""
     while any(kernels.module(np.dtype(dtype)).is_crowded() for dtype in ("float32", "float64")):
         time.sleep(0.001)
     monkeypatch.setattr(_sharing, "_PATIENCE", 1000.0)
-    monkeypatch.setattr(_sharing, "_WIDE_BYTES", 0)
-    monkeypatch.setattr(_sharing, "_FEW_ROWS", 10**9)
+
+
+@pytest.fixture
+def share_units(monkeypatch, set_threads, patience):
+    """Share units whatever the width of a layer and whoever waits; returns ``set_threads``."""
+    monkeypatch.setattr(_sharing, "_FEW_ROWS", ((0, 10**9),))
     return set_threads
 
 
@@ -112,12 +116,15 @@ def test_what_is_shared_out_by_rows(cell, options, share_units, teams):
     assert set(teams) == {1}
 
 
-def test_wide_layers_with_few_rows_share_units(set_threads, teams, monkeypatch):
-    monkeypatch.setattr(_sharing, "_PATIENCE", 1000.0)
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize(
+    ("units", "rows", "parts"),
+    [(384, 12, 2), (384, 13, 1), (200, 5, 2), (200, 6, 1), (130, 3, 2), (130, 4, 1), (32, 1, 1)],
+)
+def test_the_wider_a_layer_the_more_rows_share_units(units, rows, parts, set_threads, teams):
     set_threads(2)
-    for units, rows in ((384, 1), (384, 64), (32, 1)):
-        ops_results(make_problem("lstm", rows, 2, 3, units, mask=None, dtype=np.float32))
-    assert teams == [2, 2, 1, 1, 1, 1]
+    ops_results(make_problem("lstm", rows, 2, 3, units, mask="none", dtype=np.float32))
+    assert set(teams) == {parts}
 
 
 @pytest.mark.parametrize("delay", [None, 0.0, 0.001, 0.01])
@@ -161,7 +168,7 @@ def test_after_a_long_wait_rows_are_shared_for_a_while(share_units, teams, monke
     monkeypatch.setattr(_sharing, "_PATIENCE", 0.0)
     monkeypatch.setattr(_sharing, "_SLOWEST_BYTES_PER_SECOND", np.inf)
     kernel = kernels.module(np.dtype(np.float32))
-    problem = make_problem("simple_rnn", 2000, 6, 3, 12 * kernel.lanes, mask=None, dtype=np.float32)
+    problem = make_problem("simple_rnn", 2000, 6, 3, 12 * kernel.lanes, mask="none", dtype=np.float32)
     x = PackedSequence.from_padded(problem.x)
     share_units(2)
     for _ in range(100):

@@ -13,11 +13,12 @@ from fastmask.ops._arrays import thread_count
 if TYPE_CHECKING:
     from fastmask.ops._recurrent import Problem
 
-# Recurrent weights that do not fit into a second-level cache come from beyond it in every step. With few rows, that
-# decides: an LSTM of 512 units takes 14 ms for a row of 100 steps, and 6 ms if each of two threads keeps half of the
-# units. At 14 rows a step both ways are even. For less wide layers a step is over before threads have met.
-_WIDE_BYTES = 2 * 1024 * 1024
-_FEW_ROWS = 12
+# Threads share the units of every step where the recurrent weights have so many bytes and a step has so many rows at
+# most, on average. Weights that do not fit into a second-level cache come from beyond it in every step: an LSTM of 512
+# units takes 14 ms for a row of 100 steps, and 6 ms if each of two threads keeps half of the units; at 14 rows a step
+# both ways are even. Smaller weights are read as fast by each thread for rows of its own, but one to three rows are
+# best kept together: 1.16 and 0.78 ms for a row and an LSTM of 256 units. Below, a step ends before threads have met.
+_FEW_ROWS = (2 * 2**20, 12), (2**19, 5), (2**18, 3)
 # A thread that has not come back after the time in which it could have read its weights, and this, has lost its CPU.
 _PATIENCE = 1e-3
 _SLOWEST_BYTES_PER_SECOND = 5e9
@@ -25,13 +26,9 @@ _SLOWEST_BYTES_PER_SECOND = 5e9
 
 def unit_parts(problem: Problem) -> int:
     """How many threads share the units of every step; 1: threads share the rows."""
-    plan, kernel = problem.plan, problem.kernel
-    if (
-        problem.recurrent_kernel.nbytes < _WIDE_BYTES
-        or plan.tokens > _FEW_ROWS * plan.batch_sizes.size
-        or not problem.divisible
-        or kernel.is_crowded()
-    ):
+    plan, kernel, size = problem.plan, problem.kernel, problem.recurrent_kernel.nbytes
+    few = next((rows for least, rows in _FEW_ROWS if size >= least), 0)
+    if plan.tokens > few * plan.batch_sizes.size or not problem.divisible or kernel.is_crowded():
         return 1
     panels: int = -(-problem.units // (4 * kernel.lanes))
     return min(thread_count(problem.operations), panels)

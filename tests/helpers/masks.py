@@ -11,6 +11,8 @@ def make_mask(kind, batch, time, seed=0):
 
     ``right`` and ``left`` name the side of the padding; the first row has no padding.
     """
+    if kind not in MASK_KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(MASK_KINDS)}, got {kind!r}.")
     rng = np.random.default_rng(seed)
     if kind == "none":
         return None
