@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -159,6 +159,14 @@ def test_conductor_times_libraries_that_agree():
     assert mixed["seconds"].keys() == {"fastmask"}
 
 
+def test_conductor_gives_each_participant_a_process():
+    case = shapes.ModelCase("training step", 4, 6, 12, 8)
+    with Conductor() as conductor:
+        found = conductor.measure({form: ("fastmask", replace(case, form=form)) for form in ("padded", "list")})
+        assert found["seconds"].keys() == {"padded", "list"}
+        assert conductor.workers.keys() == {("padded", 1), ("list", 1)}
+
+
 def test_conductor_survives_a_library_that_dies():
     with Conductor() as conductor:
         parts = {name: (name, SMALL) for name in ("fastmask", "numpy")}
@@ -234,6 +242,19 @@ def test_verdicts():
     assert targets.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
 
 
+def test_outlier_verdicts():
+    longest = asdict(shapes.padding_cases()[-1])
+    timed = {"section": "forms", "case": longest, "seconds": {"padded": 0.06, "list": 0.05}}
+    alone = [
+        {"section": "padding", "case": longest | {"form": form}, "library": "fastmask", "seconds": 1.0, "bytes": size}
+        for form, size in (("padded", 300), ("list", 200))
+    ]
+    time, memory = targets.outlier_verdicts([timed, *alone])
+    assert (time.found, time.reached) == ("1.20x", True)
+    assert (memory.found, memory.reached) == ("1.50x", False)
+    assert [verdict.reached for verdict in targets.outlier_verdicts([alone[0]])] == [None, None]
+
+
 def test_report_renders_what_was_recorded(records):
     text = report.render(records)
     missing = [part.split("\n")[0] for part in text.split("\n## ") if "Not measured." in part]
@@ -282,7 +303,8 @@ def test_plots_are_drawn(records, tmp_path):
 
 
 def test_recorded_results_are_whole(records):
-    assert {record["section"] for record in records} >= {"layer", "threads", "model", "stream", "padding", "tokens"}
+    sections = {"layer", "threads", "model", "stream", "forms", "padding", "tokens"}
+    assert {record["section"] for record in records} == sections
     for record in records:
         for seconds in record.get("seconds", {}).values() if isinstance(record.get("seconds"), dict) else ():
             assert math.isfinite(seconds)

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import time
+from functools import partial
 from multiprocessing import Pipe
 from typing import Any
 
@@ -116,12 +117,12 @@ class Conductor:
         while self.workers:
             self.workers.popitem()[1].close()
 
-    def ask(self, name: str, threads: int, message: Any) -> Any:
-        """The answer of a worker, which is started if need be; `Failed` if it dies."""
+    def ask(self, name: str, library: str, threads: int, message: Any) -> Any:
+        """The answer of a participant's worker, which is started if need be; `Failed` if it dies."""
         key = name, threads
         try:
             if key not in self.workers:
-                self.workers[key] = WorkerProcess(name, threads)
+                self.workers[key] = WorkerProcess(library, threads)
             return self.workers[key].request(message)
         except WorkerDiedError as error:
             if key in self.workers:
@@ -158,7 +159,7 @@ class Conductor:
             if least > self.longest:
                 reasons[name] = f"takes more than {self.longest:.0f} s"
                 continue
-            answer = self.ask(library, case.threads, messages.Prepare(case))
+            answer = self.ask(name, library, case.threads, messages.Prepare(case))
             if isinstance(answer, messages.Failed):
                 reasons[name] = answer.reason if answer.expected else f"failed: {answer.reason}"
                 continue
@@ -182,14 +183,14 @@ class Conductor:
                 library, case = parts[name]
                 time.sleep(PAUSE_SECONDS)
                 calls = min(1000, math.ceil(BURST_SECONDS / max(best[name], 1e-6)))
-                answer = self.ask(library, case.threads, messages.Time(calls))
+                answer = self.ask(name, library, case.threads, messages.Time(calls))
                 if isinstance(answer, messages.Failed):
                     reasons[name] = f"failed: {answer.reason}"
                     del best[name]
                     continue
                 best[name] = min(best[name], *answer)
                 if library == "fastmask" and isinstance(case, LayerCase):
-                    peak = max(peak, self.ask(library, case.threads, messages.Peak()))
+                    peak = max(peak, self.ask(name, library, case.threads, messages.Peak()))
         return best, peak or None
 
 
@@ -203,13 +204,14 @@ def measure_alone(library: str, case: ModelCase) -> Outcome:
         or "reason".
     """
     with Conductor() as conductor:
-        before = conductor.ask(library, case.threads, messages.Memory())
-        prepared = conductor.ask(library, case.threads, messages.Prepare(case))
+        ask = partial(conductor.ask, library, library, case.threads)
+        before = ask(messages.Memory())
+        prepared = ask(messages.Prepare(case))
         if isinstance(prepared, messages.Failed):
             return {"reason": f"failed: {prepared.reason}"}
         calls = max(2, math.ceil(ALONE_SECONDS / prepared.seconds))
-        answer = conductor.ask(library, case.threads, messages.Time(calls if prepared.seconds < ALONE_SECONDS else 1))
-        after = conductor.ask(library, case.threads, messages.Memory())
+        answer = ask(messages.Time(calls if prepared.seconds < ALONE_SECONDS else 1))
+        after = ask(messages.Memory())
     if isinstance(answer, messages.Failed):
         return {"reason": f"failed: {answer.reason}"}
     losses = prepared.arrays["losses"].tolist()

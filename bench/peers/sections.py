@@ -56,6 +56,13 @@ class Run:
                 parts: Participants = {str(n): ("fastmask", replace(case, threads=n)) for n in (1, 2)}
                 self.keep("threads", key, case, conductor.measure(parts))
 
+    def forms(self) -> None:
+        """fastmask on a batch with one long row, padded and as the list of its rows, in turn."""
+        with Conductor(self.longest) as conductor:
+            for key, case in self.waiting("forms", shapes.padding_cases()[-1:]):
+                parts: Participants = {form: ("fastmask", replace(case, form=form)) for form in ("padded", "list")}
+                self.keep("forms", key, case, conductor.measure(parts))
+
     def padding(self) -> None:
         self.grow("padding", shapes.padding_cases())
 
@@ -120,7 +127,7 @@ class Run:
         print(section, case.shape, case.kind, f"{case.threads} thread(s)", told(outcome), flush=True)
 
 
-SECTIONS = ("layer", "threads", "model", "stream", "loading", "padding", "tokens")
+SECTIONS = ("layer", "threads", "model", "stream", "loading", "forms", "padding", "tokens")
 
 
 def by_threads(cases: Iterable[Any]) -> list[Any]:
