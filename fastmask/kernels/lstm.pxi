@@ -7,6 +7,7 @@ cdef struct LstmStep:
     int activation, recurrent_activation
     const real *z                       # in   [*, 4 * padded]  input products plus bias
     const int64_t *z_index              # in   [rows] or NULL
+    bint table                          # z is a table
     const real *panels                  # in   [padded / LANES][units][4][LANES]
     const real *h_previous              # in   [rows, units]
     const real *c_previous              # in   [rows, units]
@@ -85,6 +86,9 @@ cdef void lstm_single_row(const LstmStep *s, Tile *t, Py_ssize_t unit) noexcept 
     # PANELS vectors of units of row 0
     cdef int i
     t.x[0] = s.h_previous
+    if s.table:
+        for i in range(PANELS):
+            fetch_products(s.z, s.z_index, 4 * s.padded, 0, 1, unit + i * LANES, s.padded, 4)
     run_panels(4, t)
     for i in range(PANELS):
         lstm_tile(s, &t.sums[i], 0, unit + i * LANES, 1)
@@ -100,6 +104,8 @@ cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit
         for i in range(m):
             t.x[i] = s.h_previous + (row + i) * s.units
         look_ahead(t, following, 4, row)
+        if s.table:
+            fetch_products(s.z, s.z_index, 4 * s.padded, row, m, unit, s.padded, 4)
         run_tile(m, 4, t)
         lstm_tile(s, t.sums, row, unit, m)
         row = row + m
@@ -145,6 +151,7 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
     s.recurrent_activation = recurrent_activation
     s.panels = &panels[0]
     s.gates = NULL
+    s.table = inputs.table
     with nogil:
         mode = flush_denormals()
         while active_rows(shard, t) > 0:

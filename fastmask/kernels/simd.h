@@ -79,7 +79,9 @@ INLINE void set_float_mode(uint64_t mode) {
 
 INLINE vec v_load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void v_store(real *p, vec x) { *(unaligned_vec *)p = x; }
-INLINE void v_prefetch(const real *p) { __builtin_prefetch(p, 0, 2); } /* as far as the second-level cache */
+/* as far as the second-level cache, and as far as the first */
+INLINE void v_prefetch(const real *p) { __builtin_prefetch(p, 0, 2); }
+INLINE void v_prefetch_near(const real *p) { __builtin_prefetch(p, 0, 3); }
 INLINE vec v_set1(real x) { return x - (vec){0}; } /* x - 0 is x for every x: a plain broadcast */
 
 /* x, held in a register: GCC otherwise loads a vector of weights again for each of up to three rows, which

@@ -1,6 +1,6 @@
 # SimpleRNN: h' = activation(z + h @ U), z the input product plus bias.
 
-cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padded, const real *panels,
+cdef void simple_rnn_step(const real *z, const int64_t *z_index, bint table, Py_ssize_t padded, const real *panels,
                           const real *h_previous, Py_ssize_t depth, real *h, Py_ssize_t units, Py_ssize_t rows,
                           int activation, const Panel *columns) noexcept nogil:
     cdef Tile t
@@ -17,6 +17,8 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, Py_ssize_t padd
         look_ahead(&t, panels + columns.following * depth, width, row)
         for i in range(m):
             t.x[i] = h_previous + (row + i) * units
+        if table:
+            fetch_products(z, z_index, padded, row, m, unit, LANES, width)
         run_tile(m, width, &t)
         for i in range(m):
             x = z + place(z_index, row + i) * padded + unit
@@ -65,8 +67,8 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
                     z_index = NULL
                     depth = 0
                 while next_panel(slices, units, &columns):
-                    simple_rnn_step(z, z_index, padded, &panels[0], &h[before, 0], depth, &h[after, 0], units, n,
-                                    activation, &columns)
+                    simple_rnn_step(z, z_index, inputs.table, padded, &panels[0], &h[before, 0], depth, &h[after, 0],
+                                    units, n, activation, &columns)
                 count = count + n
                 t = t + 1
         set_float_mode(mode)
