@@ -6,6 +6,7 @@ from helpers.masks import MASK_KINDS, full_mask, make_mask
 from helpers.numeric import assert_close, assert_same_bits
 
 from fastmask import PackedSequence, ops, reference
+from fastmask.kernels import packing
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 
@@ -56,6 +57,17 @@ def test_ids_of_any_shape_and_type(shape, dtype):
     dy = np.ones_like(y)
     counts = np.bincount(np.ravel(ids).astype(np.int64), minlength=7).astype(float)
     check_sparse(pullback(dy), np.repeat(counts[:, None], 5, axis=1), table)
+
+
+@pytest.mark.parametrize("garbage", [-1, 0, 1, 3, 2**62, None])
+def test_distinct_ids_whatever_stands_in_the_memory(garbage):
+    ids = make_ids(40, 9)
+    places = np.random.default_rng(3).integers(-3, 12, 9) if garbage is None else np.full(9, garbage, np.int64)
+    unique, index = np.empty((2, ids.size), np.int64)
+    found, bad = packing.distinct(ids, places, unique, index)
+    assert bad == -1
+    assert_same_bits(unique[:found], ids[np.sort(np.unique(ids, return_index=True)[1])])
+    assert_same_bits(unique[index], ids)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

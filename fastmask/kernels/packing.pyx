@@ -299,23 +299,26 @@ def clear_rows(out, const uint8_t[::1] keep, Py_ssize_t begin, Py_ssize_t end):
     PyBuffer_Release(&rows)
 
 
-def distinct(const int64_t[::1] ids, int64_t[::1] table, int64_t[::1] unique, int64_t[::1] index):
+def distinct(const int64_t[::1] ids, int64_t[::1] places, int64_t[::1] unique, int64_t[::1] index):
     """Distinct ids in order of appearance and each token's place among them.
 
-    table: zeros, one for each legal id. Returns (number of distinct ids, first token whose id is out of
-    range or -1).
+    places: one for each legal id, whatever stands there. Returns (number of distinct ids, first token whose id is
+    out of range or -1).
     """
+    # What stands in `places` counts if that place is the id's (Briggs and Torczon 1993): nothing has to be cleared,
+    # which for a million ids would take ten times as long as all else.
     cdef Py_ssize_t n, found = 0, bad = -1
-    cdef int64_t i
+    cdef int64_t i, place
     with nogil:
         for n in range(ids.shape[0]):
             i = ids[n]
-            if i < 0 or i >= table.shape[0]:
+            if i < 0 or i >= places.shape[0]:
                 bad = n
                 break
-            if table[i] == 0:
+            place = places[i]
+            if place < 0 or place >= found or unique[place] != i:
+                place = places[i] = found
                 unique[found] = i
                 found = found + 1
-                table[i] = found
-            index[n] = table[i] - 1
+            index[n] = place
     return found, bad

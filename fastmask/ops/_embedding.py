@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmask import kernels
 from fastmask.arguments import as_array
 from fastmask.kernels import packing
+from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, Indices, check_float, check_shape
 from fastmask.ops._products import segment_sum
 from fastmask.packing import PackedSequence, TableRows, take_rows
@@ -58,7 +59,7 @@ def distinct_ids(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
     flat = np.require(ids.reshape(-1), np.int64, ("C", "A"))
     unique = np.empty(flat.size, np.int64)
     index = np.empty(flat.size, np.int64)
-    found, bad = packing.distinct(flat, np.zeros(vocabulary, np.int64), unique, index)
+    found, bad = packing.distinct(flat, aligned_empty(vocabulary, flat.dtype), unique, index)
     if bad >= 0:
         raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {flat[bad]}.")
     return unique[:found].copy(), index
