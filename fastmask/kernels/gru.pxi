@@ -9,7 +9,7 @@ cdef struct GruStep:
     int activation, recurrent_activation
     const real *x               # in   [*, 3 * padded]  input products plus bias: n, z, r
     const int64_t *x_index      # in   [rows] or NULL
-    bint table                  # x is a table
+    bint table                  # x is a table: its rows come from anywhere
     const real *panels          # in   reset_after: [padded / LANES][units][3][LANES] of z, r, n; otherwise 2 of z, r
     const real *candidate       # in   not reset_after: U_n, columns in panels of WIDTH vectors
     const real *bias            # in   reset_after: [3 * padded] recurrent bias z, r, n, or NULL
@@ -106,8 +106,6 @@ cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit, const vec *
     t.x[0] = s.h_previous
     for i in range(PANELS):
         gru_start(s, t, i, 0, unit + i * LANES, 3, zero)
-        if s.table:
-            fetch_products(s.x, s.x_index, 3 * s.padded, 0, 1, unit + i * LANES, s.padded, 3)
     run_panels(3, t)
     for i in range(PANELS):
         gru_tile(True, s, &t.sums[i], 0, unit + i * LANES, 1)
@@ -125,7 +123,7 @@ cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, 
             gru_start(s, t, i, row + i, unit, width, zero)
         look_ahead(t, following, width, row)
         if s.table:
-            fetch_products(s.x, s.x_index, 3 * s.padded, row, m, unit, s.padded, 3)
+            fetch_rows(True, s.x + unit, s.x_index, 3 * s.padded, row, row + m, s.padded, 3)
         run_tile(m, width, t)
         gru_tile(reset_after, s, t.sums, row, unit, m)
         row = row + m

@@ -51,13 +51,18 @@ cdef void store_rest(const Product *p, Py_ssize_t n, Py_ssize_t column, int rows
             store(out + j * LANES, t.sums[i][j], lanes_left(p.columns, column + j * LANES))
 
 
-cdef inline void fetch_rows(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+cdef inline void fetch_rows(const bint near, const real *x, const int64_t *index, Py_ssize_t stride, Py_ssize_t begin,
+                            Py_ssize_t end, Py_ssize_t step, Py_ssize_t count) noexcept nogil:
+    # `count` vectors of each of some rows, which come from anywhere; near: as far as the first-level cache.
+    cdef const real *row
     cdef Py_ssize_t n, k
     for n in range(begin, end):
-        k = 0
-        while k < p.depth:
-            v_prefetch(p.x + place(p.x_index, n) * p.x_stride + k)
-            k = k + LANES
+        row = x + place(index, n) * stride
+        for k in range(count):
+            if near:
+                v_prefetch_near(row + k * step)
+            else:
+                v_prefetch(row + k * step)
 
 
 cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t column,
@@ -73,7 +78,8 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
         rows = even_rows(end - n)
         start_tile(p, &zero, n, column, rows, width, whole, &t)
         if p.scattered and column == 0:
-            fetch_rows(p, n + rows, min(n + 2 * rows, end))
+            fetch_rows(False, p.x, p.x_index, p.x_stride, n + rows, min(n + 2 * rows, end), LANES,
+                       (p.depth + LANES - 1) // LANES)
         look_ahead(&t, panel + width * p.depth * LANES, width, n - begin)
         run_tile(rows, width, &t)
         if not whole:

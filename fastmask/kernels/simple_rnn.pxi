@@ -18,7 +18,7 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, bint table, Py_
         for i in range(m):
             t.x[i] = h_previous + (row + i) * units
         if table:
-            fetch_products(z, z_index, padded, row, m, unit, LANES, width)
+            fetch_rows(True, z + unit, z_index, padded, row, row + m, LANES, width)
         run_tile(m, width, &t)
         for i in range(m):
             x = z + place(z_index, row + i) * padded + unit
