@@ -34,6 +34,12 @@ cdef struct GradientProduct:
     real *d_block               # scratch [TOKEN_BLOCK][width][LANES]
     real *x_block               # scratch [stripes][TOKEN_BLOCK][STRIPE]
     real *bias_rest             # scratch [columns]: what additions to bias have lost
+    # What is copied next comes into the second-level cache while the tiles run: the gradients of an LSTM of 128 units
+    # took 70.0 ms without it, and 66.8 ms with it.
+    const real *next_d          # what d_block takes next
+    Py_ssize_t next_token       # rows of x of the tokens from here
+    Py_ssize_t last_token       # to here are still to be fetched,
+    Py_ssize_t tokens_each      # so many before each chain
 
 
 cdef void copy_block(const GradientProduct *g, Py_ssize_t token, Py_ssize_t count, Py_ssize_t unit,
@@ -111,17 +117,32 @@ cdef inline void copy_columns(const int width, const bint whole, const GradientP
         sums[j] = total[j] + part[j]
 
 
-cdef void add_panel(const GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ssize_t units,
+cdef void add_panel(GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ssize_t units,
                     Py_ssize_t column, int width) noexcept nogil:
     # out[unit : unit + units, column : ] += x_block.T @ d_block
     cdef Py_ssize_t k, m = 0
     while m < units:
         k = 0
         while k < count:
+            fetch_next_x(g, unit, units)
             add_chain(g, k, min(count - k, <Py_ssize_t>CHAIN), unit, m, min(units - m, <Py_ssize_t>STRIPE), column,
                       width)
             k = k + CHAIN
         m = m + STRIPE
+
+
+cdef inline void fetch_next_x(GradientProduct *g, Py_ssize_t unit, Py_ssize_t units) noexcept nogil:
+    cdef Py_ssize_t end = min(g.next_token + g.tokens_each, g.last_token)
+    fetch_rows(False, g.x + unit, g.x_index, g.x_stride, g.next_token, end, LANES, (units + LANES - 1) // LANES)
+    g.next_token = end
+
+
+cdef inline void fetch_next_d(const GradientProduct *g, Py_ssize_t k, Py_ssize_t unit, int width,
+                              Tile *t) noexcept nogil:
+    # The tile that begins with row `unit` fetches a vector of each token, if it is one of the first `width`.
+    cdef bint some = unit < width * ROWS
+    t.ahead = g.next_d + k * g.d_stride + unit // ROWS * LANES if some else t.panel
+    t.ahead_step = g.d_stride if some else 0
 
 
 cdef void add_chain(const GradientProduct *g, Py_ssize_t k, Py_ssize_t depth, Py_ssize_t unit, Py_ssize_t m,
@@ -136,17 +157,19 @@ cdef void add_chain(const GradientProduct *g, Py_ssize_t k, Py_ssize_t depth, Py
     t.x[0] = g.x_block + m * TOKEN_BLOCK + k * STRIPE
     t.x_stride = STRIPE
     t.panel = g.d_block + k * width * LANES
-    while units > 0:
-        rows = rows_left(units)
+    units = m + units
+    while m < units:
+        rows = rows_left(units - m)
         for i in range(rows):
             t.out[i] = out + i * g.columns if whole else <real *>t.sums[i]
+        fetch_next_d(g, k, m, width, &t)
         if whole:
             run_column_tile(rows, width, &t)
         else:
             add_part(g, rows, width, column, out, &t)
         t.x[0] = t.x[0] + rows
         out = out + rows * g.columns
-        units = units - rows
+        m = m + rows
 
 
 cdef void add_part(const GradientProduct *g, int rows, int width, Py_ssize_t column, real *out, Tile *t) noexcept nogil:
@@ -192,7 +215,7 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
 cdef void add_gradient(GradientProduct *g, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t begin_panel,
                        Py_ssize_t end_panel, real *scratch) noexcept nogil:
     # scratch: as much as gradient_scratch says
-    cdef Py_ssize_t token = begin, count, unit, units, panel, column
+    cdef Py_ssize_t token = begin, count, unit, units
     g.d_block = scratch
     g.x_block = g.d_block + TOKEN_BLOCK * WIDTH * LANES
     g.bias_rest = scratch + gradient_scratch(g.units, g.columns) - g.columns
@@ -203,9 +226,25 @@ cdef void add_gradient(GradientProduct *g, Py_ssize_t begin, Py_ssize_t end, Py_
         while unit < g.units or unit == 0:
             units = min(<Py_ssize_t>UNIT_BLOCK, g.units - unit)
             copy_block(g, token, count, unit, units)
-            for panel in range(begin_panel, end_panel):
-                column = panel * WIDTH * LANES
-                copy_panel(g, token, count, column, panel_width(g.columns, column), unit == 0 and g.bias != NULL)
-                add_panel(g, count, unit, units, column, panel_width(g.columns, column))
+            g.next_token = token + count
+            g.last_token = min(g.next_token + TOKEN_BLOCK, end)
+            g.tokens_each = 1 + TOKEN_BLOCK // (TOKEN_BLOCK // CHAIN * max(<Py_ssize_t>1, end_panel - begin_panel)
+                                                * (1 + units // STRIPE))
+            add_block(g, token, count, unit, units, begin_panel, end_panel)
             unit = unit + UNIT_BLOCK
         token = token + TOKEN_BLOCK
+
+
+cdef void add_block(GradientProduct *g, Py_ssize_t token, Py_ssize_t count, Py_ssize_t unit, Py_ssize_t units,
+                    Py_ssize_t begin_panel, Py_ssize_t end_panel) noexcept nogil:
+    cdef Py_ssize_t panel, column
+    cdef int width
+    for panel in range(begin_panel, end_panel):
+        column = panel * WIDTH * LANES
+        width = panel_width(g.columns, column)
+        if panel + 1 < end_panel:
+            g.next_d = g.d + token * g.d_stride + column + WIDTH * LANES
+        else:
+            g.next_d = g.d + (token + TOKEN_BLOCK) * g.d_stride + begin_panel * WIDTH * LANES
+        copy_panel(g, token, count, column, width, unit == 0 and g.bias != NULL)
+        add_panel(g, count, unit, units, column, width)

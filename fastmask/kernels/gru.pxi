@@ -307,7 +307,7 @@ cdef void gru_reset_backward(const GruBackward *s, Py_ssize_t token, Py_ssize_t 
     p.out_index = NULL
     p.out_stride = units
     p.accumulate = False
-    p.scattered = False
+    p.far = False
     product(&p, 0, rows)
     for i in range(rows):
         unit = 0

@@ -16,7 +16,7 @@ cdef struct Product:
     const int64_t *out_index
     Py_ssize_t out_stride
     bint accumulate             # start from what stands in out
-    bint scattered              # rows of x are far from each other, and not in a cache yet
+    bint far                    # x is not in a cache yet: its rows are fetched a tile ahead
 
 
 cdef inline Py_ssize_t place(const int64_t *index, Py_ssize_t n) noexcept nogil:
@@ -77,7 +77,7 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
     while n < end:
         rows = even_rows(end - n)
         start_tile(p, &zero, n, column, rows, width, whole, &t)
-        if p.scattered and column == 0:
+        if p.far and column == 0:
             fetch_rows(False, p.x, p.x_index, p.x_stride, n + rows, min(n + 2 * rows, end), LANES,
                        (p.depth + LANES - 1) // LANES)
         look_ahead(&t, panel + width * p.depth * LANES, width, n - begin)
@@ -135,7 +135,7 @@ def matmul(const real[:, :] x, const real[::1] panels, const real[::1] start, re
     p.out_stride = out.strides[0] // <Py_ssize_t>sizeof(real)
     p.out_index = &out_index[0] if out_index is not None else NULL
     p.accumulate = accumulate
-    p.scattered = False
+    p.far = True
     with nogil:
         mode = flush_denormals()
         product(&p, begin, end)

@@ -59,10 +59,10 @@ cdef Py_ssize_t next_block(Inputs *inputs, const Shard *s, Slices *slices, Py_ss
                 inputs.z_index[count] = token + i if inputs.by_token else count
             count = count + 1
         t = t + 1
-    inputs.product.scattered = True
+    inputs.product.far = True
     while not inputs.table and next_panel(slices, inputs.product.columns, &panel):
         product_panel(&inputs.product, &panel, count)
-        inputs.product.scattered = False
+        inputs.product.far = False
     return t
 
 
@@ -131,7 +131,7 @@ cdef class Recurrence:
         p.x_index = inputs.x_index
         p.start = &bias[0] if bias is not None else NULL
         p.accumulate = False
-        p.scattered = False
+        p.far = False
         if x is not None:
             p.depth = x.shape[1]
             p.x_stride = x.shape[1]
@@ -176,7 +176,7 @@ cdef void masked_forward(const MaskedProduct *m, const real *h, Py_ssize_t row, 
     p.start = NULL
     p.out_stride = m.stride
     p.accumulate = True
-    p.scattered = False
+    p.far = False
     for g in range(m.groups):
         multiply_masked(h, m.masks + (g * m.rows + row) * m.units, m.scratch, n * m.units, False)
         p.panels = m.panels + g * m.panel_size
@@ -198,7 +198,7 @@ cdef void masked_backward(const MaskedProduct *m, const real *d, Py_ssize_t stri
     p.out = m.scratch
     p.out_stride = m.units
     p.accumulate = False
-    p.scattered = False
+    p.far = False
     for g in range(m.groups):
         p.x = d + g * m.columns
         p.panels = m.panels + g * m.panel_size
@@ -299,6 +299,6 @@ cdef void initial_state_gradient(const StateGradient *s, const Shard *shard, Sli
     p.out_index = NULL
     p.out_stride = s.units
     p.accumulate = s.carry_everywhere
-    p.scattered = False
+    p.far = False
     while next_panel(slices, s.units, &panel):
         product_panel(&p, &panel, n)

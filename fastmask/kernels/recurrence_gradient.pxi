@@ -50,7 +50,7 @@ cdef void input_gradient(Recurrence run, const real[:, ::1] d, const real[:, :] 
     p.out = &dx[0, 0]
     p.out_index = run.inputs.rows
     p.accumulate = False
-    p.scattered = False
+    p.far = False
     transposed_product(&p, d, kernel, split_at, kernel.shape[1], scratch)
     if split_at > 0:
         p.accumulate = True

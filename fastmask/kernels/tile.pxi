@@ -18,7 +18,7 @@ cdef struct Tile:
     Py_ssize_t start_step
     real *out[ROWS]             # out  [width][LANES] of each row; may be start; by columns in/out
     vec sums[ROWS][WIDTH]       # room for out where the results are not kept
-    const real *ahead           # not by columns: ahead[k * ahead_step] comes into the second-level cache meanwhile
+    const real *ahead           # ahead[k * ahead_step] comes into the second-level cache meanwhile
     Py_ssize_t ahead_step
 
 
@@ -104,9 +104,8 @@ cdef inline void multiply(const int rows, const int width, const bint by_columns
         panel = panel + width * LANES
         if by_columns:
             column = column + t.x_stride
-        else:
-            v_prefetch(ahead)
-            ahead = ahead + t.ahead_step
+        v_prefetch(ahead)
+        ahead = ahead + t.ahead_step
     store_tile(rows, width, by_columns, a, t)
 
 
