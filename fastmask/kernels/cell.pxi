@@ -79,8 +79,8 @@ cdef inline void lstm_outputs(const CellWeights *w, const real *inputs, const re
                               real *c) noexcept nogil:
     cdef LstmStep s
     cdef Py_ssize_t unit = 0
-    cdef vec z[1][WIDTH]
-    cdef int k
+    cdef vec z[PAIR][WIDTH]
+    cdef int i, k, count
     s.units = s.padded = w.units
     s.activation = w.activation
     s.recurrent_activation = w.recurrent_activation
@@ -90,10 +90,12 @@ cdef inline void lstm_outputs(const CellWeights *w, const real *inputs, const re
     s.h = h
     s.gates = NULL
     while unit < w.units:
-        for k in range(4):
-            z[0][k] = v_load(products + k * w.units + unit)
-        lstm_tile(&s, z, 0, unit, 1)
-        unit = unit + LANES
+        count = PAIR if unit + PAIR * LANES <= w.units else 1
+        for i in range(count):
+            for k in range(4):
+                z[i][k] = v_load(products + k * w.units + unit + i * LANES)
+        lstm_tile(True, &s, z, 0, unit, count)
+        unit = unit + count * LANES
 
 
 cdef inline void gru_outputs(const CellWeights *w, const real *inputs, const real *products, real *h) noexcept nogil:

@@ -16,17 +16,19 @@ cdef struct LstmStep:
     real *gates                         # out  [rows, 4 * padded], or NULL in inference
 
 
-cdef inline void lstm_gates(const bint fused, const int count, const LstmStep *s, vec (*z)[WIDTH],
+# `count` cells at a time: one vector of units of as many rows, or, `across`, as many vectors of one row.
+
+cdef inline void lstm_gates(const bint fused, const bint across, const int count, const LstmStep *s, vec (*z)[WIDTH],
                             Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
-    # One vector of units of `count` rows: z, the products of their states, becomes i, f, c', o.
+    # z, the products of the states, becomes i, f, c', o.
     cdef const real *x
     cdef vec gates[3 * PAIR]
     cdef vec candidate[PAIR]
-    cdef int i, n = lanes_left(s.units, unit)
+    cdef int i, n
     cdef Py_ssize_t here
     cdef real *stored
     for i in range(count):
-        x = s.z + place(s.z_index, row + i) * 4 * s.padded + unit
+        x = s.z + place(s.z_index, cell_row(across, row, i)) * 4 * s.padded + cell_unit(across, unit, i)
         gates[3 * i] = v_load(x) + z[i][0]
         gates[3 * i + 1] = v_load(x + s.padded) + z[i][1]
         candidate[i] = v_load(x + 2 * s.padded) + z[i][2]
@@ -34,61 +36,62 @@ cdef inline void lstm_gates(const bint fused, const int count, const LstmStep *s
     squash(fused, SIGMOID if fused else s.recurrent_activation, 3 * count, gates)
     squash(fused, TANH if fused else s.activation, count, candidate)
     for i in range(count):
-        here = (row + i) * s.units + unit
+        n = lanes_left(s.units, cell_unit(across, unit, i))
+        here = cell_row(across, row, i) * s.units + cell_unit(across, unit, i)
         z[i][2] = v_fma(gates[3 * i + 1], load(s.c_previous + here, n), gates[3 * i] * candidate[i])
         z[i][3] = gates[3 * i + 2]
         store(s.c + here, z[i][2], n)
         if s.gates != NULL:
-            stored = s.gates + (row + i) * 4 * s.padded + unit
+            stored = s.gates + cell_row(across, row, i) * 4 * s.padded + cell_unit(across, unit, i)
             v_store(stored, gates[3 * i])
             v_store(stored + s.padded, gates[3 * i + 1])
             v_store(stored + 2 * s.padded, candidate[i])
             v_store(stored + 3 * s.padded, gates[3 * i + 2])
 
 
-cdef inline void lstm_output(const bint fused, const int count, const LstmStep *s, vec (*z)[WIDTH],
-                             Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+cdef inline void lstm_output(const bint fused, const bint across, const int count, const LstmStep *s,
+                             vec (*z)[WIDTH], Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
     cdef vec c[PAIR]
+    cdef Py_ssize_t here
     cdef int i
     for i in range(count):
         c[i] = z[i][2]
     squash(fused, TANH if fused else s.activation, count, c)
     for i in range(count):
-        store(s.h + (row + i) * s.units + unit, z[i][3] * c[i], lanes_left(s.units, unit))
+        here = cell_row(across, row, i) * s.units + cell_unit(across, unit, i)
+        store(s.h + here, z[i][3] * c[i], lanes_left(s.units, cell_unit(across, unit, i)))
 
 
-cdef inline void lstm_cells(const bint fused, const LstmStep *s, vec (*z)[WIDTH], Py_ssize_t row, Py_ssize_t unit,
-                            int count) noexcept nogil:
-    # One vector of units of some rows. The outputs come last: each waits for all gates of its row.
+cdef inline void lstm_cells(const bint fused, const bint across, const LstmStep *s, vec (*z)[WIDTH], Py_ssize_t row,
+                            Py_ssize_t unit, int count) noexcept nogil:
+    # The outputs come last: each waits for all gates of its cell.
     cdef int i = 0
     while i + PAIR <= count:
-        lstm_gates(fused, PAIR, s, z + i, row + i, unit)
+        lstm_gates(fused, across, PAIR, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
         i = i + PAIR
     if i < count:
-        lstm_gates(fused, 1, s, z + i, row + i, unit)
+        lstm_gates(fused, across, 1, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
     i = 0
     while i + PAIR <= count:
-        lstm_output(fused, PAIR, s, z + i, row + i, unit)
+        lstm_output(fused, across, PAIR, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
         i = i + PAIR
     if i < count:
-        lstm_output(fused, 1, s, z + i, row + i, unit)
+        lstm_output(fused, across, 1, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
 
 
-cdef inline void lstm_tile(const LstmStep *s, vec (*z)[WIDTH], Py_ssize_t row, Py_ssize_t unit,
+cdef inline void lstm_tile(const bint across, const LstmStep *s, vec (*z)[WIDTH], Py_ssize_t row, Py_ssize_t unit,
                            int count) noexcept nogil:
     if s.activation == TANH and s.recurrent_activation == SIGMOID:
-        lstm_cells(True, s, z, row, unit, count)
+        lstm_cells(True, across, s, z, row, unit, count)
     else:
-        lstm_cells(False, s, z, row, unit, count)
+        lstm_cells(False, across, s, z, row, unit, count)
 
 
 cdef void lstm_single_row(const LstmStep *s, Tile *t, Py_ssize_t unit) noexcept nogil:
     # PANELS vectors of units of row 0
-    cdef int i
     t.x[0] = s.h_previous
     run_panels(4, t)
-    for i in range(PANELS):
-        lstm_tile(s, &t.sums[i], 0, unit + i * LANES, 1)
+    lstm_tile(True, s, t.sums, 0, unit, PANELS)
 
 
 cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit,
@@ -105,7 +108,7 @@ cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit
             # Predictions of an embedding and an LSTM of 128 units took 6.6 ms without it, and 5.9 ms with it.
             fetch_rows(True, s.z + unit, s.z_index, 4 * s.padded, row, row + m, s.padded, 4)
         run_tile(m, 4, t)
-        lstm_tile(s, t.sums, row, unit, m)
+        lstm_tile(False, s, t.sums, row, unit, m)
         row = row + m
 
 

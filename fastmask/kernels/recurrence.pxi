@@ -139,6 +139,14 @@ cdef class Recurrence:
             p.panels = &panels[0] if panels.shape[0] > 0 else NULL
 
 
+cdef inline Py_ssize_t cell_row(const bint across, Py_ssize_t row, int i) noexcept nogil:
+    return row if across else row + i
+
+
+cdef inline Py_ssize_t cell_unit(const bint across, Py_ssize_t unit, int i) noexcept nogil:
+    return unit + i * LANES if across else unit
+
+
 cdef struct MaskedProduct:
     # Recurrent dropout: products whose left-hand (forward) or result (backward) is multiplied by a mask per
     # row, one mask for all gates or one for each. Panels of the groups stand one behind the other.
