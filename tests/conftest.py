@@ -25,5 +25,5 @@ def set_threads(monkeypatch):
 @pytest.fixture
 def packed_weights(monkeypatch):
     """Run short sequences on packed weights, too."""
-    for limit in ("_MOST_OPERATIONS", "_MOST_TOKENS", "_MOST_TOKENS_IF_PACKED"):
+    for limit in ("_MOST_OPERATIONS", "_MOST_OPERATIONS_IF_REPEATED", "_MOST_TOKENS", "_MOST_TOKENS_IF_PACKED"):
         monkeypatch.setattr(_cells, limit, -1)

@@ -26,6 +26,7 @@ def packed_weights():
     """Run everything on packed weights for a while."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_cells, "_MOST_OPERATIONS", -1)
+        patch.setattr(_cells, "_MOST_OPERATIONS_IF_REPEATED", -1)
         patch.setattr(_cells, "_MOST_TOKENS", -1)
         patch.setattr(_cells, "_MOST_TOKENS_IF_PACKED", -1)
         yield

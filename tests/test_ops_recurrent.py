@@ -14,7 +14,6 @@ from helpers.numeric import assert_close, assert_same_bits
 from helpers.recurrent import CELL_ACTIVATIONS, CELLS, gradients_by_name, make_problem, processing_mask
 
 from fastmask import PackedSequence, ops, reference
-from fastmask.ops import _recurrent
 from fastmask.packing import Packing
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
@@ -222,7 +221,7 @@ def test_blocks_of_steps(cell, options, monkeypatch):
     problem = make_problem(cell, 7, 12, 5, 9, mask="left", dtype=np.float32, **options)
     expected = ops_results(problem)
     for size in (1, 40 * 4 * 32, 10 * 4 * 128):
-        monkeypatch.setattr(_recurrent, "_BLOCK_BYTES", size)
+        monkeypatch.setattr("fastmask.ops._arrays._BLOCK_BYTES", size)
         for name, array in ops_results(problem).items():
             assert_same_bits(array, expected[name], name)
 

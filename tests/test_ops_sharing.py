@@ -90,7 +90,7 @@ def test_inference(cell, return_sequences, share_units, teams):
 @pytest.mark.parametrize("block", [1, 3000, 10**6])
 def test_blocks_of_inputs(block, share_units, monkeypatch):
     """Products of inputs are made by blocks of steps, by all threads."""
-    monkeypatch.setattr("fastmask.ops._recurrent._BLOCK_BYTES", block)
+    monkeypatch.setattr("fastmask.ops._arrays._BLOCK_BYTES", block)
     compare_with_one_thread(make_problem("gru", 3, 30, 70, 130, mask="right", dtype=np.float32), share_units)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastmask.layers.variable import Variable
 from fastmask.ops import Cell, PackedWeights
+from fastmask.ops._repeated import Repetition
 
 
 class Prepared:
@@ -24,9 +25,19 @@ class Prepared:
     def options(self, keep: bool, *weights: Variable | None) -> dict[str, Any]:
         """Return the argument ``packed`` of an operation on `weights`; none if it is to `keep` a pullback."""
         if keep:
-            self._packed = (), None
+            self.forget()
             return {}
         return {"packed": self._packed_from(tuple([w.version for w in weights if w is not None]))}
+
+    def forget(self) -> None:
+        """Give up the packed weights: training begins."""
+        self._packed = (), None
+
+    def repetition(self, *weights: Variable | None) -> Repetition | None:
+        """Return what an earlier operation on these weights has left for calls like it, if they are as they were."""
+        known, packed = self._packed
+        current = known == tuple([w.version for w in weights if w is not None])
+        return packed.repetition if packed is not None and current else None
 
     def _packed_from(self, versions: tuple[int | None, ...]) -> PackedWeights:
         # One read and one write of the pair: threads may be here at the same time. What another thread packs while

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastmask import initializers, ops
-from fastmask.layers import checks, small
+from fastmask.layers import checks, direct
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import keep_factor
@@ -143,13 +143,17 @@ class Recurrent(Layer):
     def __call__(
         self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
     ) -> Any:
-        if not options and not (training and self.stochastic) and small.takes(self, x, mask):
-            return small.run(self, x, mask, initial_state)
+        plain = not options and not (training and self.stochastic) and direct.is_direct(self, x, mask)
+        if plain and direct.is_short(self, x, initial_state):
+            return direct.run_cell(self, x, mask, initial_state)
         return super().__call__(x, mask, initial_state, training, **options)
 
     __call__.__doc__ = Layer.__call__.__doc__
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        found = direct.forward(self, x, call)
+        if found is not None:
+            return found
         source, enter_back = enter_in_place(x, call.mask)
         y, states, scan_back = self.scan(source, call)
         padded = not isinstance(x, PackedSequence)

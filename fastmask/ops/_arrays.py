@@ -22,6 +22,8 @@ Indices = NDArray[np.int64]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 # About 200 microseconds of one core: below this a second thread costs more than it saves.
 _OPERATIONS_PER_THREAD = 20_000_000
+# Input products of a block of steps stay in the second-level cache until those steps have run.
+_BLOCK_BYTES = 512 * 1024
 
 
 def check_float(
@@ -163,6 +165,11 @@ def unpad_gates(matrix: Array, order: tuple[int, ...], units: int) -> Array:
     for place, gate in enumerate(order):
         narrow[..., gate, :] = parts[..., place, :units]
     return narrow.reshape(*lead, gates * units)
+
+
+def block_tokens(columns: int, dtype: np.dtype[Any]) -> int:
+    """For how many tokens input products of so many columns are made at a time, if a step has no more."""
+    return _BLOCK_BYTES // (max(1, columns) * dtype.itemsize)
 
 
 def thread_count(operations: float) -> int:

@@ -120,6 +120,16 @@ def _forward(problem: _Gru, codes: tuple[int, int], gates: Array | None) -> _Sto
     return _Stored(h, runs, dropouts, reset_mask)
 
 
+def _leave_repetition(problem: _Gru, codes: tuple[int, int]) -> None:
+    kernel, bias, (panels, _) = problem.kernel, problem.recurrent_bias, problem.recurrent_panels()
+    problem.leave_repetition(
+        problem.input_bias, 1,
+        lambda run, states: kernel.gru_forward(
+            run, panels, None, bias, states[0], None, False, *codes, True, False, True, None, None
+        ),
+    )
+
+
 def _run_backward(
     problem: _Gru, stored: _Stored, gates: Array, dy: Array | None, dh: Array, codes: tuple[int, int]
 ) -> None:
@@ -208,6 +218,8 @@ def gru(
         return problem.run_cell(problem.check_bias(bias, (2, 3 * problem.units)), *codes)
     problem.set_bias(bias, reset_after)
     stored = _forward(problem, codes, None if reset_after else _gates(problem))
+    if reset_after:
+        _leave_repetition(problem, codes)
     return problem.sequence(stored.h), (problem.final_state(stored.h),)
 
 

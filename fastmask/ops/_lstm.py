@@ -39,6 +39,21 @@ class _Stored(NamedTuple):
     dropouts: list[object]
 
 
+def _recurrent_panels(problem: Problem) -> Array:
+    return problem.kept(
+        "recurrent kernel", problem.recurrent_kernel,
+        lambda: gate_panels(problem.kernel, problem.padded_recurrent_kernel, 4),
+    )
+
+
+def _leave_repetition(problem: Problem, bias: Array | None, codes: tuple[int, int]) -> None:
+    kernel, panels = problem.kernel, _recurrent_panels(problem)
+    problem.leave_repetition(
+        problem.padded_bias(bias), 2,
+        lambda run, states: kernel.lstm_forward(run, panels, *states, None, *codes, False, True, None),
+    )
+
+
 def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int], gates: Array | None) -> _Stored:
     kernel, plan = problem.kernel, problem.plan
     h = problem.state_buffer(problem.initial_state[0])
@@ -50,9 +65,7 @@ def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int], gates
             c[:] = problem.initial_state[1][plan.sorted_indices]
     runs = problem.runs(problem.padded_bias(bias), gates)
     dropouts = problem.dropouts(4 * problem.padded, len(runs))
-    panels = problem.kept(
-        "recurrent kernel", problem.recurrent_kernel, lambda: gate_panels(kernel, problem.padded_recurrent_kernel, 4)
-    )
+    panels = _recurrent_panels(problem)
     threads.run([
         partial(kernel.lstm_forward, run, panels, h, c, gates, *codes, problem.every_step, problem.zero_state, dropout)
         for run, dropout in zip(runs, dropouts, strict=True)
@@ -106,6 +119,7 @@ def lstm(
     if problem.small:
         return problem.run_cell(bias, *codes)
     stored = _forward(problem, bias, codes, None)
+    _leave_repetition(problem, bias, codes)
     states = problem.final_state(stored.h), stored.c[problem.plan.unsorted_indices]
     return problem.sequence(stored.h), states
 

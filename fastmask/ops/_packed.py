@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 from fastmask.ops._arrays import Array
 from fastmask.packing import TableRows
+
+if TYPE_CHECKING:
+    from fastmask.ops._repeated import Repetition
 
 # The products of a larger table are not kept: 20,000 words times the gates of an LSTM of 128 units take 39 MiB.
 _LARGEST_TABLE = 64 * 2**20
@@ -21,9 +25,15 @@ class PackedWeights:
 
     Where the inputs are rows of a table, recurrent operations also keep the products of the whole table and the
     input weights, in at most 64 MiB: once as many rows have been multiplied as the table has.
+
+    Attributes
+    ----------
+    repetition : Repetition or None
+        Left by a recurrent operation on padded batches, for calls like it.
     """
 
     def __init__(self) -> None:
+        self.repetition: Repetition | None = None
         self._made: dict[Hashable, Array] = {}
         self._multiplied: dict[Hashable, int] = {}
         self._products: tuple[Hashable, Array] | None = None

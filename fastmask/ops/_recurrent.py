@@ -14,6 +14,7 @@ from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import (
     Array,
     Indices,
+    block_tokens,
     check_float,
     check_list,
     check_packed,
@@ -25,12 +26,10 @@ from fastmask.ops._arrays import (
 from fastmask.ops._cells import initial_states, is_small
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._products import multiply, product_tasks
+from fastmask.ops._repeated import Repetition, Steps
 from fastmask.ops._sharing import form_team, row_ranges, unit_parts
 from fastmask.packing import PackedSequence, Packing
 from fastmask.stored import stored_property
-
-# Input products of a block of steps stay in the second-level cache until those steps have run.
-_BLOCK_BYTES = 512 * 1024
 
 States = tuple[Array, ...]
 Result = tuple[PackedSequence | None, States]
@@ -105,10 +104,32 @@ class Problem:
         return self.kept("kernel", self.weights, lambda: product_panels(self.kernel, self.padded_kernel))
 
     @property
-    def operations(self) -> float:
-        """Floating-point operations of the steps: products, and about as many for a gate as for 20 of its products."""
+    def token_operations(self) -> float:
+        """Floating-point operations for a token: products, and about as many for a gate as for 20 of its products."""
         features = self.features if self.index is None and self.input_mask is None else 0
-        return float(2 * self.plan.tokens * self.gates * self.units * (self.units + features + 20))
+        return float(2 * self.gates * self.units * (self.units + features + 20))
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of all steps."""
+        return self.plan.tokens * self.token_operations
+
+    def leave_repetition(self, bias: Array | None, states: int, steps: Steps) -> None:
+        """Leave with the packed weights what calls like this one need; see `Repetition`. bias: padded."""
+        if self.repeatable and self.packed is not None and self.packed.repetition is None:
+            self.packed.repetition = Repetition(self, bias, states, steps)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a `Repetition` could run it."""
+        return (
+            self.packed is not None
+            and self.zero_state
+            and not self.return_sequences
+            and not self.go_backwards
+            and self.index is None
+            and self.source is None
+        )
 
     def _check_mask(self, name: str, mask: Array, width: int) -> Array:
         checked = check_float(name, mask, None, self.dtype)
@@ -177,7 +198,10 @@ class Problem:
             not self.training
             and self.input_mask is None
             and self.recurrent_mask is None
-            and is_small(self.plan.tokens, self.weights.size + self.recurrent_kernel.size, self.packed is not None)
+            and is_small(
+                self.plan.tokens, self.weights.size + self.recurrent_kernel.size, self.packed is not None,
+                self.repeatable,
+            )
             and self.plan.tokens * self.features * self.units > 0
             and self.weights.flags.c_contiguous
             and self.recurrent_kernel.flags.c_contiguous
@@ -223,7 +247,7 @@ class Problem:
         else:
             panels = self.kernel_panels()
         plan = self.plan.batch_size, self.plan.batch_sizes, self.plan.offsets
-        most = min(_BLOCK_BYTES // (max(1, columns) * self.dtype.itemsize), self.plan.tokens)
+        most = min(block_tokens(columns, self.dtype), self.plan.tokens)
         active = int(self.plan.batch_sizes[0]) if self.plan.tokens else 0
         runs = []
         for begin, end in row_ranges(self) if self.parts == 1 else [(0, self.plan.batch_size)]:

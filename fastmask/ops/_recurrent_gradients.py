@@ -11,11 +11,9 @@ import numpy as np
 from fastmask import threads
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._arrays import Array, check_float, check_shape, thread_count, unpad_gates
+from fastmask.ops._cell_gradients import MOST_AT_ONCE
 from fastmask.ops._products import Task, clearing_tasks, gradient_tasks, multiply, multiply_tasks, segment_sum
 from fastmask.ops._recurrent import Problem
-
-# Up to so many, a few hundred microseconds, all gradients are made in one call.
-_FEW_OPERATIONS = 40_000_000
 
 
 class RecurrentGradients(NamedTuple):
@@ -147,7 +145,7 @@ def _runs_at_once(problem: Problem, runs: Sequence[Any], operations: float) -> b
     """Whether one compiled call makes all gradients: too little work to share out, no dropout, no shared values."""
     return (
         len(runs) == 1
-        and operations < _FEW_OPERATIONS
+        and operations < MOST_AT_ONCE
         and thread_count(operations) == 1
         and problem.plan.tokens * problem.features * problem.units > 0
         and problem.input_mask is None

@@ -24,13 +24,25 @@ from fastmask.ops._sharing import form_team
 from fastmask.packing import PackedSequence
 
 
+def _recurrent_panels(problem: Problem) -> Array:
+    matrix = problem.recurrent_kernel
+    return problem.kept("recurrent kernel", matrix, lambda: product_panels(problem.kernel, matrix))
+
+
+def _leave_repetition(problem: Problem, bias: Array | None, code: int) -> None:
+    kernel, panels = problem.kernel, _recurrent_panels(problem)
+    problem.leave_repetition(
+        problem.padded_bias(bias), 1,
+        lambda run, states: kernel.simple_rnn_forward(run, panels, states[0], code, False, True, None),
+    )
+
+
 def _forward(problem: Problem, bias: Array | None, code: int) -> tuple[Array, list[object], list[object]]:
     kernel = problem.kernel
     h = problem.state_buffer(problem.initial_state[0])
     runs = problem.runs(problem.padded_bias(bias), None)
     dropouts = problem.dropouts(problem.padded, len(runs))
-    recurrent = problem.recurrent_kernel
-    panels = problem.kept("recurrent kernel", recurrent, lambda: product_panels(kernel, recurrent))
+    panels = _recurrent_panels(problem)
     threads.run([
         partial(kernel.simple_rnn_forward, run, panels, h, code, problem.every_step, problem.zero_state, dropout)
         for run, dropout in zip(runs, dropouts, strict=True)
@@ -82,6 +94,7 @@ def simple_rnn(
     if problem.small:
         return problem.run_cell(bias, code)
     h = _forward(problem, bias, code)[0]
+    _leave_repetition(problem, bias, code)
     return problem.sequence(h), (problem.final_state(h),)
 
 

@@ -113,7 +113,8 @@ def test_threads_with_one_model(number, changing_threads):
 @pytest.mark.parametrize("number", range(4))
 def test_no_prediction_is_from_weights_before(number, changing_threads, monkeypatch):
     """Threads predict all the time while one changes the weights; what it predicts itself is always of the new ones."""
-    for limit in ("_MOST_OPERATIONS", "_MOST_TOKENS_IF_PACKED"):  # short sequences, too, run on packed weights
+    # Short sequences, too, run on packed weights.
+    for limit in ("_MOST_OPERATIONS", "_MOST_OPERATIONS_IF_REPEATED", "_MOST_TOKENS_IF_PACKED"):
         monkeypatch.setattr(_cells, limit, -1)
     x, _ = data(number)
     model, other = make(number), make(number)

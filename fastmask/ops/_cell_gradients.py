@@ -1,0 +1,195 @@
+"""Forward pass and pullback of a recurrent layer over small batches, past the checks and choices of a `Problem`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastmask import kernels
+from fastmask.kernels.memory import aligned_empty, aligned_zeros
+from fastmask.ops._arrays import (
+    Array,
+    block_tokens,
+    gate_panels,
+    pad_gates,
+    product_panels,
+    round_up,
+    thread_count,
+    unpad_gates,
+)
+from fastmask.ops._cells import Cell
+from fastmask.packing import Packing
+
+# Up to so many operations, a few hundred microseconds, all gradients are made in one call.
+MOST_AT_ONCE = 40_000_000
+
+
+class CellPass:
+    """A batch on its way through a cell and back, from states of zeros to the last outputs, in one thread.
+
+    It gives the bits of the operation's vjp, and takes half of its time for a few rows and steps. Nothing is checked.
+
+    Parameters
+    ----------
+    cell : Cell
+        What stands in its weights may change after the pullback.
+    values : array (B * T, F)
+        The padded batch.
+    plan : Packing
+    """
+
+    # Keras's gates in the order of the input side, and where in the gradients of pre-activations what belongs to the
+    # states begins, and the sums of a row of an input's gradient.
+    order: tuple[int, ...]
+    recurrent_gate = 0
+
+    def __init__(self, cell: Cell, values: Array, plan: Packing) -> None:
+        self.cell, self.values, self.plan = cell, values, plan
+        self.dtype = cell.dtype
+        self.module = module = kernels.module(cell.dtype)
+        self.padded = round_up(cell.units, module.lanes)
+        self.columns = columns = len(self.order) * self.padded
+        self.keras_order = tuple(range(len(self.order)))
+        self.kernel = pad_gates(cell.kernel, self.order, self.padded)
+        self.recurrent_kernel = pad_gates(cell.recurrent_kernel, self.keras_order, self.padded)
+        capacity = max(int(plan.batch_sizes[0]), min(block_tokens(columns, self.dtype), plan.tokens))
+        z = aligned_empty((capacity, columns), self.dtype)
+        arrays = values, plan.positions, product_panels(module, self.kernel), self.input_bias(), z
+        sizes = plan.batch_size, plan.batch_sizes, plan.offsets
+        self.run = module.Recurrence(sizes, 0, plan.batch_size, arrays, False, capacity)
+        self.h = self.states()
+        self.forward()
+
+    def states(self) -> Array:
+        """A buffer for the states of all tokens that begins with those before the first step, zeros."""
+        rows = self.plan.batch_size
+        buffer = aligned_empty((rows + self.plan.tokens, self.cell.units), self.dtype)
+        buffer[:rows] = 0
+        return buffer
+
+    def input_bias(self) -> Array | None:
+        """The bias of the input side, in its order of gates."""
+        bias = self.cell.bias
+        return None if bias is None else pad_gates(bias, self.order, self.padded)
+
+    @property
+    def output(self) -> Array:
+        """The last outputs (B, H)."""
+        return self.h.take(self.plan.last_steps, axis=0)
+
+    def forward(self) -> None:
+        """Run all steps."""
+        raise NotImplementedError
+
+    def backward(self, transposed: Array, dh: Array) -> Array:
+        """Return the gradients of pre-activations, from those of the last outputs in sorted order."""
+        raise NotImplementedError
+
+    def recurrent_bias_gradient(self) -> Array | None:
+        """Room for the gradient of a bias of the recurrent side, if there is one."""
+        return None
+
+    def pullback(self, dy: Array) -> tuple[Array, list[Array]]:
+        """The gradients of the values and of the weights, from that of the output. It can be called once."""
+        module, dtype, cell, columns = self.module, self.dtype, self.cell, self.columns
+        transposed = product_panels(module, self.recurrent_kernel.T)
+        d = self.backward(transposed, dy.take(self.plan.sorted_indices, axis=0))
+        stored, first = self.values.shape[0], self.recurrent_gate * self.padded
+        inputs = (aligned_zeros if stored > self.plan.tokens else aligned_empty)((stored, cell.features), dtype)
+        kernel, bias = aligned_empty((cell.features, columns), dtype), aligned_empty(columns, dtype)
+        recurrent, recurrent_bias = aligned_empty((cell.units, columns), dtype), self.recurrent_bias_gradient()
+        scratch = aligned_empty(module.recurrence_scratch_size(cell.features, cell.units, columns), dtype)
+        # The state before the first step, zeros, adds nothing but to a bias.
+        begin = int(self.plan.batch_sizes[0]) if recurrent_bias is None else 0
+        module.recurrence_gradients(
+            self.run, d, self.kernel, first, inputs, kernel, bias, self.h, begin, first, recurrent, recurrent_bias,
+            scratch,
+        )
+        weights = [
+            unpad_gates(kernel, self.order, cell.units), unpad_gates(recurrent, self.keras_order, cell.units)
+        ]
+        if cell.bias is not None:
+            weights.append(self.bias_gradient(unpad_gates(bias, self.order, cell.units), recurrent_bias))
+        return inputs, weights
+
+    def bias_gradient(self, bias: Array, recurrent_bias: Array | None) -> Array:
+        """The gradient of the cell's bias from those of its sides."""
+        return bias
+
+
+class SimpleRnnPass(CellPass):
+    """A batch's way through a SimpleRNN."""
+
+    order = (0,)
+
+    def forward(self) -> None:
+        panels = product_panels(self.module, self.cell.recurrent_kernel)
+        self.module.simple_rnn_forward(self.run, panels, self.h, self.cell.codes[0], True, True, None)
+
+    def backward(self, transposed: Array, dh: Array) -> Array:
+        d = aligned_empty((self.plan.tokens, self.padded), self.dtype)
+        self.module.simple_rnn_backward(self.run, transposed, self.h, None, dh, d, self.cell.codes[0], None)
+        return d
+
+
+class LstmPass(CellPass):
+    """A batch's way through an LSTM."""
+
+    order = (0, 1, 2, 3)
+
+    def forward(self) -> None:
+        panels = gate_panels(self.module, self.recurrent_kernel, 4)
+        self.c = self.states()
+        self.gates = aligned_empty((self.plan.tokens, self.columns), self.dtype)
+        self.module.lstm_forward(
+            self.run, panels, self.h, self.c, self.gates, *self.cell.codes, True, True, None
+        )
+
+    def backward(self, transposed: Array, dh: Array) -> Array:
+        dc = aligned_zeros(dh.shape, self.dtype)
+        self.module.lstm_backward(
+            self.run, transposed, self.gates, self.c, None, dh, dc, *self.cell.codes, None
+        )
+        return self.gates
+
+
+class GruPass(CellPass):
+    """A batch's way through a GRU that resets after the product. The gradients of the candidate come first."""
+
+    order = (2, 0, 1)
+    recurrent_gate = 1
+
+    def input_bias(self) -> Array | None:
+        bias = self.cell.bias
+        return None if bias is None else pad_gates(bias[0], self.order, self.padded)
+
+    def forward(self) -> None:
+        bias = self.cell.bias
+        second = None if bias is None else pad_gates(bias[1], self.keras_order, self.padded)
+        panels = gate_panels(self.module, self.recurrent_kernel, 3)
+        self.gates = aligned_empty((self.plan.tokens, 4 * self.padded), self.dtype)
+        self.module.gru_forward(
+            self.run, panels, None, second, self.h, self.gates, True, *self.cell.codes, True, True, True, None, None
+        )
+
+    def backward(self, transposed: Array, dh: Array) -> Array:
+        self.module.gru_backward(
+            self.run, transposed, None, self.gates, self.h, None, dh, None, *self.cell.codes, True, None, None
+        )
+        return self.gates
+
+    def recurrent_bias_gradient(self) -> Array | None:
+        return None if self.cell.bias is None else aligned_empty(self.columns, self.dtype)
+
+    def bias_gradient(self, bias: Array, recurrent_bias: Array | None) -> Array:
+        if recurrent_bias is None:
+            return bias
+        return np.stack([bias, unpad_gates(recurrent_bias, self.keras_order, self.cell.units)])
+
+
+PASSES: dict[str, type[CellPass]] = {"simple_rnn": SimpleRnnPass, "lstm": LstmPass, "gru": GruPass}
+
+
+def passes_through(cell: Cell, tokens: int) -> bool:
+    """Whether a `CellPass` is the way for so many tokens: not none, and too few to be shared out among threads."""
+    operations = 6.0 * tokens * cell.kernel.shape[1] * (cell.units + cell.features)
+    return 0 < operations < MOST_AT_ONCE and thread_count(operations) == 1
