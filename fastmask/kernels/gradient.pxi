@@ -133,7 +133,8 @@ cdef void add_panel(GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ss
 
 cdef inline void fetch_next_x(GradientProduct *g, Py_ssize_t unit, Py_ssize_t units) noexcept nogil:
     cdef Py_ssize_t end = min(g.next_token + g.tokens_each, g.last_token)
-    fetch_rows(False, g.x + unit, g.x_index, g.x_stride, g.next_token, end, LANES, (units + LANES - 1) // LANES)
+    fetch_rows(SECOND_LEVEL, g.x + unit, g.x_index, g.x_stride, g.next_token, end, LANES,
+               (units + LANES - 1) // LANES)
     g.next_token = end
 
 

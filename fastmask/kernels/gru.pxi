@@ -123,7 +123,10 @@ cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, 
             gru_start(s, t, i, row + i, unit, width, zero)
         look_ahead(t, following, width, row)
         if s.table:
-            fetch_rows(True, s.x + unit, s.x_index, 3 * s.padded, row, row + m, s.padded, 3)
+            fetch_rows(FIRST_LEVEL, s.x + unit, s.x_index, 3 * s.padded, row, row + m, s.padded, 3)
+        if s.gates != NULL and s.units > NARROW:
+            fetch_cells(TO_WRITE, s.gates + row * 4 * s.padded + unit, 4, s.padded, m, 1)
+            fetch_cells(TO_WRITE, s.h + row * s.units + unit, 1, s.units, m, 1)
         run_tile(m, width, t)
         gru_tile(reset_after, s, t.sums, row, unit, m)
         row = row + m
@@ -343,6 +346,9 @@ cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t
         token = shard.offsets[t] + shard.begin + i0
         row = shard.begin + i0
         before = state_before(shard, True, t) + i0
+        if s.state.units > NARROW:
+            fetch_cells(SECOND_LEVEL, s.gates + token * 4 * s.padded + unit, 4, s.padded, m, width)
+            fetch_cells(SECOND_LEVEL, s.h + before * s.state.units + unit, 1, s.state.units, m, width)
         state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
         for i in range(m):
             for j in range(width):

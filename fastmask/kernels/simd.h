@@ -79,9 +79,10 @@ INLINE void set_float_mode(uint64_t mode) {
 
 INLINE vec v_load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void v_store(real *p, vec x) { *(unaligned_vec *)p = x; }
-/* as far as the second-level cache, and as far as the first */
+/* as far as the second-level cache, as far as the first, and to be written to */
 INLINE void v_prefetch(const real *p) { __builtin_prefetch(p, 0, 2); }
 INLINE void v_prefetch_near(const real *p) { __builtin_prefetch(p, 0, 3); }
+INLINE void v_prefetch_own(const real *p) { __builtin_prefetch(p, 1, 3); }
 INLINE vec v_set1(real x) { return x - (vec){0}; } /* x - 0 is x for every x: a plain broadcast */
 
 /* x, held in a register: GCC otherwise loads a vector of weights again for each of up to three rows, which
@@ -231,11 +232,21 @@ INLINE vec v_interleave_lower(vec a, vec b) { return __builtin_shufflevector(a, 
 INLINE vec v_interleave_upper(vec a, vec b) { return __builtin_shufflevector(a, b, UPPER); }
 
 /* The first n < LANES numbers at p, zeros behind them; nothing past p[n - 1] is touched. */
+#if defined(__AVX512F__)
+#if FASTMASK_DOUBLE
+#define MASK(n) (__mmask8)((1u << n) - 1)
+#else
+#define MASK(n) (__mmask16)((1u << n) - 1)
+#endif
+INLINE vec v_load_tail(const real *p, int n) { return SUFFIX(_mm512_maskz_loadu_p)(MASK(n), p); }
+INLINE void v_store_tail(real *p, vec x, int n) { SUFFIX(_mm512_mask_storeu_p)(p, MASK(n), x); }
+#else
 INLINE vec v_load_tail(const real *p, int n) {
     vec x = {0};
     memcpy(&x, p, (size_t)n * sizeof(real));
     return x;
 }
 INLINE void v_store_tail(real *p, vec x, int n) { memcpy(p, &x, (size_t)n * sizeof(real)); }
+#endif
 
 #endif

@@ -18,7 +18,7 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, bint table, Py_
         for i in range(m):
             t.x[i] = h_previous + (row + i) * units
         if table:
-            fetch_rows(True, z + unit, z_index, padded, row, row + m, LANES, width)
+            fetch_rows(FIRST_LEVEL, z + unit, z_index, padded, row, row + m, LANES, width)
         run_tile(m, width, &t)
         for i in range(m):
             x = z + place(z_index, row + i) * padded + unit
@@ -91,6 +91,8 @@ cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, P
         m = even_rows(end - i0)
         look_ahead(&tile, s.panels + units.following * s.depth, width, i0 - begin)
         token = shard.offsets[t] + shard.begin + i0
+        if s.units > NARROW:
+            fetch_cells(SECOND_LEVEL, h + token * s.units + units.begin, 1, s.units, m, width)
         state_gradient(s, &tile, token, next_token + i0, shard.begin + i0, units.begin, m, width, ends)
         for i in range(m):
             for j in range(width):

@@ -23,6 +23,7 @@ cdef extern from "simd.h" nogil:
     void set_float_mode(uint64_t mode)
     void v_prefetch(const real *p)
     void v_prefetch_near(const real *p)
+    void v_prefetch_own(const real *p)
     vec v_load(const real *p)
     void v_store(real *p, vec x)
     vec v_load_tail(const real *p, int n)
