@@ -111,7 +111,7 @@ def test_every_instruction_set(kind, monkeypatch):
 class TestRepetition:
     """Calls with weights that an earlier call has packed."""
 
-    shape = 8, 20, 64, 64
+    shape = 8, 20, 64, 96
 
     def layer(self, kind="lstm", **options):
         return make(kind, *self.shape[2:], **options)
@@ -171,7 +171,7 @@ class TestRepetition:
 
     def test_given_states_do_not(self, taken):
         layer, (x, mask) = self.layer(), self.x()
-        states = [np.ones((8, 64), np.float32)] * 2
+        states = [np.ones((8, 96), np.float32)] * 2
         layer(x, mask)
         y = layer(x, mask, states)
         assert not any(taken)

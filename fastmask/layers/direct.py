@@ -42,11 +42,11 @@ def _is_plain(mask: Any, shape: tuple[int, int]) -> bool:
     return type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == shape and mask.flags.c_contiguous
 
 
-def is_short(layer: "Recurrent", x: Any, initial_state: Any) -> bool:
-    """Whether so few rows and steps run sooner without packed weights."""
+def is_short(layer: "Recurrent", x: Any, mask: Any, initial_state: Any) -> bool:
+    """Whether so few rows and steps run sooner without packed weights: of a mask, a cell passes over masked steps."""
     rows, steps, features = x.shape
     weights = (features + layer.units) * layer.gates * layer.units
-    return is_small(rows * steps, weights, True, initial_state is None and repeats(layer))
+    return is_small(rows * steps, weights, True, mask is None and initial_state is None and repeats(layer))
 
 
 def repeats(layer: "Recurrent") -> bool:

@@ -144,7 +144,7 @@ class Recurrent(Layer):
         self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
     ) -> Any:
         plain = not options and not (training and self.stochastic) and direct.is_direct(self, x, mask)
-        if plain and direct.is_short(self, x, initial_state):
+        if plain and direct.is_short(self, x, mask, initial_state):
             return direct.run_cell(self, x, mask, initial_state)
         return super().__call__(x, mask, initial_state, training, **options)
 
