@@ -20,17 +20,18 @@ cdef struct GruStep:
     real *gates                 # out  [rows, 4 * padded] n, z, r and the fourth; NULL in inference with reset_after
 
 
-cdef inline void gru_cell(const bint fused, const int count, const GruStep *s, vec (*sums)[WIDTH],
+cdef inline void gru_cell(const bint fused, const bint across, const int count, const GruStep *s, vec (*sums)[WIDTH],
                           Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
-    # One vector of units of `count` rows
+    # `count` cells: one vector of units of as many rows, or, `across`, as many vectors of one row
     cdef const real *x
     cdef vec gates[2 * PAIR]    # z, r of each row
     cdef vec n[PAIR]
     cdef vec h
+    cdef Py_ssize_t here
     cdef real *stored
-    cdef int i, k = lanes_left(s.units, unit)
+    cdef int i, k
     for i in range(count):
-        x = s.x + place(s.x_index, row + i) * 3 * s.padded + unit
+        x = s.x + place(s.x_index, cell_row(across, row, i)) * 3 * s.padded + cell_unit(across, unit, i)
         gates[2 * i] = v_load(x + s.padded) + sums[i][0]
         gates[2 * i + 1] = v_load(x + 2 * s.padded) + sums[i][1]
         n[i] = v_load(x)
@@ -39,10 +40,12 @@ cdef inline void gru_cell(const bint fused, const int count, const GruStep *s, v
         n[i] = v_fma(gates[2 * i + 1], sums[i][2], n[i])
     squash(fused, TANH if fused else s.activation, count, n)
     for i in range(count):
-        h = load(s.h_previous + (row + i) * s.units + unit, k)
-        store(s.h + (row + i) * s.units + unit, v_fma(gates[2 * i], h - n[i], n[i]), k)
+        k = lanes_left(s.units, cell_unit(across, unit, i))
+        here = cell_row(across, row, i) * s.units + cell_unit(across, unit, i)
+        h = load(s.h_previous + here, k)
+        store(s.h + here, v_fma(gates[2 * i], h - n[i], n[i]), k)
         if s.gates != NULL:
-            stored = s.gates + (row + i) * 4 * s.padded + unit
+            stored = s.gates + cell_row(across, row, i) * 4 * s.padded + cell_unit(across, unit, i)
             v_store(stored, n[i])
             v_store(stored + s.padded, gates[2 * i])
             v_store(stored + 2 * s.padded, gates[2 * i + 1])
@@ -78,26 +81,26 @@ cdef inline void gru_start(const GruStep *s, Tile *t, int i, Py_ssize_t row, Py_
         t.start[i] = <const real *>zero
 
 
-cdef inline void gru_cells(const bint fused, const bint reset_after, const GruStep *s, vec (*sums)[WIDTH],
-                           Py_ssize_t row, Py_ssize_t unit, int count) noexcept nogil:
+cdef inline void gru_cells(const bint fused, const bint across, const bint reset_after, const GruStep *s,
+                           vec (*sums)[WIDTH], Py_ssize_t row, Py_ssize_t unit, int count) noexcept nogil:
     cdef int i = 0
     while reset_after and i + PAIR <= count:
-        gru_cell(fused, PAIR, s, sums + i, row + i, unit)
+        gru_cell(fused, across, PAIR, s, sums + i, cell_row(across, row, i), cell_unit(across, unit, i))
         i = i + PAIR
     while i < count:
         if reset_after:
-            gru_cell(fused, 1, s, sums + i, row + i, unit)
+            gru_cell(fused, across, 1, s, sums + i, cell_row(across, row, i), cell_unit(across, unit, i))
         else:
             reset_cell(fused, s, sums[i], row + i, unit)
         i = i + 1
 
 
-cdef inline void gru_tile(const bint reset_after, const GruStep *s, vec (*sums)[WIDTH], Py_ssize_t row,
-                          Py_ssize_t unit, int count) noexcept nogil:
+cdef inline void gru_tile(const bint across, const bint reset_after, const GruStep *s, vec (*sums)[WIDTH],
+                          Py_ssize_t row, Py_ssize_t unit, int count) noexcept nogil:
     if s.recurrent_activation == SIGMOID and (s.activation == TANH or not reset_after):
-        gru_cells(True, reset_after, s, sums, row, unit, count)
+        gru_cells(True, across, reset_after, s, sums, row, unit, count)
     else:
-        gru_cells(False, reset_after, s, sums, row, unit, count)
+        gru_cells(False, across, reset_after, s, sums, row, unit, count)
 
 
 cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit, const vec *zero) noexcept nogil:
@@ -107,8 +110,7 @@ cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit, const vec *
     for i in range(PANELS):
         gru_start(s, t, i, 0, unit + i * LANES, 3, zero)
     run_panels(3, t)
-    for i in range(PANELS):
-        gru_tile(True, s, &t.sums[i], 0, unit + i * LANES, 1)
+    gru_tile(True, True, s, t.sums, 0, unit, PANELS)
 
 
 cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, const bint reset_after,
@@ -128,7 +130,7 @@ cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, 
             fetch_cells(TO_WRITE, s.gates + row * 4 * s.padded + unit, 4, s.padded, m, 1)
             fetch_cells(TO_WRITE, s.h + row * s.units + unit, 1, s.units, m, 1)
         run_tile(m, width, t)
-        gru_tile(reset_after, s, t.sums, row, unit, m)
+        gru_tile(False, reset_after, s, t.sums, row, unit, m)
         row = row + m
 
 
@@ -255,161 +257,4 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
                     gru_candidate(&s, n)
                 count = count + n
                 t = t + 1
-        set_float_mode(mode)
-
-
-cdef struct GruBackward:
-    StateGradient state
-    Py_ssize_t padded
-    int activation, recurrent_activation
-    real *gates                 # in: n, z, r, fourth; out: gradients of n, z, r and of h @ U_n (or r * h as it was)
-    const real *h               # in   [rows + tokens, units]
-    const real *candidate       # in   not reset_after: transposed U_n
-    real *reset                 # scratch [rows, units], not reset_after: gradient of r * h
-    const real *reset_mask      # in   [rows, units] or NULL
-
-
-cdef inline void gru_cell_backward(const bint fused, const bint reset_after, const GruBackward *s, vec dh,
-                                   Py_ssize_t token, Py_ssize_t row, Py_ssize_t before, Py_ssize_t unit) noexcept nogil:
-    cdef int act = TANH if fused else s.activation
-    cdef int rec = SIGMOID if fused else s.recurrent_activation
-    cdef Py_ssize_t units = s.state.units
-    cdef int k = lanes_left(units, unit)
-    cdef real *gates = s.gates + token * 4 * s.padded + unit
-    cdef vec n = v_load(gates)
-    cdef vec z = v_load(gates + s.padded)
-    cdef vec h = load(s.h + before * units + unit, k)
-    cdef vec dn = dh * (v_set1(1.0) - z) * slope(act, n)
-    cdef vec r
-    v_store(gates, dn)
-    v_store(gates + s.padded, dh * (h - n) * slope(rec, z))
-    store(s.state.carry + row * units + unit, dh * z, k)
-    if reset_after:
-        r = v_load(gates + 2 * s.padded)
-        v_store(gates + 2 * s.padded, dn * v_load(gates + 3 * s.padded) * slope(rec, r))
-        v_store(gates + 3 * s.padded, dn * r)
-
-
-cdef void gru_reset_backward(const GruBackward *s, Py_ssize_t token, Py_ssize_t row, Py_ssize_t before,
-                             Py_ssize_t rows) noexcept nogil:
-    # From the gradient of n through (r * h) @ U_n to r and h.
-    cdef Product p
-    cdef Py_ssize_t i, unit, units = s.state.units
-    cdef real *gates
-    cdef real *carry
-    cdef vec dreset, r
-    cdef int k
-    p.depth = s.padded
-    p.columns = units
-    p.x = s.gates + token * 4 * s.padded
-    p.x_stride = 4 * s.padded
-    p.x_index = NULL
-    p.panels = s.candidate
-    p.start = NULL
-    p.out = s.reset + row * units
-    p.out_index = NULL
-    p.out_stride = units
-    p.accumulate = False
-    p.far = False
-    product(&p, 0, rows)
-    for i in range(rows):
-        unit = 0
-        while unit < units:
-            k = lanes_left(units, unit)
-            gates = s.gates + (token + i) * 4 * s.padded + unit
-            carry = s.state.carry + (row + i) * units + unit
-            dreset = load(s.reset + (row + i) * units + unit, k)
-            if s.reset_mask != NULL:
-                dreset = dreset * load(s.reset_mask + (row + i) * units + unit, k)
-            r = v_load(gates + 2 * s.padded)
-            store(carry, v_fma(dreset, r, load(carry, k)), k)
-            v_store(gates + 2 * s.padded,
-                    dreset * load(s.h + (before + i) * units + unit, k) * slope(s.recurrent_activation, r))
-            unit = unit + LANES
-
-
-cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t t, Py_ssize_t begin, Py_ssize_t end,
-                            const bint reset_after, bint ends, const Panel *units) noexcept nogil:
-    # Some units of rows begin to end (counted from the shard's first) of step t.
-    cdef Tile tile
-    cdef Py_ssize_t i0 = begin, unit = units.begin, token, row, before
-    cdef Py_ssize_t next_token = 0 if begin == end or ends else shard.offsets[t + 1] + shard.begin
-    cdef int i, j, m, width = panel_width(s.state.units, unit)
-    cdef bint fused = s.activation == TANH and s.recurrent_activation == SIGMOID
-    keep_sums(&tile)
-    tile.depth = s.state.depth
-    tile.start_step = LANES
-    tile.panel = s.state.panels + unit * s.state.depth
-    while i0 < end:
-        m = even_rows(end - i0)
-        look_ahead(&tile, s.state.panels + units.following * s.state.depth, width, i0 - begin)
-        token = shard.offsets[t] + shard.begin + i0
-        row = shard.begin + i0
-        before = state_before(shard, True, t) + i0
-        if s.state.units > NARROW:
-            fetch_cells(SECOND_LEVEL, s.gates + token * 4 * s.padded + unit, 4, s.padded, m, width)
-            fetch_cells(SECOND_LEVEL, s.h + before * s.state.units + unit, 1, s.state.units, m, width)
-        state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
-        for i in range(m):
-            for j in range(width):
-                if fused:
-                    gru_cell_backward(True, reset_after, s, tile.sums[i][j], token + i, row + i, before + i,
-                                      unit + j * LANES)
-                else:
-                    gru_cell_backward(False, reset_after, s, tile.sums[i][j], token + i, row + i, before + i,
-                                      unit + j * LANES)
-        i0 = i0 + m
-
-
-def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] candidate, real[:, ::1] gates,
-                 const real[:, ::1] h, const real[:, ::1] dy, real[:, ::1] dh, real[:, ::1] reset, int activation,
-                 int recurrent_activation, bint reset_after, RecurrentDropout dropout, const real[:, ::1] reset_mask):
-    """Turn gates into gradients of pre-activations; dh goes from final to initial state. h: [rows + tokens, units]."""
-    cdef uint64_t mode
-    cdef GruBackward s
-    cdef Shard *shard = &run.shard
-    cdef Slices *slices = &run.slices
-    cdef MaskedProduct *masked = &dropout.backward if dropout is not None else NULL
-    cdef Panel units
-    cdef Py_ssize_t t = shard.steps - 1, n, going_on
-    if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
-        return
-    s.padded = gates.shape[1] // 4
-    s.state.units = dh.shape[1]
-    s.state.stride = gates.shape[1]
-    s.state.first = s.padded
-    s.state.depth = (3 if reset_after else 2) * s.padded
-    s.state.panels = &transposed[0]
-    s.state.d = &gates[0, 0]
-    s.state.dy = &dy[0, 0] if dy is not None else NULL
-    s.state.carry = &dh[0, 0]
-    s.state.carry_everywhere = True
-    s.state.ready = NULL
-    s.activation = activation
-    s.recurrent_activation = recurrent_activation
-    s.gates = &gates[0, 0]
-    s.h = &h[0, 0]
-    s.candidate = &candidate[0] if candidate is not None else NULL
-    s.reset = &reset[0, 0] if reset is not None else NULL
-    s.reset_mask = &reset_mask[0, 0] if reset_mask is not None else NULL
-    with nogil:
-        mode = flush_denormals()
-        while t >= 0:
-            n = active_rows(shard, t)
-            going_on = active_rows(shard, t + 1)
-            if masked != NULL and going_on > 0:
-                masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride + s.padded,
-                                s.state.stride, shard.begin, going_on, dropout.dh)
-                s.state.ready = dropout.dh - shard.begin * s.state.units
-            while next_panel(slices, s.state.units, &units):
-                if reset_after:
-                    gru_step_backward(&s, shard, t, 0, going_on, True, False, &units)
-                    gru_step_backward(&s, shard, t, going_on, n, True, True, &units)
-                else:
-                    gru_step_backward(&s, shard, t, 0, going_on, False, False, &units)
-                    gru_step_backward(&s, shard, t, going_on, n, False, True, &units)
-            if not reset_after:
-                gru_reset_backward(&s, shard.offsets[t] + shard.begin, shard.begin, state_before(shard, True, t), n)
-            t = t - 1
-        initial_state_gradient(&s.state, shard, slices, masked, dropout.dh if dropout is not None else NULL)
         set_float_mode(mode)
