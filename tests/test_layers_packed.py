@@ -364,3 +364,15 @@ class TestReadOnly:
         with pytest.raises(ValueError, match="shape"):
             first.assign([1, 1, 1])
         assert first.version == versions[-1]
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "simple_rnn"])
+def test_an_operation_packs_each_matrix_once(kind, monkeypatch):
+    layer, (x, mask) = {"lstm": layers.LSTM, "gru": layers.GRU, "simple_rnn": layers.SimpleRNN}[kind](20), batch()
+    layer.build(x.shape)
+    packed = []
+    module = kernels.module(np.dtype(np.float32))
+    plain = module.pack_panels
+    monkeypatch.setattr(module, "pack_panels", lambda *arguments: (packed.append(1), plain(*arguments))[1])
+    getattr(ops, kind)(PackedSequence.from_padded(x, mask), *[w.value for w in layer.weights], return_sequences=False)
+    assert len(packed) == 2

@@ -218,7 +218,7 @@ def gru(
         return problem.run_cell(problem.check_bias(bias, (2, 3 * problem.units)), *codes)
     problem.set_bias(bias, reset_after)
     stored = _forward(problem, codes, None if reset_after else _gates(problem))
-    if reset_after:
+    if reset_after and problem.lacks_repetition:
         _leave_repetition(problem, codes)
     return problem.sequence(stored.h), (problem.final_state(stored.h),)
 

@@ -119,7 +119,8 @@ def lstm(
     if problem.small:
         return problem.run_cell(bias, *codes)
     stored = _forward(problem, bias, codes, None)
-    _leave_repetition(problem, bias, codes)
+    if problem.lacks_repetition:
+        _leave_repetition(problem, bias, codes)
     states = problem.final_state(stored.h), stored.c[problem.plan.unsorted_indices]
     return problem.sequence(stored.h), states
 

@@ -116,14 +116,21 @@ class Problem:
 
     def leave_repetition(self, bias: Array | None, states: int, steps: Steps) -> None:
         """Leave with the packed weights what calls like this one need; see `Repetition`. bias: padded."""
-        if self.repeatable and self.packed is not None and self.packed.repetition is None:
+        if self.packed is not None:
             self.packed.repetition = Repetition(self, bias, states, steps)
+
+    @property
+    def lacks_repetition(self) -> bool:
+        """Whether a `Repetition` could run it, and no earlier call has left one."""
+        return self.repeatable and self.packed is not None and self.packed.repetition is None
 
     @property
     def repeatable(self) -> bool:
         """Whether a `Repetition` could run it."""
         return (
             self.packed is not None
+            and self.input_mask is None
+            and self.recurrent_mask is None
             and self.zero_state
             and not self.return_sequences
             and not self.go_backwards

@@ -94,7 +94,8 @@ def simple_rnn(
     if problem.small:
         return problem.run_cell(bias, code)
     h = _forward(problem, bias, code)[0]
-    _leave_repetition(problem, bias, code)
+    if problem.lacks_repetition:
+        _leave_repetition(problem, bias, code)
     return problem.sequence(h), (problem.final_state(h),)
 
 
