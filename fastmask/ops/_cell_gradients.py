@@ -8,7 +8,6 @@ from fastmask import kernels
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._arrays import (
     Array,
-    block_tokens,
     gate_panels,
     pad_gates,
     product_panels,
@@ -17,6 +16,7 @@ from fastmask.ops._arrays import (
     unpad_gates,
 )
 from fastmask.ops._cells import Cell
+from fastmask.ops._repeated import whole_run
 from fastmask.packing import Packing
 
 # Up to so many operations, a few hundred microseconds, all gradients are made in one call.
@@ -47,15 +47,12 @@ class CellPass:
         self.dtype = cell.dtype
         self.module = module = kernels.module(cell.dtype)
         self.padded = round_up(cell.units, module.lanes)
-        self.columns = columns = len(self.order) * self.padded
+        self.columns = len(self.order) * self.padded
         self.keras_order = tuple(range(len(self.order)))
         self.kernel = pad_gates(cell.kernel, self.order, self.padded)
         self.recurrent_kernel = pad_gates(cell.recurrent_kernel, self.keras_order, self.padded)
-        capacity = max(int(plan.batch_sizes[0]), min(block_tokens(columns, self.dtype), plan.tokens))
-        z = aligned_empty((capacity, columns), self.dtype)
-        arrays = values, plan.positions, product_panels(module, self.kernel), self.input_bias(), z
-        sizes = plan.batch_size, plan.batch_sizes, plan.offsets
-        self.run = module.Recurrence(sizes, 0, plan.batch_size, arrays, False, capacity)
+        panels = product_panels(module, self.kernel)
+        self.run = whole_run(module, plan, values, panels, self.input_bias(), self.columns)
         self.h = self.states()
         self.forward()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
 
 States = tuple[Array, ...]
 Steps = Callable[[Any, States], None]
+
+
+def whole_run(
+    module: ModuleType, plan: Packing, values: Array, panels: Array, bias: Array | None, columns: int
+) -> Any:
+    """A prepared `Recurrence` over all rows of a padded batch, whose places are the rows of ``values``."""
+    capacity = max(int(plan.batch_sizes[0]), min(block_tokens(columns, values.dtype), plan.tokens))
+    z = aligned_empty((capacity, columns), values.dtype)
+    arrays = values, plan.positions, panels, bias, z
+    sizes = plan.batch_size, plan.batch_sizes, plan.offsets
+    return module.Recurrence(sizes, 0, plan.batch_size, arrays, False, capacity)
 
 
 class Repetition:
@@ -46,10 +58,7 @@ class Repetition:
     def __call__(self, values: Array, plan: Packing) -> States:
         """The states (B, H) after the last valid steps, of a padded batch whose places are the rows of ``values``."""
         batch, dtype = plan.batch_size, self.dtype
-        capacity = max(int(plan.batch_sizes[0]), min(block_tokens(self._columns, dtype), plan.tokens))
-        z = aligned_empty((capacity, self._columns), dtype)
-        arrays = values, plan.positions, self._panels, self._bias, z
-        run = self.module.Recurrence((batch, plan.batch_sizes, plan.offsets), 0, batch, arrays, False, capacity)
+        run = whole_run(self.module, plan, values, self._panels, self._bias, self._columns)
         h = aligned_zeros((2 * batch, self.units), dtype)
         more = [aligned_zeros((batch, self.units), dtype) for _ in range(1, self._states)]
         self._steps(run, (h, *more))
