@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 
 from fastmask import kernels
@@ -21,6 +24,27 @@ from fastmask.packing import Packing
 
 # Up to so many operations, a few hundred microseconds, all gradients are made in one call.
 MOST_AT_ONCE = 40_000_000
+
+
+def gradients_at_once(
+    run: Any, module: ModuleType, values: Array, kernel: Array, h: Array, d: Array, columns: int, *,
+    split_at: int, first: int, first_token: int, recurrent_bias: bool,
+) -> tuple[Array, Array, Array, Array, Array | None]:
+    """Gradients of values, kernel, bias, recurrent kernel and its bias or None, all in one compiled call.
+
+    kernel: its gates padded to whole vectors, as those of the results are. columns: of the recurrent kernel. The rest
+    is as for :func:`fastmask.ops._recurrent_gradients.gradients`; tokens before first_token have no state before them.
+    """
+    dtype, (features, width), stored, units = d.dtype, kernel.shape, values.shape[0], h.shape[1]
+    inputs = (aligned_zeros if stored > d.shape[0] else aligned_empty)((stored, features), dtype)
+    dkernel, bias = aligned_empty((features, width), dtype), aligned_empty(width, dtype)
+    recurrent = aligned_empty((units, columns), dtype)
+    second = aligned_empty(columns, dtype) if recurrent_bias else None
+    scratch = aligned_empty(module.recurrence_scratch_size(features, units, width), dtype)
+    module.recurrence_gradients(
+        run, d, kernel, split_at, inputs, dkernel, bias, h, first_token, first, recurrent, second, scratch
+    )
+    return inputs, dkernel, bias, recurrent, second
 
 
 class CellPass:
@@ -81,25 +105,21 @@ class CellPass:
         """Return the gradients of pre-activations, from those of the last outputs in sorted order."""
         raise NotImplementedError
 
-    def recurrent_bias_gradient(self) -> Array | None:
-        """Room for the gradient of a bias of the recurrent side, if there is one."""
-        return None
+    @property
+    def has_recurrent_bias(self) -> bool:
+        """Whether there is a bias of the recurrent side."""
+        return False
 
     def pullback(self, dy: Array) -> tuple[Array, list[Array]]:
         """The gradients of the values and of the weights, from that of the output. It can be called once."""
-        module, dtype, cell, columns = self.module, self.dtype, self.cell, self.columns
+        module, cell, first = self.module, self.cell, self.recurrent_gate * self.padded
         transposed = product_panels(module, self.recurrent_kernel.T)
         d = self.backward(transposed, dy.take(self.plan.sorted_indices, axis=0))
-        stored, first = self.values.shape[0], self.recurrent_gate * self.padded
-        inputs = (aligned_zeros if stored > self.plan.tokens else aligned_empty)((stored, cell.features), dtype)
-        kernel, bias = aligned_empty((cell.features, columns), dtype), aligned_empty(columns, dtype)
-        recurrent, recurrent_bias = aligned_empty((cell.units, columns), dtype), self.recurrent_bias_gradient()
-        scratch = aligned_empty(module.recurrence_scratch_size(cell.features, cell.units, columns), dtype)
+        second = self.has_recurrent_bias
         # The state before the first step, zeros, adds nothing but to a bias.
-        begin = int(self.plan.batch_sizes[0]) if recurrent_bias is None else 0
-        module.recurrence_gradients(
-            self.run, d, self.kernel, first, inputs, kernel, bias, self.h, begin, first, recurrent, recurrent_bias,
-            scratch,
+        inputs, kernel, bias, recurrent, recurrent_bias = gradients_at_once(
+            self.run, module, self.values, self.kernel, self.h, d, self.columns, split_at=first, first=first,
+            first_token=0 if second else int(self.plan.batch_sizes[0]), recurrent_bias=second,
         )
         weights = [
             unpad_gates(kernel, self.order, cell.units), unpad_gates(recurrent, self.keras_order, cell.units)
@@ -174,8 +194,9 @@ class GruPass(CellPass):
         )
         return self.gates
 
-    def recurrent_bias_gradient(self) -> Array | None:
-        return None if self.cell.bias is None else aligned_empty(self.columns, self.dtype)
+    @property
+    def has_recurrent_bias(self) -> bool:
+        return self.cell.bias is not None
 
     def bias_gradient(self, bias: Array, recurrent_bias: Array | None) -> Array:
         if recurrent_bias is None:

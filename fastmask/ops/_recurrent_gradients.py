@@ -11,7 +11,7 @@ import numpy as np
 from fastmask import threads
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._arrays import Array, check_float, check_shape, thread_count, unpad_gates
-from fastmask.ops._cell_gradients import MOST_AT_ONCE
+from fastmask.ops._cell_gradients import MOST_AT_ONCE, gradients_at_once
 from fastmask.ops._products import Task, clearing_tasks, gradient_tasks, multiply, multiply_tasks, segment_sum
 from fastmask.ops._recurrent import Problem
 
@@ -106,22 +106,16 @@ def gradients(
     width, dtype = problem.gates * problem.padded, problem.dtype
     recurrent = width if columns is None else columns
     multiplications = _multiplications(problem) * width
-    # The compiled call fills them, tasks add to zeros.
-    at_once = _runs_at_once(problem, runs, 2.0 * multiplications)
-    made = aligned_empty if at_once else aligned_zeros
-    kernel, bias = made((problem.features, width), dtype), made(width, dtype)
-    recurrent_kernel = made((problem.units, recurrent), dtype)
-    second = made(recurrent, dtype) if recurrent_bias else None
-    if at_once:
-        scratch = aligned_empty(problem.kernel.recurrence_scratch_size(problem.features, problem.units, width), dtype)
-        stored = problem.values.shape[0]
-        inputs = (aligned_zeros if stored > problem.plan.tokens else aligned_empty)((stored, problem.features), dtype)
-        problem.kernel.recurrence_gradients(
-            runs[0], d, problem.padded_kernel, split_at, inputs, kernel, bias, h,
-            _first_token(problem, second), first, recurrent_kernel, second, scratch,
+    if _runs_at_once(problem, runs, 2.0 * multiplications):
+        inputs, kernel, bias, recurrent_kernel, second = gradients_at_once(
+            runs[0], problem.kernel, problem.values, problem.padded_kernel, h, d, recurrent, split_at=split_at,
+            first=first, first_token=_first_token(problem, recurrent_bias), recurrent_bias=recurrent_bias,
         )
         threads.run(more)
     else:
+        kernel, bias = aligned_zeros((problem.features, width), dtype), aligned_zeros(width, dtype)
+        recurrent_kernel = aligned_zeros((problem.units, recurrent), dtype)
+        second = aligned_zeros(recurrent, dtype) if recurrent_bias else None
         tasks, finish = _input_tasks(problem, d[:, :width], kernel, bias, split_at)
         side = d[:, first : first + recurrent]
         threads.run(
@@ -154,9 +148,9 @@ def _runs_at_once(problem: Problem, runs: Sequence[Any], operations: float) -> b
     )
 
 
-def _first_token(problem: Problem, bias: Array | None) -> int:
+def _first_token(problem: Problem, bias: bool) -> int:
     """Where the gradient of a recurrent matrix begins: a zero initial state adds nothing, but to a bias."""
-    return int(problem.plan.batch_sizes[0]) if problem.zero_state and bias is None and problem.plan.tokens else 0
+    return int(problem.plan.batch_sizes[0]) if problem.zero_state and not bias and problem.plan.tokens else 0
 
 
 def _input_tasks(
@@ -200,7 +194,7 @@ def _recurrent_tasks(problem: Problem, h: Array, d: Array, out: Array, bias: Arr
     """Tasks that add the gradient of a recurrent matrix, previous states times ``d`` [N, columns], to ``out``."""
     plan, mask = problem.plan, problem.recurrent_mask
     if mask is None:
-        first = _first_token(problem, bias)
+        first = _first_token(problem, bias is not None)
         share = plan.tokens * problem.units / _multiplications(problem)
         return gradient_tasks(problem.kernel, h, d, out, bias=bias, x_index=plan.previous, begin=first, share=share)
     tasks: list[Task] = []
