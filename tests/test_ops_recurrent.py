@@ -176,7 +176,6 @@ def test_arguments_are_left_alone(cell):
 @pytest.mark.parametrize("units", [9, 16])
 @pytest.mark.parametrize("cell", CELLS)
 def test_arrays_in_any_memory_order(cell, units):
-    """With gates of whole vectors the weights are read where they are."""
     problem = make_problem(cell, 5, 6, 3, units, dtype=np.float32)
     expected = ops_results(problem)
     for name in ("kernel", "recurrent_kernel"):

@@ -81,7 +81,7 @@ cdef inline void lstm_outputs(const CellWeights *w, const real *inputs, const re
     cdef Py_ssize_t unit = 0
     cdef vec z[PAIR][WIDTH]
     cdef int i, k, count
-    s.units = s.padded = w.units
+    s.units = w.units
     s.activation = w.activation
     s.recurrent_activation = w.recurrent_activation
     s.z = inputs

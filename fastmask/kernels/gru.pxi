@@ -5,19 +5,19 @@
 # of the recurrent side (z, r and a fourth) lie side by side: the fourth is h @ U_n + b_n or r * h.
 
 cdef struct GruStep:
-    Py_ssize_t units, padded, depth
+    Py_ssize_t units, depth
     int activation, recurrent_activation
-    const real *x               # in   [*, 3 * padded]  input products plus bias: n, z, r
+    const real *x               # in   [*, 3 * units]  input products plus bias: n, z, r
     const int64_t *x_index      # in   [rows] or NULL
     bint table                  # x is a table: its rows come from anywhere
-    const real *panels          # in   reset_after: [padded / LANES][units][3][LANES] of z, r, n; otherwise 2 of z, r
+    const real *panels          # in   [units / LANES, rounded up][units][3][LANES] of z, r, n; 2 of z, r if not reset_after
     const real *candidate       # in   not reset_after: U_n, columns in panels of WIDTH vectors
-    const real *bias            # in   reset_after: [3 * padded] recurrent bias z, r, n, or NULL
-    const real *products        # in   [rows, (3 or 2) * padded] h @ U + bias, or NULL (recurrent dropout)
+    const real *bias            # in   reset_after: [3 * units + LANES] recurrent bias z, r, n, or NULL
+    const real *products        # in   [rows, (3 or 2) * units] h @ U + bias, or NULL (recurrent dropout)
     const real *reset_mask      # in   [rows, units] or NULL: not reset_after, dropout of the h that is reset
     const real *h_previous      # in   [rows, units]
     real *h                     # out  [rows, units]
-    real *gates                 # out  [rows, 4 * padded] n, z, r and the fourth; NULL in inference with reset_after
+    real *gates                 # out  [rows, 4 * units] n, z, r and the fourth; NULL in inference with reset_after
 
 
 cdef inline void gru_cell(const bint fused, const bint across, const int count, const GruStep *s, vec (*sums)[WIDTH],
@@ -31,10 +31,11 @@ cdef inline void gru_cell(const bint fused, const bint across, const int count, 
     cdef real *stored
     cdef int i, k
     for i in range(count):
-        x = s.x + place(s.x_index, cell_row(across, row, i)) * 3 * s.padded + cell_unit(across, unit, i)
-        gates[2 * i] = v_load(x + s.padded) + sums[i][0]
-        gates[2 * i + 1] = v_load(x + 2 * s.padded) + sums[i][1]
-        n[i] = v_load(x)
+        x = s.x + place(s.x_index, cell_row(across, row, i)) * 3 * s.units + cell_unit(across, unit, i)
+        k = lanes_left(s.units, cell_unit(across, unit, i))
+        gates[2 * i] = load(x + s.units, k) + sums[i][0]
+        gates[2 * i + 1] = load(x + 2 * s.units, k) + sums[i][1]
+        n[i] = load(x, k)
     squash(fused, SIGMOID if fused else s.recurrent_activation, 2 * count, gates)
     for i in range(count):
         n[i] = v_fma(gates[2 * i + 1], sums[i][2], n[i])
@@ -45,40 +46,39 @@ cdef inline void gru_cell(const bint fused, const bint across, const int count, 
         h = load(s.h_previous + here, k)
         store(s.h + here, v_fma(gates[2 * i], h - n[i], n[i]), k)
         if s.gates != NULL:
-            stored = s.gates + cell_row(across, row, i) * 4 * s.padded + cell_unit(across, unit, i)
-            v_store(stored, n[i])
-            v_store(stored + s.padded, gates[2 * i])
-            v_store(stored + 2 * s.padded, gates[2 * i + 1])
-            v_store(stored + 3 * s.padded, sums[i][2])
+            stored = s.gates + cell_row(across, row, i) * 4 * s.units + cell_unit(across, unit, i)
+            store(stored, n[i], k)
+            store(stored + s.units, gates[2 * i], k)
+            store(stored + 2 * s.units, gates[2 * i + 1], k)
+            store(stored + 3 * s.units, sums[i][2], k)
 
 
 cdef inline void reset_cell(const bint fused, const GruStep *s, const vec *sums, Py_ssize_t row,
                             Py_ssize_t unit) noexcept nogil:
     # z, r and r * h of the variant that resets before the product
-    cdef const real *x = s.x + place(s.x_index, row) * 3 * s.padded + unit
-    cdef real *stored = s.gates + row * 4 * s.padded + unit
+    cdef const real *x = s.x + place(s.x_index, row) * 3 * s.units + unit
+    cdef real *stored = s.gates + row * 4 * s.units + unit
     cdef int n = lanes_left(s.units, unit)
     cdef vec gates[2]           # z, r
     cdef vec r
-    gates[0] = v_load(x + s.padded) + sums[0]
-    gates[1] = v_load(x + 2 * s.padded) + sums[1]
+    gates[0] = load(x + s.units, n) + sums[0]
+    gates[1] = load(x + 2 * s.units, n) + sums[1]
     squash(fused, SIGMOID if fused else s.recurrent_activation, 2, gates)
-    v_store(stored + s.padded, gates[0])
-    v_store(stored + 2 * s.padded, gates[1])
+    store(stored + s.units, gates[0], n)
+    store(stored + 2 * s.units, gates[1], n)
     r = gates[1] * load(s.h_previous + row * s.units + unit, n)
     if s.reset_mask != NULL:
         r = r * load(s.reset_mask + row * s.units + unit, n)
-    v_store(stored + 3 * s.padded, r)
+    store(stored + 3 * s.units, r, n)
 
 
-cdef inline void gru_start(const GruStep *s, Tile *t, int i, Py_ssize_t row, Py_ssize_t unit, int width,
-                           const vec *zero) noexcept nogil:
-    if s.products != NULL:
-        t.start[i] = s.products + row * width * s.padded + unit
-    elif s.bias != NULL:
-        t.start[i] = s.bias + unit
-    else:
-        t.start[i] = <const real *>zero
+cdef inline void take_products(const GruStep *s, Tile *t, Py_ssize_t row, Py_ssize_t unit, int rows,
+                               int width) noexcept nogil:
+    # Sums that are there already
+    cdef int i, j, n = lanes_left(s.units, unit)
+    for i in range(rows):
+        for j in range(width):
+            t.sums[i][j] = load(s.products + ((row + i) * width + j) * s.units + unit, n)
 
 
 cdef inline void gru_cells(const bint fused, const bint across, const bint reset_after, const GruStep *s,
@@ -103,18 +103,19 @@ cdef inline void gru_tile(const bint across, const bint reset_after, const GruSt
         gru_cells(False, across, reset_after, s, sums, row, unit, count)
 
 
-cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit, const vec *zero) noexcept nogil:
+cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit) noexcept nogil:
     # PANELS vectors of units of row 0, reset_after
     cdef int i
     t.x[0] = s.h_previous
-    for i in range(PANELS):
-        gru_start(s, t, i, 0, unit + i * LANES, 3, zero)
+    if s.bias != NULL:
+        for i in range(PANELS):
+            t.start[i] = s.bias + unit + i * LANES
     run_panels(3, t)
     gru_tile(True, True, s, t.sums, 0, unit, PANELS)
 
 
 cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, const bint reset_after,
-                   const real *following, const vec *zero) noexcept nogil:
+                   const real *following) noexcept nogil:
     # One vector of units of all rows
     cdef Py_ssize_t row = 0
     cdef int i, m, width = 3 if reset_after else 2
@@ -122,35 +123,42 @@ cdef void gru_rows(const GruStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit, 
         m = even_rows(rows - row)
         for i in range(m):
             t.x[i] = s.h_previous + (row + i) * s.units
-            gru_start(s, t, i, row + i, unit, width, zero)
+            if s.bias != NULL:
+                t.start[i] = s.bias + unit
         look_ahead(t, following, width, row)
         if s.table:
-            fetch_rows(FIRST_LEVEL, s.x + unit, s.x_index, 3 * s.padded, row, row + m, s.padded, 3)
+            fetch_rows(FIRST_LEVEL, s.x + unit, s.x_index, 3 * s.units, row, row + m, s.units, 3)
         if s.gates != NULL and s.units > NARROW:
-            fetch_cells(TO_WRITE, s.gates + row * 4 * s.padded + unit, 4, s.padded, m, 1)
+            fetch_cells(TO_WRITE, s.gates + row * 4 * s.units + unit, 4, s.units, m, 1)
             fetch_cells(TO_WRITE, s.h + row * s.units + unit, 1, s.units, m, 1)
-        run_tile(m, width, t)
+        if s.products == NULL:
+            run_tile(m, width, t)
+        else:
+            take_products(s, t, row, unit, m, width)
         gru_tile(False, reset_after, s, t.sums, row, unit, m)
         row = row + m
 
 
 cdef void gru_gates(const GruStep *s, Py_ssize_t rows, const bint reset_after, const Panel *units) noexcept nogil:
-    # `units`: a whole number of vectors
     cdef Tile t
     cdef vec zero = v_set1(0.0)
     cdef int width = 3 if reset_after else 2
+    cdef bint single
     cdef Py_ssize_t unit = units.begin, following, panels, size = s.depth * width * LANES
     keep_sums(&t)
     t.panel = s.panels + unit // LANES * size
     t.depth = s.depth
-    t.start_step = 0 if s.bias == NULL and s.products == NULL else s.padded
+    start_from(&zero, &t)
+    if s.bias != NULL:
+        t.start_step = s.units
+    single = reset_after and rows == 1 and s.products == NULL
     while unit < units.end:
-        panels = PANELS if reset_after and rows == 1 and units.end - unit >= PANELS * LANES else 1
+        panels = PANELS if single and units.end - unit > (PANELS - 1) * LANES else 1
         if panels > 1:
-            gru_single_row(s, &t, unit, &zero)
+            gru_single_row(s, &t, unit)
         else:
             following = unit + LANES if unit + LANES < units.end else units.following
-            gru_rows(s, &t, rows, unit, reset_after, s.panels + following // LANES * size, &zero)
+            gru_rows(s, &t, rows, unit, reset_after, s.panels + following // LANES * size)
         t.panel = t.panel + panels * size
         unit = unit + panels * LANES
 
@@ -161,11 +169,13 @@ cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
     cdef Py_ssize_t row, column, unit = 0
     cdef int i, j, m, k, width
     cdef vec n, h
+    cdef vec zero = v_set1(0.0)
+    cdef const real *x
     cdef real *gates
     keep_sums(&t)
+    start_from(&zero, &t)
     t.panel = s.candidate
     t.depth = s.units
-    t.start_step = LANES
     while unit < s.units:
         width = panel_width(s.units, unit)
         row = 0
@@ -173,18 +183,18 @@ cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
             m = even_rows(rows - row)
             look_ahead(&t, t.panel + width * t.depth * LANES, width, row)
             for i in range(m):
-                t.x[i] = s.gates + (row + i) * 4 * s.padded + 3 * s.padded
-                t.start[i] = s.x + place(s.x_index, row + i) * 3 * s.padded + unit
+                t.x[i] = s.gates + (row + i) * 4 * s.units + 3 * s.units
             run_tile(m, width, &t)
             for i in range(m):
+                x = s.x + place(s.x_index, row + i) * 3 * s.units
                 for j in range(width):
                     column = unit + j * LANES
                     k = lanes_left(s.units, column)
-                    gates = s.gates + (row + i) * 4 * s.padded + column
-                    n = activate(s.activation, t.sums[i][j])
+                    gates = s.gates + (row + i) * 4 * s.units + column
+                    n = activate(s.activation, load(x + column, k) + t.sums[i][j])
                     h = load(s.h_previous + (row + i) * s.units + column, k)
-                    v_store(gates, n)
-                    store(s.h + (row + i) * s.units + column, v_fma(v_load(gates + s.padded), h - n, n), k)
+                    store(gates, n, k)
+                    store(s.h + (row + i) * s.units + column, v_fma(load(gates + s.units, k), h - n, n), k)
             row = row + m
         t.panel = t.panel + s.units * WIDTH * LANES
         unit = unit + WIDTH * LANES
@@ -206,7 +216,7 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
                 real[:, ::1] h, real[:, ::1] gates, bint gates_by_token, int activation, int recurrent_activation,
                 bint reset_after, bint every_step, bint zero_state, RecurrentDropout dropout,
                 const real[:, ::1] reset_mask):
-    """Run the steps of a shard; h holds the initial state. gates: [tokens or rows, 4 * padded] or None.
+    """Run the steps of a shard; h holds the initial state. gates: [tokens or rows, 4 * units] or None.
 
     A run with a team has no dropout, and is one of reset_after.
     """
@@ -220,7 +230,6 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
     if active_rows(shard, 0) == 0 or h.shape[1] == 0:
         return
     s.units = h.shape[1]
-    s.padded = inputs.product.out_stride // 3
     s.activation = activation
     s.recurrent_activation = recurrent_activation
     s.panels = &panels[0]
@@ -248,7 +257,7 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
                     gru_masked_products(&s, &dropout.forward, shard.begin, n, dropout.z)
                     s.products = dropout.z
                     s.depth = 0
-                while next_panel(slices, s.padded, &units):
+                while next_panel(slices, s.units, &units):
                     if reset_after:
                         gru_gates(&s, n, True, &units)
                     else:

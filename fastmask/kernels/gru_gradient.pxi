@@ -2,7 +2,6 @@
 
 cdef struct GruBackward:
     StateGradient state
-    Py_ssize_t padded
     int activation, recurrent_activation
     real *gates                 # in: n, z, r, fourth; out: gradients of n, z, r and of h @ U_n (or r * h as it was)
     const real *h               # in   [rows + tokens, units]
@@ -17,19 +16,19 @@ cdef inline void gru_cell_backward(const bint fused, const bint reset_after, con
     cdef int rec = SIGMOID if fused else s.recurrent_activation
     cdef Py_ssize_t units = s.state.units
     cdef int k = lanes_left(units, unit)
-    cdef real *gates = s.gates + token * 4 * s.padded + unit
-    cdef vec n = v_load(gates)
-    cdef vec z = v_load(gates + s.padded)
+    cdef real *gates = s.gates + token * 4 * units + unit
+    cdef vec n = load(gates, k)
+    cdef vec z = load(gates + units, k)
     cdef vec h = load(s.h + before * units + unit, k)
     cdef vec dn = dh * (v_set1(1.0) - z) * slope(act, n)
     cdef vec r
-    v_store(gates, dn)
-    v_store(gates + s.padded, dh * (h - n) * slope(rec, z))
+    store(gates, dn, k)
+    store(gates + units, dh * (h - n) * slope(rec, z), k)
     store(s.state.carry + row * units + unit, dh * z, k)
     if reset_after:
-        r = v_load(gates + 2 * s.padded)
-        v_store(gates + 2 * s.padded, dn * v_load(gates + 3 * s.padded) * slope(rec, r))
-        v_store(gates + 3 * s.padded, dn * r)
+        r = load(gates + 2 * units, k)
+        store(gates + 2 * units, dn * load(gates + 3 * units, k) * slope(rec, r), k)
+        store(gates + 3 * units, dn * r, k)
 
 
 cdef void gru_reset_backward(const GruBackward *s, Py_ssize_t token, Py_ssize_t row, Py_ssize_t before,
@@ -41,10 +40,9 @@ cdef void gru_reset_backward(const GruBackward *s, Py_ssize_t token, Py_ssize_t 
     cdef real *carry
     cdef vec dreset, r
     cdef int k
-    p.depth = s.padded
-    p.columns = units
-    p.x = s.gates + token * 4 * s.padded
-    p.x_stride = 4 * s.padded
+    p.depth = p.columns = units
+    p.x = s.gates + token * 4 * units
+    p.x_stride = 4 * units
     p.x_index = NULL
     p.panels = s.candidate
     p.start = NULL
@@ -58,15 +56,15 @@ cdef void gru_reset_backward(const GruBackward *s, Py_ssize_t token, Py_ssize_t 
         unit = 0
         while unit < units:
             k = lanes_left(units, unit)
-            gates = s.gates + (token + i) * 4 * s.padded + unit
+            gates = s.gates + (token + i) * 4 * units + unit
             carry = s.state.carry + (row + i) * units + unit
             dreset = load(s.reset + (row + i) * units + unit, k)
             if s.reset_mask != NULL:
                 dreset = dreset * load(s.reset_mask + (row + i) * units + unit, k)
-            r = v_load(gates + 2 * s.padded)
+            r = load(gates + 2 * units, k)
             store(carry, v_fma(dreset, r, load(carry, k)), k)
-            v_store(gates + 2 * s.padded,
-                    dreset * load(s.h + (before + i) * units + unit, k) * slope(s.recurrent_activation, r))
+            store(gates + 2 * units,
+                  dreset * load(s.h + (before + i) * units + unit, k) * slope(s.recurrent_activation, r), k)
             unit = unit + LANES
 
 
@@ -89,7 +87,7 @@ cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t
         row = shard.begin + i0
         before = state_before(shard, True, t) + i0
         if s.state.units > NARROW:
-            fetch_cells(SECOND_LEVEL, s.gates + token * 4 * s.padded + unit, 4, s.padded, m, width)
+            fetch_cells(SECOND_LEVEL, s.gates + token * 4 * s.state.units + unit, 4, s.state.units, m, width)
             fetch_cells(SECOND_LEVEL, s.h + before * s.state.units + unit, 1, s.state.units, m, width)
         state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
         for i in range(m):
@@ -116,11 +114,9 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
     cdef Py_ssize_t t = shard.steps - 1, n, going_on
     if active_rows(shard, 0) == 0 or dh.shape[1] == 0:
         return
-    s.padded = gates.shape[1] // 4
-    s.state.units = dh.shape[1]
+    s.state.units = s.state.first = dh.shape[1]
     s.state.stride = gates.shape[1]
-    s.state.first = s.padded
-    s.state.depth = (3 if reset_after else 2) * s.padded
+    s.state.depth = (3 if reset_after else 2) * s.state.units
     s.state.panels = &transposed[0]
     s.state.d = &gates[0, 0]
     s.state.dy = &dy[0, 0] if dy is not None else NULL
@@ -140,7 +136,8 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
             n = active_rows(shard, t)
             going_on = active_rows(shard, t + 1)
             if masked != NULL and going_on > 0:
-                masked_backward(masked, s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride + s.padded,
+                masked_backward(masked,
+                                s.state.d + (shard.offsets[t + 1] + shard.begin) * s.state.stride + s.state.first,
                                 s.state.stride, shard.begin, going_on, dropout.dh)
                 s.state.ready = dropout.dh - shard.begin * s.state.units
             while next_panel(slices, s.state.units, &units):

@@ -2,18 +2,18 @@
 #     c' = f * c + i * g        h' = o * activation(c')
 
 cdef struct LstmStep:
-    # One time step over rows of a shard. Gate k of a row stands at k * padded, padded = units rounded up to LANES.
-    Py_ssize_t units, padded, depth     # depth: units, or 0 where nothing is to be multiplied
+    # One time step over rows of a shard. Gate k of a row stands at k * units.
+    Py_ssize_t units, depth             # depth: units, or 0 where nothing is to be multiplied
     int activation, recurrent_activation
-    const real *z                       # in   [*, 4 * padded]  input products plus bias
+    const real *z                       # in   [*, 4 * units]  input products plus bias
     const int64_t *z_index              # in   [rows] or NULL
     bint table                          # z is a table: its rows come from anywhere
-    const real *panels                  # in   [padded / LANES][units][4][LANES]
+    const real *panels                  # in   [units / LANES, rounded up][units][4][LANES]
     const real *h_previous              # in   [rows, units]
     const real *c_previous              # in   [rows, units]
     real *h                             # out  [rows, units]
     real *c                             # out  [rows, units], may be c_previous
-    real *gates                         # out  [rows, 4 * padded], or NULL in inference
+    real *gates                         # out  [rows, 4 * units], or NULL in inference
 
 
 # `count` cells at a time: one vector of units of as many rows, or, `across`, as many vectors of one row.
@@ -28,11 +28,12 @@ cdef inline void lstm_gates(const bint fused, const bint across, const int count
     cdef Py_ssize_t here
     cdef real *stored
     for i in range(count):
-        x = s.z + place(s.z_index, cell_row(across, row, i)) * 4 * s.padded + cell_unit(across, unit, i)
-        gates[3 * i] = v_load(x) + z[i][0]
-        gates[3 * i + 1] = v_load(x + s.padded) + z[i][1]
-        candidate[i] = v_load(x + 2 * s.padded) + z[i][2]
-        gates[3 * i + 2] = v_load(x + 3 * s.padded) + z[i][3]
+        x = s.z + place(s.z_index, cell_row(across, row, i)) * 4 * s.units + cell_unit(across, unit, i)
+        n = lanes_left(s.units, cell_unit(across, unit, i))
+        gates[3 * i] = load(x, n) + z[i][0]
+        gates[3 * i + 1] = load(x + s.units, n) + z[i][1]
+        candidate[i] = load(x + 2 * s.units, n) + z[i][2]
+        gates[3 * i + 2] = load(x + 3 * s.units, n) + z[i][3]
     squash(fused, SIGMOID if fused else s.recurrent_activation, 3 * count, gates)
     squash(fused, TANH if fused else s.activation, count, candidate)
     for i in range(count):
@@ -42,11 +43,11 @@ cdef inline void lstm_gates(const bint fused, const bint across, const int count
         z[i][3] = gates[3 * i + 2]
         store(s.c + here, z[i][2], n)
         if s.gates != NULL:
-            stored = s.gates + cell_row(across, row, i) * 4 * s.padded + cell_unit(across, unit, i)
-            v_store(stored, gates[3 * i])
-            v_store(stored + s.padded, gates[3 * i + 1])
-            v_store(stored + 2 * s.padded, candidate[i])
-            v_store(stored + 3 * s.padded, gates[3 * i + 2])
+            stored = s.gates + cell_row(across, row, i) * 4 * s.units + cell_unit(across, unit, i)
+            store(stored, gates[3 * i], n)
+            store(stored + s.units, gates[3 * i + 1], n)
+            store(stored + 2 * s.units, candidate[i], n)
+            store(stored + 3 * s.units, gates[3 * i + 2], n)
 
 
 cdef inline void lstm_output(const bint fused, const bint across, const int count, const LstmStep *s,
@@ -106,9 +107,9 @@ cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit
         look_ahead(t, following, 4, row)
         if s.table:
             # Predictions of an embedding and an LSTM of 128 units took 6.6 ms without it, and 5.9 ms with it.
-            fetch_rows(FIRST_LEVEL, s.z + unit, s.z_index, 4 * s.padded, row, row + m, s.padded, 4)
+            fetch_rows(FIRST_LEVEL, s.z + unit, s.z_index, 4 * s.units, row, row + m, s.units, 4)
         if s.gates != NULL and s.units > NARROW:
-            fetch_cells(TO_WRITE, s.gates + row * 4 * s.padded + unit, 4, s.padded, m, 1)
+            fetch_cells(TO_WRITE, s.gates + row * 4 * s.units + unit, 4, s.units, m, 1)
             fetch_cells(TO_WRITE, s.c + row * s.units + unit, 1, s.units, m, 1)
             fetch_cells(TO_WRITE, s.h + row * s.units + unit, 1, s.units, m, 1)
         run_tile(m, 4, t)
@@ -117,7 +118,6 @@ cdef void lstm_rows(const LstmStep *s, Tile *t, Py_ssize_t rows, Py_ssize_t unit
 
 
 cdef void lstm_step(const LstmStep *s, Py_ssize_t rows, const Panel *units) noexcept nogil:
-    # `units`: a whole number of vectors
     cdef Tile t
     cdef vec zero = v_set1(0.0)
     cdef Py_ssize_t unit = units.begin, following, panels, size = s.depth * 4 * LANES
@@ -126,7 +126,7 @@ cdef void lstm_step(const LstmStep *s, Py_ssize_t rows, const Panel *units) noex
     t.panel = s.panels + unit // LANES * size
     t.depth = s.depth
     while unit < units.end:
-        panels = PANELS if rows == 1 and units.end - unit >= PANELS * LANES else 1
+        panels = PANELS if rows == 1 and units.end - unit > (PANELS - 1) * LANES else 1
         if panels > 1:
             lstm_single_row(s, &t, unit)
         else:
@@ -151,7 +151,6 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
     if active_rows(shard, 0) == 0 or h.shape[1] == 0:
         return
     s.units = h.shape[1]
-    s.padded = inputs.product.out_stride // 4
     s.activation = activation
     s.recurrent_activation = recurrent_activation
     s.panels = &panels[0]
@@ -176,12 +175,12 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
                 if training:
                     s.gates = &gates[shard.offsets[t] + shard.begin, 0]
                 if dropout is not None:
-                    copy_rows(s.z, s.z_index, 4 * s.padded, n, dropout.z)
+                    copy_rows(s.z, s.z_index, 4 * s.units, n, dropout.z)
                     masked_forward(&dropout.forward, s.h_previous, shard.begin, n, dropout.z)
                     s.z = dropout.z
                     s.z_index = NULL
                     s.depth = 0
-                while next_panel(slices, s.padded, &units):
+                while next_panel(slices, s.units, &units):
                     lstm_step(&s, n, &units)
                 count = count + n
                 t = t + 1
@@ -190,9 +189,8 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
 
 cdef struct LstmBackward:
     StateGradient state
-    Py_ssize_t padded
     int activation, recurrent_activation
-    real *gates                 # in: gates, out: gradients of their pre-activations [tokens, 4 * padded]
+    real *gates                 # in: gates, out: gradients of their pre-activations [tokens, 4 * units]
     const real *c               # in   [rows + tokens, units]
     real *dc                    # in/out [rows, units]
 
@@ -213,16 +211,16 @@ cdef inline void lstm_cell_backward(const bint fused, const int count, const Lst
     squash(fused, act, count, squashed)
     for k in range(count):
         n = lanes_left(units, unit)
-        gates = s.gates + token * 4 * s.padded + unit
-        i = v_load(gates)
-        f = v_load(gates + s.padded)
-        g = v_load(gates + 2 * s.padded)
-        o = v_load(gates + 3 * s.padded)
+        gates = s.gates + token * 4 * units + unit
+        i = load(gates, n)
+        f = load(gates + units, n)
+        g = load(gates + 2 * units, n)
+        o = load(gates + 3 * units, n)
         dc = v_fma(dh[k] * o, slope(act, squashed[k]), load(s.dc + row * units + unit, n))
-        v_store(gates, dc * g * slope(rec, i))
-        v_store(gates + s.padded, dc * load(s.c + before * units + unit, n) * slope(rec, f))
-        v_store(gates + 2 * s.padded, dc * i * slope(act, g))
-        v_store(gates + 3 * s.padded, dh[k] * squashed[k] * slope(rec, o))
+        store(gates, dc * g * slope(rec, i), n)
+        store(gates + units, dc * load(s.c + before * units + unit, n) * slope(rec, f), n)
+        store(gates + 2 * units, dc * i * slope(act, g), n)
+        store(gates + 3 * units, dh[k] * squashed[k] * slope(rec, o), n)
         store(s.dc + row * units + unit, dc * f, n)
         unit = unit + LANES
 
@@ -257,7 +255,7 @@ cdef void lstm_step_backward(const LstmBackward *s, const Shard *shard, Py_ssize
         row = shard.begin + i0
         look_ahead(&tile, s.state.panels + units.following * s.state.depth, width, i0 - begin)
         if s.state.units > NARROW:
-            fetch_cells(SECOND_LEVEL, s.gates + token * 4 * s.padded + unit, 4, s.padded, m, width)
+            fetch_cells(SECOND_LEVEL, s.gates + token * 4 * s.state.units + unit, 4, s.state.units, m, width)
             fetch_cells(SECOND_LEVEL, s.c + (before + i0) * s.state.units + unit, 1, s.state.units, m, width)
             fetch_cells(SECOND_LEVEL, s.c + (after + i0) * s.state.units + unit, 1, s.state.units, m, width)
         state_gradient(&s.state, &tile, token, next_token + i0, row, unit, m, width, ends)
@@ -294,7 +292,6 @@ def lstm_backward(Recurrence run, const real[::1] transposed, real[:, ::1] gates
     s.state.carry = &dh[0, 0]
     s.state.carry_everywhere = False
     s.state.ready = NULL
-    s.padded = gates.shape[1] // 4
     s.activation = activation
     s.recurrent_activation = recurrent_activation
     s.gates = &gates[0, 0]

@@ -1,8 +1,8 @@
 # SimpleRNN: h' = activation(z + h @ U), z the input product plus bias.
 
-cdef void simple_rnn_step(const real *z, const int64_t *z_index, bint table, Py_ssize_t padded, const real *panels,
-                          const real *h_previous, Py_ssize_t depth, real *h, Py_ssize_t units, Py_ssize_t rows,
-                          int activation, const Panel *columns) noexcept nogil:
+cdef void simple_rnn_step(const real *z, const int64_t *z_index, bint table, const real *panels, const real *h_previous,
+                          Py_ssize_t depth, real *h, Py_ssize_t units, Py_ssize_t rows, int activation,
+                          const Panel *columns) noexcept nogil:
     cdef Tile t
     cdef vec zero = v_set1(0.0)
     cdef const real *x
@@ -18,12 +18,12 @@ cdef void simple_rnn_step(const real *z, const int64_t *z_index, bint table, Py_
         for i in range(m):
             t.x[i] = h_previous + (row + i) * units
         if table:
-            fetch_rows(FIRST_LEVEL, z + unit, z_index, padded, row, row + m, LANES, width)
+            fetch_rows(FIRST_LEVEL, z + unit, z_index, units, row, row + m, LANES, width)
         run_tile(m, width, &t)
         for i in range(m):
-            x = z + place(z_index, row + i) * padded + unit
+            x = z + place(z_index, row + i) * units + unit
             for j in range(width):
-                t.sums[i][j] = v_load(x + j * LANES) + t.sums[i][j]
+                t.sums[i][j] = load(x + j * LANES, lanes_left(units, unit + j * LANES)) + t.sums[i][j]
             if width == WIDTH and activation == TANH:
                 tanhs(WIDTH, t.sums[i])
             else:
@@ -43,7 +43,7 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
     cdef Slices *slices = &run.slices
     cdef Py_ssize_t t = 0, block_end, count, before, after, n, depth
     cdef Panel columns
-    cdef Py_ssize_t units = h.shape[1], padded = inputs.product.out_stride
+    cdef Py_ssize_t units = h.shape[1]
     cdef const real *z
     cdef const int64_t *z_index
     if active_rows(shard, 0) == 0 or units == 0:
@@ -61,14 +61,14 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
                 z_index = inputs.z_index + count
                 depth = 0 if t == 0 and zero_state else units
                 if dropout is not None:
-                    copy_rows(z, z_index, padded, n, dropout.z)
+                    copy_rows(z, z_index, units, n, dropout.z)
                     masked_forward(&dropout.forward, &h[before, 0], shard.begin, n, dropout.z)
                     z = dropout.z
                     z_index = NULL
                     depth = 0
                 while next_panel(slices, units, &columns):
-                    simple_rnn_step(z, z_index, inputs.table, padded, &panels[0], &h[before, 0], depth, &h[after, 0],
-                                    units, n, activation, &columns)
+                    simple_rnn_step(z, z_index, inputs.table, &panels[0], &h[before, 0], depth, &h[after, 0], units, n,
+                                    activation, &columns)
                 count = count + n
                 t = t + 1
         set_float_mode(mode)
@@ -99,7 +99,7 @@ cdef void simple_rnn_step_backward(const StateGradient *s, const Shard *shard, P
                 column = units.begin + j * LANES
                 n = lanes_left(s.units, column)
                 y = load(h + (token + i) * s.units + column, n)
-                v_store(d + (token + i) * s.stride + column, tile.sums[i][j] * slope(activation, y))
+                store(d + (token + i) * s.stride + column, tile.sums[i][j] * slope(activation, y), n)
         i0 = i0 + m
 
 

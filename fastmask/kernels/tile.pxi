@@ -219,8 +219,9 @@ def pack_panels(const real[:, :] matrix, real[::1] panels, Py_ssize_t panel_step
                 Py_ssize_t panel_count, int width):
     """Copy a matrix [depth, columns] into panels.
 
-    Vector j of panel p holds the columns p * panel_step + j * vector_step and the LANES - 1 behind it;
-    columns past the end are zeros.
+    Vector j of panel p holds the columns p * panel_step + j * vector_step and the LANES - 1 behind it. With a
+    panel_step of LANES vector j belongs to gate j of `width`, and vector_step is the columns of a gate. Columns past
+    the end, or past that of the gate, are zeros.
     """
     cdef Matrix m
     m.depth = matrix.shape[0]
@@ -242,54 +243,70 @@ cdef struct Matrix:
 
 cdef void pack(const Matrix *m, real *target, Py_ssize_t panel_step, Py_ssize_t vector_step, Py_ssize_t panel_count,
                int width) noexcept nogil:
-    cdef const real *source = m.numbers
-    cdef Py_ssize_t p, rows, k = 0
-    cdef int vectors
+    cdef PanelPart part
+    cdef bint by_gates = panel_step == LANES
+    cdef Py_ssize_t p, k = 0
+    cdef int j
+    part.source = m.numbers
+    part.row_stride = m.row_stride
+    part.column_stride = m.column_stride
+    part.vector_step = vector_step
     while k < m.depth:
-        rows = min(m.depth - k, <Py_ssize_t>PACK_BLOCK)
+        part.depth = min(m.depth - k, <Py_ssize_t>PACK_BLOCK)
         for p in range(panel_count):
-            vectors = width if vector_step != LANES else panel_width(m.columns, p * panel_step)
+            part.column = p * panel_step
+            part.vectors = width if by_gates else panel_width(m.columns, part.column)
+            for j in range(part.vectors):
+                part.lanes[j] = lanes_left(m.columns - ((width - 1 - j) * vector_step if by_gates else 0),
+                                           part.column + j * vector_step)
+            part.target = target + (p * m.depth * width + k * part.vectors) * LANES
             if m.column_stride == 1:
-                pack_rows(source, m.row_stride, rows, p * panel_step, vector_step, m.columns, vectors,
-                          target + (p * m.depth * width + k * vectors) * LANES)
+                pack_rows(&part)
             else:
-                pack_columns(source, m.row_stride, m.column_stride, rows, p * panel_step, vector_step, m.columns,
-                             vectors, target + (p * m.depth * width + k * vectors) * LANES)
-        source = source + rows * m.row_stride
-        k = k + rows
+                pack_columns(&part)
+        part.source = part.source + part.depth * m.row_stride
+        k = k + part.depth
 
 
-cdef void pack_rows(const real *source, Py_ssize_t row_stride, Py_ssize_t depth, Py_ssize_t column,
-                    Py_ssize_t vector_step, Py_ssize_t columns, int vectors, real *target) noexcept nogil:
-    cdef bint whole = column + (vectors - 1) * vector_step + LANES <= columns
+cdef struct PanelPart:
+    # Some rows of one panel
+    const real *source          # in   the first of these rows
+    Py_ssize_t row_stride, column_stride, depth, column, vector_step
+    int vectors
+    int lanes[WIDTH]            # columns that each vector takes from the source; the rest are zeros
+    real *target                # out  [depth][vectors][LANES]
+
+
+cdef void pack_rows(const PanelPart *p) noexcept nogil:
+    cdef bint whole = p.lanes[p.vectors - 1] == LANES
+    cdef const real *source = p.source + p.column
+    cdef real *target = p.target
     cdef Py_ssize_t k
     cdef int j
-    for k in range(depth):
-        for j in range(vectors):
+    for k in range(p.depth):
+        for j in range(p.vectors):
             if whole:
-                v_store(target, v_load(source + column + j * vector_step))
+                v_store(target, v_load(source + j * p.vector_step))
             else:
-                v_store(target, load(source + column + j * vector_step,
-                                     lanes_left(columns, column + j * vector_step)))
+                v_store(target, load(source + j * p.vector_step, p.lanes[j]))
             target = target + LANES
-        source = source + row_stride
+        source = source + p.row_stride
 
 
-cdef void pack_columns(const real *source, Py_ssize_t row_stride, Py_ssize_t column_stride, Py_ssize_t depth,
-                       Py_ssize_t column, Py_ssize_t vector_step, Py_ssize_t columns, int vectors,
-                       real *target) noexcept nogil:
+cdef void pack_columns(const PanelPart *p) noexcept nogil:
     # Of a transposed source, whose columns lie along its memory, squares of LANES columns are turned over at a time.
+    cdef const real *source
+    cdef real *target
     cdef Py_ssize_t k = 0
     cdef int j
-    while k < depth:
-        for j in range(vectors):
-            if row_stride == 1 and depth - k >= LANES and column + j * vector_step + LANES <= columns:
-                transpose(source + k + (column + j * vector_step) * column_stride, column_stride,
-                          target + j * LANES, vectors * LANES)
+    while k < p.depth:
+        for j in range(p.vectors):
+            source = p.source + k * p.row_stride + (p.column + j * p.vector_step) * p.column_stride
+            target = p.target + (k * p.vectors + j) * LANES
+            if p.row_stride == 1 and p.depth - k >= LANES and p.lanes[j] == LANES:
+                transpose(source, p.column_stride, target, p.vectors * LANES)
             else:
-                pack_elements(source + k * row_stride, row_stride, column_stride, min(depth - k, <Py_ssize_t>LANES),
-                              column + j * vector_step, columns, target + j * LANES, vectors * LANES)
-        target = target + LANES * vectors * LANES
+                pack_elements(p, source, min(p.depth - k, <Py_ssize_t>LANES), p.lanes[j], target)
         k = k + LANES
 
 
@@ -312,12 +329,13 @@ cdef inline void transpose(const real *source, Py_ssize_t source_stride, real *t
         v_store(target + n * target_stride, a[n])
 
 
-cdef void pack_elements(const real *source, Py_ssize_t row_stride, Py_ssize_t column_stride, Py_ssize_t rows,
-                        Py_ssize_t column, Py_ssize_t columns, real *target, Py_ssize_t target_stride) noexcept nogil:
+cdef void pack_elements(const PanelPart *p, const real *source, Py_ssize_t rows, int lanes,
+                        real *target) noexcept nogil:
     # One vector of columns of some rows
-    cdef int i, n = lanes_left(columns, column)
+    cdef int i
     cdef Py_ssize_t k
     for k in range(rows):
-        v_store(target + k * target_stride, v_set1(0.0))
-        for i in range(n):
-            target[k * target_stride + i] = source[k * row_stride + (column + i) * column_stride]
+        v_store(target, v_set1(0.0))
+        for i in range(lanes):
+            target[i] = source[k * p.row_stride + i * p.column_stride]
+        target = target + p.vectors * LANES

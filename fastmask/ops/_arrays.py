@@ -108,11 +108,11 @@ def product_panels(kernel: ModuleType, matrix: Array) -> Array:
 
 
 def gate_panels(kernel: ModuleType, matrix: Array, gates: int) -> Array:
-    """A recurrent matrix [units, gates * padded]: a panel holds one vector of units for each gate."""
-    depth, columns = matrix.shape
-    padded = columns // gates
-    panels = aligned_empty(depth * columns, matrix.dtype)
-    _pack(kernel, matrix, panels, kernel.lanes, padded, padded // kernel.lanes, gates)
+    """A recurrent matrix [units, gates * units]: a panel holds one vector of units for each gate."""
+    units, lanes = matrix.shape[0], kernel.lanes
+    vectors = -(-units // lanes)
+    panels = aligned_empty(units * vectors * gates * lanes, matrix.dtype)
+    _pack(kernel, matrix, panels, lanes, units, vectors, gates)
     return panels
 
 
@@ -134,18 +134,13 @@ def _pack(
     ])
 
 
-def pad_gates(matrix: Array, order: tuple[int, ...], padded: int) -> Array:
-    """Columns [..., gates * units] in another order of gates, each gate widened to ``padded`` columns by zeros."""
-    gates = len(order)
-    units = matrix.shape[-1] // gates
-    if units == padded and _in_order(order):
+def order_gates(matrix: Array, order: tuple[int, ...]) -> Array:
+    """Columns [..., gates * units] with the gates in another order: ``order`` says where each comes from."""
+    if _in_order(order):
         return matrix
-    lead = matrix.shape[:-1]
-    parts = matrix.reshape(*lead, gates, units)
-    wide = (np.empty if units == padded else np.zeros)((*lead, gates, padded), matrix.dtype)
-    for place, gate in enumerate(order):
-        wide[..., place, :units] = parts[..., gate, :]
-    return wide.reshape(*lead, gates * padded)
+    gates = len(order)
+    parts = matrix.reshape(*matrix.shape[:-1], gates, matrix.shape[-1] // gates)
+    return parts.take(order, axis=-2).reshape(matrix.shape)
 
 
 @cache
@@ -153,18 +148,21 @@ def _in_order(order: tuple[int, ...]) -> bool:
     return order == tuple(range(len(order)))
 
 
-def unpad_gates(matrix: Array, order: tuple[int, ...], units: int) -> Array:
-    """The inverse of :func:`pad_gates`."""
-    gates = len(order)
-    padded = matrix.shape[-1] // gates
-    if units == padded and _in_order(order):
-        return matrix
-    lead = matrix.shape[:-1]
-    parts = matrix.reshape(*lead, gates, padded)
-    narrow = np.empty((*lead, gates, units), matrix.dtype)
-    for place, gate in enumerate(order):
-        narrow[..., gate, :] = parts[..., place, :units]
-    return narrow.reshape(*lead, gates * units)
+def restore_gates(matrix: Array, order: tuple[int, ...]) -> Array:
+    """The inverse of :func:`order_gates`."""
+    return order_gates(matrix, _inverse(order))
+
+
+@cache
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(order.index(gate) for gate in range(len(order)))
+
+
+def readable_bias(kernel: ModuleType, bias: Array) -> Array:
+    """A bias with zeros behind it: kernels read whole vectors from any of its numbers on."""
+    readable = np.zeros(bias.size + kernel.lanes, bias.dtype)
+    readable[: bias.size] = bias
+    return readable
 
 
 def block_tokens(columns: int, dtype: np.dtype[Any]) -> int:

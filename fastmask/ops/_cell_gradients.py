@@ -12,11 +12,11 @@ from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._arrays import (
     Array,
     gate_panels,
-    pad_gates,
+    order_gates,
     product_panels,
-    round_up,
+    readable_bias,
+    restore_gates,
     thread_count,
-    unpad_gates,
 )
 from fastmask.ops._cells import Cell
 from fastmask.ops._repeated import whole_run
@@ -32,8 +32,8 @@ def gradients_at_once(
 ) -> tuple[Array, Array, Array, Array, Array | None]:
     """Gradients of values, kernel, bias, recurrent kernel and its bias or None, all in one compiled call.
 
-    kernel: its gates padded to whole vectors, as those of the results are. columns: of the recurrent kernel. The rest
-    is as for :func:`fastmask.ops._recurrent_gradients.gradients`; tokens before first_token have no state before them.
+    kernel: in the order of the input side, as its gradient is. columns: of the recurrent kernel. The rest is as for
+    :func:`fastmask.ops._recurrent_gradients.gradients`; tokens before first_token have no state before them.
     """
     dtype, (features, width), stored, units = d.dtype, kernel.shape, values.shape[0], h.shape[1]
     inputs = (aligned_zeros if stored > d.shape[0] else aligned_empty)((stored, features), dtype)
@@ -70,11 +70,8 @@ class CellPass:
         self.cell, self.values, self.plan = cell, values, plan
         self.dtype = cell.dtype
         self.module = module = kernels.module(cell.dtype)
-        self.padded = round_up(cell.units, module.lanes)
-        self.columns = len(self.order) * self.padded
-        self.keras_order = tuple(range(len(self.order)))
-        self.kernel = pad_gates(cell.kernel, self.order, self.padded)
-        self.recurrent_kernel = pad_gates(cell.recurrent_kernel, self.keras_order, self.padded)
+        self.columns = len(self.order) * cell.units
+        self.kernel = order_gates(cell.kernel, self.order)
         panels = product_panels(module, self.kernel)
         self.run = whole_run(module, plan, values, panels, self.input_bias(), self.columns)
         self.h = self.states()
@@ -88,9 +85,9 @@ class CellPass:
         return buffer
 
     def input_bias(self) -> Array | None:
-        """The bias of the input side, in its order of gates."""
+        """The bias of the input side in its order of gates, as the kernels read it."""
         bias = self.cell.bias
-        return None if bias is None else pad_gates(bias, self.order, self.padded)
+        return None if bias is None else readable_bias(self.module, bias)
 
     @property
     def output(self) -> Array:
@@ -112,8 +109,8 @@ class CellPass:
 
     def pullback(self, dy: Array) -> tuple[Array, list[Array]]:
         """The gradients of the values and of the weights, from that of the output. It can be called once."""
-        module, cell, first = self.module, self.cell, self.recurrent_gate * self.padded
-        transposed = product_panels(module, self.recurrent_kernel.T)
+        module, cell, first = self.module, self.cell, self.recurrent_gate * self.cell.units
+        transposed = product_panels(module, cell.recurrent_kernel.T)
         d = self.backward(transposed, dy.take(self.plan.sorted_indices, axis=0))
         second = self.has_recurrent_bias
         # The state before the first step, zeros, adds nothing but to a bias.
@@ -121,11 +118,9 @@ class CellPass:
             self.run, module, self.values, self.kernel, self.h, d, self.columns, split_at=first, first=first,
             first_token=0 if second else int(self.plan.batch_sizes[0]), recurrent_bias=second,
         )
-        weights = [
-            unpad_gates(kernel, self.order, cell.units), unpad_gates(recurrent, self.keras_order, cell.units)
-        ]
+        weights = [restore_gates(kernel, self.order), recurrent]
         if cell.bias is not None:
-            weights.append(self.bias_gradient(unpad_gates(bias, self.order, cell.units), recurrent_bias))
+            weights.append(self.bias_gradient(restore_gates(bias, self.order), recurrent_bias))
         return inputs, weights
 
     def bias_gradient(self, bias: Array, recurrent_bias: Array | None) -> Array:
@@ -143,7 +138,7 @@ class SimpleRnnPass(CellPass):
         self.module.simple_rnn_forward(self.run, panels, self.h, self.cell.codes[0], True, True, None)
 
     def backward(self, transposed: Array, dh: Array) -> Array:
-        d = aligned_empty((self.plan.tokens, self.padded), self.dtype)
+        d = aligned_empty((self.plan.tokens, self.columns), self.dtype)
         self.module.simple_rnn_backward(self.run, transposed, self.h, None, dh, d, self.cell.codes[0], None)
         return d
 
@@ -154,7 +149,7 @@ class LstmPass(CellPass):
     order = (0, 1, 2, 3)
 
     def forward(self) -> None:
-        panels = gate_panels(self.module, self.recurrent_kernel, 4)
+        panels = gate_panels(self.module, self.cell.recurrent_kernel, 4)
         self.c = self.states()
         self.gates = aligned_empty((self.plan.tokens, self.columns), self.dtype)
         self.module.lstm_forward(
@@ -177,13 +172,13 @@ class GruPass(CellPass):
 
     def input_bias(self) -> Array | None:
         bias = self.cell.bias
-        return None if bias is None else pad_gates(bias[0], self.order, self.padded)
+        return None if bias is None else readable_bias(self.module, order_gates(bias[0], self.order))
 
     def forward(self) -> None:
         bias = self.cell.bias
-        second = None if bias is None else pad_gates(bias[1], self.keras_order, self.padded)
-        panels = gate_panels(self.module, self.recurrent_kernel, 3)
-        self.gates = aligned_empty((self.plan.tokens, 4 * self.padded), self.dtype)
+        second = None if bias is None else readable_bias(self.module, bias[1])
+        panels = gate_panels(self.module, self.cell.recurrent_kernel, 3)
+        self.gates = aligned_empty((self.plan.tokens, 4 * self.cell.units), self.dtype)
         self.module.gru_forward(
             self.run, panels, None, second, self.h, self.gates, True, *self.cell.codes, True, True, True, None, None
         )
@@ -201,7 +196,7 @@ class GruPass(CellPass):
     def bias_gradient(self, bias: Array, recurrent_bias: Array | None) -> Array:
         if recurrent_bias is None:
             return bias
-        return np.stack([bias, unpad_gates(recurrent_bias, self.keras_order, self.cell.units)])
+        return np.stack([bias, recurrent_bias])
 
 
 PASSES: dict[str, type[CellPass]] = {"simple_rnn": SimpleRnnPass, "lstm": LstmPass, "gru": GruPass}

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels, threads
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._activations import activate, activate_backward, activation_code
-from fastmask.ops._arrays import Array, check_float, check_shape, product_panels, round_up, thread_count
+from fastmask.ops._arrays import Array, check_float, check_shape, product_panels, readable_bias, thread_count
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._products import gradient_tasks, multiply, multiply_tasks, product_tasks
 
@@ -39,12 +38,6 @@ def _check_bias(bias: ArrayLike | None, matrix: Array) -> Array | None:
     checked = check_float("bias", bias, 1, matrix.dtype)
     check_shape("bias", checked, matrix.shape[1:])
     return checked
-
-
-def _padded(bias: Array, lanes: int) -> Array:
-    padded = np.zeros(round_up(bias.size, lanes), bias.dtype)
-    padded[: bias.size] = bias
-    return padded
 
 
 def matmul(x: ArrayLike, kernel: ArrayLike) -> Array:
@@ -89,7 +82,7 @@ def dense(
     start = _check_bias(bias, matrix)
     packed = PackedWeights() if packed is None else packed
     if start is not None:
-        start = packed.get(("dense bias", module, start.shape), partial(_padded, start, module.lanes))
+        start = packed.get(("dense bias", module, start.shape), partial(readable_bias, module, start))
     panels = packed.get(("dense", module, matrix.shape), partial(product_panels, module, matrix))
     out = aligned_empty((rows.shape[0], matrix.shape[1]), rows.dtype)
     threads.run(product_tasks(module, [(rows, panels)], out, start=start))
@@ -106,7 +99,7 @@ def dense_vjp(
     module = kernels.module(rows.dtype)
     start = _check_bias(bias, matrix)
     if start is not None:
-        start = _padded(start, module.lanes)
+        start = readable_bias(module, start)
     z = multiply(module, rows, matrix, aligned_empty((rows.shape[0], matrix.shape[1]), rows.dtype), start=start)
     y = z
     if code:

@@ -13,9 +13,8 @@ from fastmask.ops._activations import recurrent_code
 from fastmask.ops._arrays import (
     Array,
     gate_panels,
-    pad_gates,
     product_panels,
-    unpad_gates,
+    readable_bias,
 )
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._products import Task, gradient_tasks
@@ -35,7 +34,6 @@ from fastmask.packing import PackedSequence
 
 # Keras's gates are z, r and the candidate n. The input side stands in the order n, z, r.
 _INPUT_ORDER = (2, 0, 1)
-_ORDER = (0, 1, 2)
 
 
 class _Stored(NamedTuple):
@@ -49,18 +47,18 @@ class _Gru(Problem):
     """A GRU's problem: two biases and masks of the recurrent side that depend on where the reset stands."""
 
     reset_after: bool
-    input_bias: Array | None
+    first_bias: Array | None
     recurrent_bias: Array | None
 
     def set_bias(self, bias: Array | None, reset_after: bool) -> None:
         self.reset_after = reset_after
         checked = self.check_bias(bias, (2, 3 * self.units) if reset_after else (3 * self.units,))
-        self.input_bias = self.recurrent_bias = None
+        self.first_bias = self.recurrent_bias = None
         if checked is not None:
             first, second = (checked[0], checked[1]) if reset_after else (checked, None)
-            self.input_bias = self.padded_bias(first)
+            self.first_bias = self.input_bias(first)
             if second is not None:
-                self.recurrent_bias = self.kept("recurrent bias", second, partial(self._padded_columns, second))
+                self.recurrent_bias = self.kept("recurrent bias", second, partial(readable_bias, self.kernel, second))
 
     @property
     def divisible(self) -> bool:
@@ -76,16 +74,13 @@ class _Gru(Problem):
             self.recurrent_mask = self.recurrent_mask[:2]
         return mask
 
-    def _padded_columns(self, bias: Array) -> Array:
-        return np.ascontiguousarray(pad_gates(bias, _ORDER, self.padded))
-
     def recurrent_panels(self) -> tuple[Array, Array | None]:
         """The gates' columns that meet h itself, and without ``reset_after`` those that meet r * h."""
         module, recurrent = self.kernel, self.recurrent_kernel
         gates, columns = 3 if self.reset_after else 2, slice(self.recurrent_columns)
         panels = self.kept(
             f"{gates} gates", recurrent,
-            lambda: gate_panels(module, self.padded_recurrent_kernel[:, columns], gates),
+            lambda: gate_panels(module, recurrent[:, columns], gates),
         )
         if self.reset_after:
             return panels, None
@@ -95,21 +90,21 @@ class _Gru(Problem):
 
     @property
     def recurrent_columns(self) -> int:
-        """Columns of the padded recurrent kernel that meet h itself."""
-        return (3 if self.reset_after else 2) * self.padded
+        """Columns of the recurrent kernel that meet h itself."""
+        return (3 if self.reset_after else 2) * self.units
 
 
 def _gates(problem: _Gru) -> Array:
     """A row for each token in training; otherwise for each row of the batch, as scratch."""
     rows = problem.plan.tokens if problem.training else max(1, problem.plan.batch_size)
-    return aligned_empty((rows, 4 * problem.padded), problem.dtype)
+    return aligned_empty((rows, 4 * problem.units), problem.dtype)
 
 
 def _forward(problem: _Gru, codes: tuple[int, int], gates: Array | None) -> _Stored:
     kernel = problem.kernel
     h = problem.state_buffer(problem.initial_state[0])
     reset_mask = problem.take_reset_mask()
-    runs = problem.runs(problem.input_bias, None)
+    runs = problem.runs(problem.first_bias, None)
     dropouts = problem.dropouts(problem.recurrent_columns, len(runs))
     panels, candidate = problem.recurrent_panels()
     threads.run([
@@ -123,7 +118,7 @@ def _forward(problem: _Gru, codes: tuple[int, int], gates: Array | None) -> _Sto
 def _leave_repetition(problem: _Gru, codes: tuple[int, int]) -> None:
     kernel, bias, (panels, _) = problem.kernel, problem.recurrent_bias, problem.recurrent_panels()
     problem.leave_repetition(
-        problem.input_bias, 1,
+        problem.first_bias, 1,
         lambda run, states: kernel.gru_forward(
             run, panels, None, bias, states[0], None, False, *codes, True, False, True, None, None
         ),
@@ -133,12 +128,12 @@ def _leave_repetition(problem: _Gru, codes: tuple[int, int]) -> None:
 def _run_backward(
     problem: _Gru, stored: _Stored, gates: Array, dy: Array | None, dh: Array, codes: tuple[int, int]
 ) -> None:
-    kernel, padded = problem.kernel, problem.padded
-    matrix = problem.padded_recurrent_kernel
+    kernel, units = problem.kernel, problem.units
+    matrix = problem.recurrent_kernel
     transposed = product_panels(kernel, matrix[:, : problem.recurrent_columns].T)
     candidate = reset = None
     if not problem.reset_after:
-        candidate = product_panels(kernel, matrix[:, 2 * padded :].T)
+        candidate = product_panels(kernel, matrix[:, 2 * units :].T)
         reset = aligned_empty(dh.shape, problem.dtype)
     form_team(problem, stored.runs)
     threads.run([
@@ -149,23 +144,23 @@ def _run_backward(
 
 
 def _gradients(problem: _Gru, stored: _Stored, d: Array, dh: Array) -> RecurrentGradients:
-    padded, units = problem.padded, problem.units
+    units = problem.units
     candidate: list[Array] = []
     tasks: list[Task] = []
     if not problem.reset_after:
-        candidate.append(aligned_zeros((units, padded), problem.dtype))
-        tasks = gradient_tasks(problem.kernel, d[:, 3 * padded : 3 * padded + units], d[:, :padded], candidate[0])
+        candidate.append(aligned_zeros((units, units), problem.dtype))
+        tasks = gradient_tasks(problem.kernel, d[:, 3 * units :], d[:, :units], candidate[0])
     # The gradients of the candidate are the largest: they come last in the sums over the gates.
     g = gradients(
-        problem, stored.runs, stored.h, d, split_at=padded, first=padded, columns=problem.recurrent_columns,
+        problem, stored.runs, stored.h, d, split_at=units, first=units, columns=problem.recurrent_columns,
         recurrent_bias=problem.recurrent_bias is not None, more=tasks,
     )
-    bias = None if problem.input_bias is None else g.bias
+    bias = None if problem.first_bias is None else g.bias
     if bias is not None and g.recurrent_bias is not None:
-        bias = np.stack([bias, unpad_gates(g.recurrent_bias, _ORDER, units)])
+        bias = np.stack([bias, g.recurrent_bias])
     whole = np.concatenate([g.recurrent_kernel, *candidate], axis=1) if candidate else g.recurrent_kernel
     state = unsort(problem, (dh[: problem.plan.batch_size],))
-    return RecurrentGradients(g.inputs, g.kernel, unpad_gates(whole, _ORDER, units), bias, state)
+    return RecurrentGradients(g.inputs, g.kernel, whole, bias, state)
 
 
 def gru(

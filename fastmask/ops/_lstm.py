@@ -12,7 +12,6 @@ from fastmask.ops._arrays import (
     Array,
     gate_panels,
     product_panels,
-    unpad_gates,
 )
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._recurrent import Problem, Result
@@ -42,14 +41,14 @@ class _Stored(NamedTuple):
 def _recurrent_panels(problem: Problem) -> Array:
     return problem.kept(
         "recurrent kernel", problem.recurrent_kernel,
-        lambda: gate_panels(problem.kernel, problem.padded_recurrent_kernel, 4),
+        lambda: gate_panels(problem.kernel, problem.recurrent_kernel, 4),
     )
 
 
 def _leave_repetition(problem: Problem, bias: Array | None, codes: tuple[int, int]) -> None:
     kernel, panels = problem.kernel, _recurrent_panels(problem)
     problem.leave_repetition(
-        problem.padded_bias(bias), 2,
+        problem.input_bias(bias), 2,
         lambda run, states: kernel.lstm_forward(run, panels, *states, None, *codes, False, True, None),
     )
 
@@ -63,8 +62,8 @@ def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int], gates
         c = aligned_zeros((plan.batch_size, problem.units), problem.dtype)
         if problem.initial_state[1] is not None:
             c[:] = problem.initial_state[1][plan.sorted_indices]
-    runs = problem.runs(problem.padded_bias(bias), gates)
-    dropouts = problem.dropouts(4 * problem.padded, len(runs))
+    runs = problem.runs(problem.input_bias(bias), gates)
+    dropouts = problem.dropouts(4 * problem.units, len(runs))
     panels = _recurrent_panels(problem)
     threads.run([
         partial(kernel.lstm_forward, run, panels, h, c, gates, *codes, problem.every_step, problem.zero_state, dropout)
@@ -146,7 +145,7 @@ def lstm_vjp(
     problem = Problem(x, kernel, recurrent_kernel, _ORDER, initial_state, 2, go_backwards, return_sequences,
                       input_mask, recurrent_mask, training=True)
     bias = problem.check_bias(bias, (4 * problem.units,))
-    gates = aligned_empty((problem.plan.tokens, 4 * problem.padded), problem.dtype)
+    gates = aligned_empty((problem.plan.tokens, 4 * problem.units), problem.dtype)
     stored = _forward(problem, bias, codes, gates)
     once = Once()
 
@@ -154,7 +153,7 @@ def lstm_vjp(
         dy = sequence_gradient(problem, d_sequence)
         dh, dc = state_gradients(problem, d_states, 2)
         once.use()
-        transposed = product_panels(problem.kernel, problem.padded_recurrent_kernel.T)
+        transposed = product_panels(problem.kernel, problem.recurrent_kernel.T)
         form_team(problem, stored.runs)
         threads.run([
             partial(problem.kernel.lstm_backward, run, transposed, gates, stored.c, dy, dh, dc, *codes, dropout)
@@ -163,8 +162,8 @@ def lstm_vjp(
         g = gradients(problem, stored.runs, stored.h, gates)
         rows = problem.plan.batch_size
         return RecurrentGradients(
-            g.inputs, g.kernel, unpad_gates(g.recurrent_kernel, _ORDER, problem.units),
-            None if bias is None else g.bias, unsort(problem, (dh[:rows], dc[:rows])),
+            g.inputs, g.kernel, g.recurrent_kernel, None if bias is None else g.bias,
+            unsort(problem, (dh[:rows], dc[:rows])),
         )
 
     return (problem.sequence(stored.h), (problem.final_state(stored.h), problem.final_state(stored.c))), pullback

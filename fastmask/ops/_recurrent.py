@@ -1,4 +1,4 @@
-"""What the three recurrent operations share: checks, padded weights, buffers, shards of rows."""
+"""What the three recurrent operations share: checks, weights as the kernels read them, buffers, shards of rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fastmask.ops._arrays import (
     check_list,
     check_packed,
     check_shape,
-    pad_gates,
+    order_gates,
     product_panels,
-    round_up,
+    readable_bias,
 )
 from fastmask.ops._cells import initial_states, is_small
 from fastmask.ops._packed import PackedWeights
@@ -36,7 +36,7 @@ Result = tuple[PackedSequence | None, States]
 
 
 class Problem:
-    """One call of a recurrent operation: checked arguments, padded weights and buffers.
+    """One call of a recurrent operation: checked arguments, weights in order and buffers.
 
     ``order`` says where each gate of the input side comes from among Keras's gates; the recurrent side
     keeps Keras's order.
@@ -53,13 +53,12 @@ class Problem:
         self.order = order
         self.gates = len(order)
         self.recurrent_kernel = check_float("recurrent_kernel", recurrent_kernel, 2, self.dtype, strided=True)
-        self.units = self.recurrent_kernel.shape[0]
+        self.units: int = self.recurrent_kernel.shape[0]
         self.features = self.values.shape[1]
         self.weights = check_float("kernel", kernel, 2, self.dtype, strided=True)
         check_shape("recurrent_kernel", self.recurrent_kernel, (self.units, self.gates * self.units))
         check_shape("kernel", self.weights, (self.features, self.gates * self.units))
         self.kernel: ModuleType = kernels.module(self.dtype)
-        self.padded = round_up(self.units, self.kernel.lanes)
         self.packed = packed
         self.source = x.source
         self.training = training
@@ -78,14 +77,9 @@ class Problem:
         self.rows = self._token_rows()
 
     @stored_property
-    def padded_kernel(self) -> Array:
-        """The kernel in the order of the input side, each gate padded to whole vectors."""
-        return pad_gates(self.weights, self.order, self.padded)
-
-    @stored_property
-    def padded_recurrent_kernel(self) -> Array:
-        """The recurrent kernel in Keras's order, each gate padded to whole vectors."""
-        return pad_gates(self.recurrent_kernel, tuple(range(self.gates)), self.padded)
+    def input_kernel(self) -> Array:
+        """The kernel in the order of the input side."""
+        return order_gates(self.weights, self.order)
 
     def kept(self, name: str, weights: Array, make: Callable[[], Array]) -> Array:
         """What ``make`` packs of some weights, from an earlier call if it is there."""
@@ -93,15 +87,15 @@ class Problem:
             return make()
         return self.packed.get((name, self.kernel, self.order, weights.shape), make)
 
-    def padded_bias(self, bias: Array | None) -> Array | None:
-        """A bias of the input side, padded like the kernel."""
+    def input_bias(self, bias: Array | None) -> Array | None:
+        """A bias of the input side in its order, as the kernels read it."""
         if bias is None:
             return None
-        return self.kept("bias", bias, lambda: np.ascontiguousarray(pad_gates(bias, self.order, self.padded)))
+        return self.kept("bias", bias, lambda: readable_bias(self.kernel, order_gates(bias, self.order)))
 
     def kernel_panels(self) -> Array:
         """The kernel in panels."""
-        return self.kept("kernel", self.weights, lambda: product_panels(self.kernel, self.padded_kernel))
+        return self.kept("kernel", self.weights, lambda: product_panels(self.kernel, self.input_kernel))
 
     @property
     def token_operations(self) -> float:
@@ -115,7 +109,7 @@ class Problem:
         return self.plan.tokens * self.token_operations
 
     def leave_repetition(self, bias: Array | None, states: int, steps: Steps) -> None:
-        """Leave with the packed weights what calls like this one need; see `Repetition`. bias: padded."""
+        """Leave with the packed weights what calls like this one need; see `Repetition`. bias: of the input side."""
         if self.packed is not None:
             self.packed.repetition = Repetition(self, bias, states, steps)
 
@@ -245,7 +239,7 @@ class Problem:
 
         z: where the products of every token go, if they are kept.
         """
-        columns = self.gates * self.padded
+        columns = self.gates * self.units
         x: Array | None = self.values
         panels, rows = None, self.rows
         if self.input_mask is not None or self.index is not None:
@@ -276,23 +270,23 @@ class Problem:
             return self._masked_products(self.input_mask, bias), None
         if self.rows is not None and self.packed is not None and self.source is not None:
             key = self.kernel, self.order, self.weights.shape, bias is None
-            row_bytes = self.gates * self.padded * self.dtype.itemsize
+            row_bytes = self.gates * self.units * self.dtype.itemsize
             kept = self.packed.table_products(self.source, key, row_bytes, partial(self._products, bias))
             if kept is not None:
                 return kept, self.source.ids[self.rows]
         return self._products(bias, self.values), self.rows
 
     def _products(self, bias: Array | None, values: Array) -> Array:
-        out = aligned_empty((values.shape[0], self.gates * self.padded), self.dtype)
+        out = aligned_empty((values.shape[0], self.gates * self.units), self.dtype)
         threads.run(product_tasks(self.kernel, [(values, self.kernel_panels())], out, start=bias))
         return out
 
     def gate_columns(self, group: int, groups: int) -> slice:
         """Columns of the input products that belong to mask ``group`` of ``groups`` (given in Keras's order)."""
         if groups == 1:
-            return slice(0, self.gates * self.padded)
+            return slice(0, self.gates * self.units)
         gate = self.order.index(group)
-        return slice(gate * self.padded, (gate + 1) * self.padded)
+        return slice(gate * self.units, (gate + 1) * self.units)
 
     def masked_values(self, mask: Array, group: int) -> Array:
         """Each token in running order times its row's input mask."""
@@ -301,11 +295,11 @@ class Problem:
         return out
 
     def _masked_products(self, mask: Array, bias: Array | None) -> Array:
-        z = aligned_empty((self.plan.tokens, self.gates * self.padded), self.dtype)
+        z = aligned_empty((self.plan.tokens, self.gates * self.units), self.dtype)
         for group in range(mask.shape[0]):
             columns = self.gate_columns(group, mask.shape[0])
-            start = None if bias is None else np.ascontiguousarray(bias[columns])
-            matrix = self.padded_kernel[:, columns]
+            start = None if bias is None else readable_bias(self.kernel, bias[columns])
+            matrix = self.input_kernel[:, columns]
             multiply(self.kernel, self.masked_values(mask, group), matrix, z[:, columns], start=start)
         return z
 
@@ -316,7 +310,7 @@ class Problem:
         groups = self.recurrent_mask.shape[0]
         width = columns // groups
         masks = np.ascontiguousarray(self.recurrent_mask[:, self.plan.sorted_indices])
-        parts = [self.padded_recurrent_kernel[:, g * width : (g + 1) * width] for g in range(groups)]
+        parts = [self.recurrent_kernel[:, g * width : (g + 1) * width] for g in range(groups)]
         forward = np.stack([product_panels(self.kernel, part) for part in parts])
         backward = np.stack([product_panels(self.kernel, part.T) for part in parts])
         rows = max(1, self.plan.batch_size)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmask import threads
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
-from fastmask.ops._arrays import Array, check_float, check_shape, thread_count, unpad_gates
+from fastmask.ops._arrays import Array, check_float, check_shape, restore_gates, thread_count
 from fastmask.ops._cell_gradients import MOST_AT_ONCE, gradients_at_once
 from fastmask.ops._products import Task, clearing_tasks, gradient_tasks, multiply, multiply_tasks, segment_sum
 from fastmask.ops._recurrent import Problem
@@ -81,9 +81,9 @@ def unsort(problem: Problem, states: Sequence[Array]) -> tuple[Array, ...] | Non
 
 
 class Gradients(NamedTuple):
-    """Gradients of the values, and of the weights in Keras's order of gates but for the recurrent side.
+    """Gradients of the values and of the weights in Keras's order of gates.
 
-    That is as wide as its columns of ``d``, each gate padded to whole vectors.
+    The recurrent side is as wide as its columns of ``d``.
     """
 
     inputs: Array
@@ -103,12 +103,12 @@ def gradients(
     the previous states, found in ``h``. A sum over the inputs' columns begins with column ``split_at``, and those
     before it come last. ``more``: tasks that run besides.
     """
-    width, dtype = problem.gates * problem.padded, problem.dtype
+    width, dtype = problem.gates * problem.units, problem.dtype
     recurrent = width if columns is None else columns
     multiplications = _multiplications(problem) * width
     if _runs_at_once(problem, runs, 2.0 * multiplications):
         inputs, kernel, bias, recurrent_kernel, second = gradients_at_once(
-            runs[0], problem.kernel, problem.values, problem.padded_kernel, h, d, recurrent, split_at=split_at,
+            runs[0], problem.kernel, problem.values, problem.input_kernel, h, d, recurrent, split_at=split_at,
             first=first, first_token=_first_token(problem, recurrent_bias), recurrent_bias=recurrent_bias,
         )
         threads.run(more)
@@ -123,10 +123,8 @@ def gradients(
             thread_count(2.0 * multiplications),
         )
         inputs = finish()
-    order, units = problem.order, problem.units
-    return Gradients(
-        inputs, unpad_gates(kernel, order, units), unpad_gates(bias, order, units), recurrent_kernel, second
-    )
+    order = problem.order
+    return Gradients(inputs, restore_gates(kernel, order), restore_gates(bias, order), recurrent_kernel, second)
 
 
 def _multiplications(problem: Problem) -> float:
@@ -166,7 +164,7 @@ def _input_tasks(
     dx = aligned_empty((problem.values.shape[0], problem.features), problem.dtype)
     share = d.shape[0] * problem.features / _multiplications(problem)
     tasks = gradient_tasks(module, problem.values, d, dkernel, bias=dbias, x_index=rows, share=share)
-    tasks += multiply_tasks(module, d, problem.padded_kernel.T, dx, out_index=rows, split_at=split_at)
+    tasks += multiply_tasks(module, d, problem.input_kernel.T, dx, out_index=rows, split_at=split_at)
     if rows is not None:
         tasks += clearing_tasks(dx, rows)
     return tasks, lambda: dx
@@ -184,7 +182,7 @@ def _masked_input_gradients(problem: Problem, d: Array, dkernel: Array, dbias: A
         threads.run(gradient_tasks(module, problem.masked_values(mask, group), piece, dmatrix, bias=db))
         dkernel[:, columns] = dmatrix
         dbias[columns] = db
-        multiply(module, piece, problem.padded_kernel[:, columns].T, part)
+        multiply(module, piece, problem.input_kernel[:, columns].T, part)
         total += part * mask[group][plan.rows]
     rows = np.arange(plan.tokens) if problem.rows is None else problem.rows
     return segment_sum(module, total, rows, problem.values.shape[0])

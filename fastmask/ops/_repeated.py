@@ -38,7 +38,8 @@ class Repetition:
     ----------
     problem : Problem
         Of an earlier call.
-    bias : array (gates * padded,) or None
+    bias : array or None
+        Of the input side, as the kernels read it.
     states : int
         How many states a row has.
     steps : callable
@@ -48,7 +49,7 @@ class Repetition:
     def __init__(self, problem: Problem, bias: Array | None, states: int, steps: Steps) -> None:
         self.module, self.dtype, self.units = problem.kernel, problem.dtype, problem.units
         self._panels, self._bias, self._steps, self._states = problem.kernel_panels(), bias, steps, states
-        self._columns = problem.gates * problem.padded
+        self._columns = problem.gates * problem.units
         self._operations = problem.token_operations
 
     def takes(self, tokens: int) -> bool:

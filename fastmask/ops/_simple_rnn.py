@@ -7,7 +7,7 @@ from functools import partial
 from fastmask import threads
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._activations import recurrent_code
-from fastmask.ops._arrays import Array, product_panels, unpad_gates
+from fastmask.ops._arrays import Array, product_panels
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._recurrent import Problem, Result
 from fastmask.ops._recurrent_gradients import (
@@ -32,7 +32,7 @@ def _recurrent_panels(problem: Problem) -> Array:
 def _leave_repetition(problem: Problem, bias: Array | None, code: int) -> None:
     kernel, panels = problem.kernel, _recurrent_panels(problem)
     problem.leave_repetition(
-        problem.padded_bias(bias), 1,
+        problem.input_bias(bias), 1,
         lambda run, states: kernel.simple_rnn_forward(run, panels, states[0], code, False, True, None),
     )
 
@@ -40,8 +40,8 @@ def _leave_repetition(problem: Problem, bias: Array | None, code: int) -> None:
 def _forward(problem: Problem, bias: Array | None, code: int) -> tuple[Array, list[object], list[object]]:
     kernel = problem.kernel
     h = problem.state_buffer(problem.initial_state[0])
-    runs = problem.runs(problem.padded_bias(bias), None)
-    dropouts = problem.dropouts(problem.padded, len(runs))
+    runs = problem.runs(problem.input_bias(bias), None)
+    dropouts = problem.dropouts(problem.units, len(runs))
     panels = _recurrent_panels(problem)
     threads.run([
         partial(kernel.simple_rnn_forward, run, panels, h, code, problem.every_step, problem.zero_state, dropout)
@@ -126,8 +126,8 @@ def simple_rnn_vjp(
         dy = sequence_gradient(problem, d_sequence)
         (dh,) = state_gradients(problem, d_states, 1)
         once.use()
-        d = aligned_empty((problem.plan.tokens, problem.padded), problem.dtype)
-        transposed = product_panels(problem.kernel, problem.padded_recurrent_kernel.T)
+        d = aligned_empty((problem.plan.tokens, problem.units), problem.dtype)
+        transposed = product_panels(problem.kernel, problem.recurrent_kernel.T)
         form_team(problem, runs)
         threads.run([
             partial(problem.kernel.simple_rnn_backward, run, transposed, h, dy, dh, d, code, dropout)
@@ -135,7 +135,7 @@ def simple_rnn_vjp(
         ])
         g = gradients(problem, runs, h, d)
         return RecurrentGradients(
-            g.inputs, g.kernel, unpad_gates(g.recurrent_kernel, (0,), problem.units), None if bias is None else g.bias,
+            g.inputs, g.kernel, g.recurrent_kernel, None if bias is None else g.bias,
             unsort(problem, (dh[: problem.plan.batch_size],)),
         )
 
