@@ -10,7 +10,7 @@ cdef struct GruStep:
     const real *x               # in   [*, 3 * units]  input products plus bias: n, z, r
     const int64_t *x_index      # in   [rows] or NULL
     bint table                  # x is a table: its rows come from anywhere
-    const real *panels          # in   [units / LANES, rounded up][units][3][LANES] of z, r, n; 2 of z, r if not reset_after
+    const real *panels          # in   [units / LANES, rounded up][units][3][LANES] of z, r, n; or 2 of z, r
     const real *candidate       # in   not reset_after: U_n, columns in panels of WIDTH vectors
     const real *bias            # in   reset_after: [3 * units + LANES] recurrent bias z, r, n, or NULL
     const real *products        # in   [rows, (3 or 2) * units] h @ U + bias, or NULL (recurrent dropout)
