@@ -8,6 +8,7 @@ from helpers.numeric import assert_same_bits
 
 from fastmask import kernels, layers
 from fastmask.layers import direct
+from fastmask.ops import _sharing
 
 KINDS = {"simple_rnn": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}
 # Units below, at and above the numbers of a vector, features alike or not, one row or several.
@@ -150,6 +151,20 @@ class TestRepetition:
         layer.vjp(x, mask)
         layer(x, mask)
         assert [found is None for found in taken] == [True, False, True]
+
+    @pytest.mark.parametrize("mask", ["none", "right", "holes"])
+    @pytest.mark.parametrize(("rows", "steps"), [(8, 40), (1, 300)])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_threads(self, kind, rows, steps, mask, taken, set_threads, monkeypatch):
+        """They share the rows, or the units of a single row."""
+        layer, (x, mask) = self.layer(kind), inputs(rows, steps, self.shape[2], mask)
+        monkeypatch.setattr(_sharing, "_FEW_ROWS", ((0, 1),))
+        set_threads(1)
+        expected = layer(x, mask)
+        for count in 2, 5:
+            set_threads(count)
+            assert_same_bits(layer(x, mask), expected)
+            assert taken[-1] is not None
 
     @pytest.mark.skipif(len(kernels.available()) < 2, reason="needs two instruction sets")
     def test_another_instruction_set_does_not(self, taken, monkeypatch):

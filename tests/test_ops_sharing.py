@@ -2,6 +2,7 @@
 
 import threading
 import time
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem
 
 from fastmask import PackedSequence, kernels, ops, threads
+from fastmask.kernels import packing
 from fastmask.ops import _sharing
+from fastmask.packing import Packing
 
 WIDE = 4 * 64 + 5    # columns of four panels and a rest, for the widest vectors
 
@@ -185,3 +188,23 @@ def test_after_a_long_wait_rows_are_shared_for_a_while(share_units, teams, monke
     monkeypatch.setattr(kernel, "is_crowded", lambda: True)
     ops_results(problem)
     assert teams == [2, 2, 1, 1]
+
+
+def cost_of_range(lengths):
+    """Steps of the first row count twice, and those of the second come with them."""
+    return 2 * lengths[0] + sum(lengths[2:])
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+@pytest.mark.parametrize("rows", [1, 2, 5, 9])
+def test_ranges_of_rows_take_about_as_long(rows, parts):
+    rng = np.random.default_rng(rows)
+    for most in (1, 4, 1000):
+        plan = Packing.from_lengths(rng.integers(0, most, rows, endpoint=True))
+        ends = packing.split_rows(plan.lengths, plan.sorted_indices, parts)
+        lengths = plan.sorted_lengths.tolist()
+        assert (ends[0], ends[-1]) == (0, rows)
+        assert len(ends) <= parts + 1
+        inner = [cut for count in range(min(parts, rows)) for cut in combinations(range(1, rows), count)]
+        least = min(max(cost_of_range(lengths[a:b]) for a, b in pairwise((0, *cut, rows))) for cut in inner)
+        assert max(cost_of_range(lengths[a:b]) for a, b in pairwise(ends)) == least

@@ -182,6 +182,54 @@ def fill_leading_positions(const int64_t[::1] sorted_indices, const int64_t[::1]
         place_tokens(&p, NULL, NULL)
 
 
+def split_rows(const int64_t[::1] lengths, const int64_t[::1] sorted_indices, int parts):
+    """The ends of at most so many ranges of sorted rows whose steps take about as long: 0, ..., all rows."""
+    cdef list ends = [0]
+    cdef Py_ssize_t row = 0, rows = sorted_indices.shape[0]
+    cdef int64_t most, least = 0, enough = 0
+    for row in range(rows):
+        enough = enough + FEW * lengths[row]
+    # The least cost that no range goes beyond, by bisection
+    while least < enough:
+        most = (least + enough) // 2
+        if count_ranges(lengths, sorted_indices, most) <= parts:
+            enough = most
+        else:
+            least = most + 1
+    row = 0
+    while row < rows:
+        row = end_of_range(lengths, sorted_indices, row, enough)
+        ends.append(row)
+    return ends
+
+
+cdef enum:
+    FEW = 2     # rows of a step that take as long as one, because the weights are read once for all of them
+
+
+cdef int count_ranges(const int64_t[::1] lengths, const int64_t[::1] sorted_indices, int64_t most) noexcept nogil:
+    cdef Py_ssize_t row = 0
+    cdef int count = 0
+    while row < sorted_indices.shape[0]:
+        row = end_of_range(lengths, sorted_indices, row, most)
+        count = count + 1
+    return count
+
+
+cdef Py_ssize_t end_of_range(const int64_t[::1] lengths, const int64_t[::1] sorted_indices, Py_ssize_t row,
+                             int64_t most) noexcept nogil:
+    # The end of the longest range from a row on, but at least that row, whose cost is at most so much
+    cdef int64_t cost = FEW * lengths[sorted_indices[row]]
+    cdef Py_ssize_t end = row + 1
+    while end < sorted_indices.shape[0]:
+        if end >= row + FEW:
+            cost = cost + lengths[sorted_indices[end]]
+        if cost > most:
+            break
+        end = end + 1
+    return end
+
+
 def fill_reverse(const int64_t[::1] sorted_lengths, const int64_t[::1] batch_sizes, const int64_t[::1] offsets,
                  int64_t[::1] reverse):
     """reverse[n]: the packed token that a backward run visits where a forward run visits n."""

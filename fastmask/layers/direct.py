@@ -96,7 +96,7 @@ def _run_again(layer: "Recurrent", x: Array, mask: Any) -> Any:
     again = layer.prepared.repetition(layer.kernel, layer.recurrent_kernel, layer.bias)
     if again is None or again.module is not kernels.module(layer.dtype):
         return None
-    plan = _plan_of(x, mask, again.takes)
+    plan = _plan_of(x, mask, bool)
     if plan is None:
         return None
     states = again(x.reshape(-1, x.shape[2]), plan)

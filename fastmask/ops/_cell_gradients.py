@@ -19,7 +19,7 @@ from fastmask.ops._arrays import (
     thread_count,
 )
 from fastmask.ops._cells import Cell
-from fastmask.ops._repeated import whole_run
+from fastmask.ops._sharing import recurrences
 from fastmask.packing import Packing
 
 # Up to so many operations, a few hundred microseconds, all gradients are made in one call.
@@ -73,7 +73,8 @@ class CellPass:
         self.columns = len(self.order) * cell.units
         self.kernel = order_gates(cell.kernel, self.order)
         panels = product_panels(module, self.kernel)
-        self.run = whole_run(module, plan, values, panels, self.input_bias(), self.columns)
+        inputs = values, plan.positions, panels, self.input_bias()
+        (self.run,) = recurrences(module, plan, inputs, None, self.columns, self.dtype)
         self.h = self.states()
         self.forward()
 

@@ -14,7 +14,6 @@ from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import (
     Array,
     Indices,
-    block_tokens,
     check_float,
     check_list,
     check_packed,
@@ -27,7 +26,7 @@ from fastmask.ops._cells import initial_states, is_small
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._products import multiply, product_tasks
 from fastmask.ops._repeated import Repetition, Steps
-from fastmask.ops._sharing import form_team, row_ranges, unit_parts
+from fastmask.ops._sharing import form_team, recurrences, row_ranges, unit_parts
 from fastmask.packing import PackedSequence, Packing
 from fastmask.stored import stored_property
 
@@ -232,14 +231,15 @@ class Problem:
     @stored_property
     def parts(self) -> int:
         """How many threads share the units of every step; 1: threads share the rows."""
-        return unit_parts(self)
+        if not self.divisible:
+            return 1
+        return unit_parts(self.kernel, self.plan, self.units, self.recurrent_kernel.nbytes, self.operations)
 
     def runs(self, bias: Array | None, z: Array | None) -> list[Any]:
         """A prepared `Recurrence` for each range of rows, or for each part of the units.
 
         z: where the products of every token go, if they are kept.
         """
-        columns = self.gates * self.units
         x: Array | None = self.values
         panels, rows = None, self.rows
         if self.input_mask is not None or self.index is not None:
@@ -247,17 +247,11 @@ class Problem:
             z, rows = self._product_table(bias)
         else:
             panels = self.kernel_panels()
-        plan = self.plan.batch_size, self.plan.batch_sizes, self.plan.offsets
-        most = min(block_tokens(columns, self.dtype), self.plan.tokens)
-        active = int(self.plan.batch_sizes[0]) if self.plan.tokens else 0
-        runs = []
-        for begin, end in row_ranges(self) if self.parts == 1 else [(0, self.plan.batch_size)]:
-            capacity = max(min(active, end) - begin, most, 1)
-            out = aligned_empty((capacity, columns), self.dtype) if z is None else z
-            arrays = x, rows, panels, bias, out
-            runs += [
-                self.kernel.Recurrence(plan, begin, end, arrays, z is not None, capacity) for _ in range(self.parts)
-            ]
+        ranges = row_ranges(self.plan, self.operations) if self.parts == 1 else None
+        runs = recurrences(
+            self.kernel, self.plan, (x, rows, panels, bias), z, self.gates * self.units, self.dtype, ranges=ranges,
+            parts=self.parts,
+        )
         form_team(self, runs)
         return runs
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fastmask.kernels.memory import aligned_empty, aligned_zeros
-from fastmask.ops._arrays import Array, block_tokens, thread_count
+from fastmask import threads
+from fastmask.kernels.memory import aligned_zeros
+from fastmask.ops._arrays import Array
+from fastmask.ops._sharing import join_team, recurrences, row_ranges, unit_parts
 from fastmask.packing import Packing
 
 if TYPE_CHECKING:
@@ -17,21 +19,10 @@ States = tuple[Array, ...]
 Steps = Callable[[Any, States], None]
 
 
-def whole_run(
-    module: ModuleType, plan: Packing, values: Array, panels: Array, bias: Array | None, columns: int
-) -> Any:
-    """A prepared `Recurrence` over all rows of a padded batch, whose places are the rows of ``values``."""
-    capacity = max(int(plan.batch_sizes[0]), min(block_tokens(columns, values.dtype), plan.tokens))
-    z = aligned_empty((capacity, columns), values.dtype)
-    arrays = values, plan.positions, panels, bias, z
-    sizes = plan.batch_size, plan.batch_sizes, plan.offsets
-    return module.Recurrence(sizes, 0, plan.batch_size, arrays, False, capacity)
-
-
 class Repetition:
     """What stays the same from call to call of a recurrent operation in inference, on one layer's packed weights.
 
-    It runs batches from the first step to the last, from states of zeros, in one thread, with the bits of the
+    It runs batches with a token from the first step to the last, from states of zeros, with the bits of the
     operation. Nothing is checked.
 
     Parameters
@@ -50,17 +41,25 @@ class Repetition:
         self.module, self.dtype, self.units = problem.kernel, problem.dtype, problem.units
         self._panels, self._bias, self._steps, self._states = problem.kernel_panels(), bias, steps, states
         self._columns = problem.gates * problem.units
+        self._recurrent_bytes = problem.recurrent_kernel.nbytes
         self._operations = problem.token_operations
-
-    def takes(self, tokens: int) -> bool:
-        """Whether a batch of so many tokens is not empty, and too small to be shared out among threads."""
-        return tokens > 0 and thread_count(tokens * self._operations) == 1
 
     def __call__(self, values: Array, plan: Packing) -> States:
         """The states (B, H) after the last valid steps, of a padded batch whose places are the rows of ``values``."""
         batch, dtype = plan.batch_size, self.dtype
-        run = whole_run(self.module, plan, values, self._panels, self._bias, self._columns)
+        runs = self._runs(values, plan)
         h = aligned_zeros((2 * batch, self.units), dtype)
         more = [aligned_zeros((batch, self.units), dtype) for _ in range(1, self._states)]
-        self._steps(run, (h, *more))
+        threads.run([partial(self._steps, run, (h, *more)) for run in runs])
         return (h.take(plan.last_halves, axis=0), *[state.take(plan.unsorted_indices, axis=0) for state in more])
+
+    def _runs(self, values: Array, plan: Packing) -> list[Any]:
+        module, operations = self.module, plan.tokens * self._operations
+        parts = unit_parts(module, plan, self.units, self._recurrent_bytes, operations)
+        runs = recurrences(
+            module, plan, (values, plan.positions, self._panels, self._bias), None, self._columns, self.dtype,
+            ranges=row_ranges(plan, operations) if parts == 1 else None, parts=parts,
+        )
+        if parts > 1:
+            join_team(module, self._recurrent_bytes, runs)
+        return runs

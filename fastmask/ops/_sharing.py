@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmask.ops._arrays import thread_count
+from fastmask.kernels import packing
+from fastmask.kernels.memory import aligned_empty
+from fastmask.ops._arrays import Array, Indices, block_tokens, thread_count
+from fastmask.packing import Packing
 
 if TYPE_CHECKING:
     from fastmask.ops._recurrent import Problem
@@ -24,20 +28,18 @@ _PATIENCE = 1e-3
 _SLOWEST_BYTES_PER_SECOND = 5e9
 
 
-def unit_parts(problem: Problem) -> int:
+def unit_parts(kernel: ModuleType, plan: Packing, units: int, recurrent_bytes: int, operations: float) -> int:
     """How many threads share the units of every step; 1: threads share the rows."""
-    plan, kernel, size = problem.plan, problem.kernel, problem.recurrent_kernel.nbytes
-    few = next((rows for least, rows in _FEW_ROWS if size >= least), 0)
-    if plan.tokens > few * plan.batch_sizes.size or not problem.divisible or kernel.is_crowded():
+    few = next((rows for least, rows in _FEW_ROWS if recurrent_bytes >= least), 0)
+    if plan.tokens > few * plan.batch_sizes.size or kernel.is_crowded():
         return 1
-    panels: int = -(-problem.units // (4 * kernel.lanes))
-    return min(thread_count(problem.operations), panels)
+    panels: int = -(-units // (4 * kernel.lanes))
+    return min(thread_count(operations), panels)
 
 
-def row_ranges(problem: Problem) -> list[tuple[int, int]]:
-    """Ranges of sorted rows with about as many tokens each."""
-    plan = problem.plan
-    parts = thread_count(problem.operations)
+def row_ranges(plan: Packing, operations: float) -> list[tuple[int, int]]:
+    """Ranges of sorted rows whose steps take about as long."""
+    parts = thread_count(operations)
     if parts > 1:
         rows = int(plan.batch_sizes[0])
         # Twice as many shards as threads, if they have rows enough: a thread that is held up does less.
@@ -45,17 +47,39 @@ def row_ranges(problem: Problem) -> list[tuple[int, int]]:
         parts = 2 * parts if rows >= 64 * parts else max(1, min(parts, rows // 2))
     if parts == 1:
         return [(0, plan.batch_size)]
-    total = np.cumsum(plan.sorted_lengths)
-    inner = np.searchsorted(total, plan.tokens * np.arange(1, parts) / parts) + 1
-    edges = sorted({0, *inner.tolist(), plan.batch_size})
-    return list(pairwise(edges))
+    return list(pairwise(packing.split_rows(plan.lengths, plan.sorted_indices, parts)))
+
+
+def recurrences(
+    kernel: ModuleType, plan: Packing, inputs: tuple[Array | None, Indices | None, Array | None, Array | None],
+    z: Array | None, columns: int, dtype: np.dtype[Any], *, ranges: Sequence[tuple[int, int]] | None = None,
+    parts: int = 1,
+) -> list[Any]:
+    """A prepared `Recurrence` for each range of rows (all by default), or for each of so many parts of the units.
+
+    inputs: values or None, the row of each token in them or in z, panels of the kernel, and its bias. z: where the
+    products of every token are, or are to be kept; None: scratch is made for blocks of them.
+    """
+    most = min(block_tokens(columns, dtype), plan.tokens)
+    active = int(plan.batch_sizes[0]) if plan.tokens else 0
+    sizes = plan.batch_size, plan.batch_sizes, plan.offsets
+    runs = []
+    for begin, end in [(0, plan.batch_size)] if ranges is None else ranges:
+        capacity = max(min(active, end) - begin, most, 1)
+        out = aligned_empty((capacity, columns), dtype) if z is None else z
+        arrays = *inputs, out
+        runs += [kernel.Recurrence(sizes, begin, end, arrays, z is not None, capacity) for _ in range(parts)]
+    return runs
 
 
 def form_team(problem: Problem, runs: Sequence[Any]) -> None:
     """Let the threads of runs that share the units begin together, before each pass over the steps."""
-    if problem.parts == 1:
-        return
-    patience = _PATIENCE + problem.recurrent_kernel.nbytes / _SLOWEST_BYTES_PER_SECOND
-    team = problem.kernel.Team(problem.parts, patience)
+    if problem.parts > 1:
+        join_team(problem.kernel, problem.recurrent_kernel.nbytes, runs)
+
+
+def join_team(kernel: ModuleType, recurrent_bytes: int, runs: Sequence[Any]) -> None:
+    """Make a team of the runs, one for each part of the units."""
+    team = kernel.Team(len(runs), _PATIENCE + recurrent_bytes / _SLOWEST_BYTES_PER_SECOND)
     for part, run in enumerate(runs):
         run.join(team, part)
