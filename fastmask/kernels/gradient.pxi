@@ -29,8 +29,9 @@ cdef struct GradientProduct:
     Py_ssize_t x_stride
     const real *d               # in   [tokens, d_stride]
     Py_ssize_t d_stride
-    real *out                   # in/out [units, columns]
-    real *bias                  # in/out [columns] or NULL: sums of d
+    real *out                   # out  [units, columns]
+    real *bias                  # out  [columns] or NULL: sums of d
+    bint begins                 # nothing stands in out yet
     real *d_block               # scratch [TOKEN_BLOCK][width][LANES]
     real *x_block               # scratch [stripes][TOKEN_BLOCK][STRIPE]
     real *bias_rest             # scratch [columns]: what additions to bias have lost
@@ -117,16 +118,26 @@ cdef inline void copy_columns(const int width, const bint whole, const GradientP
         sums[j] = total[j] + part[j]
 
 
+cdef void clear_columns(const GradientProduct *g, Py_ssize_t unit, Py_ssize_t units, Py_ssize_t column,
+                        int width) noexcept nogil:
+    # Right before sums are added to them, while they are in the cache
+    cdef Py_ssize_t i, size = min(<Py_ssize_t>width * LANES, g.columns - column) * sizeof(real)
+    for i in range(unit, unit + units):
+        memset(g.out + i * g.columns + column, 0, size)
+
+
 cdef void add_panel(GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ssize_t units,
                     Py_ssize_t column, int width) noexcept nogil:
     # out[unit : unit + units, column : ] += x_block.T @ d_block
-    cdef Py_ssize_t k, m = 0
+    cdef Py_ssize_t k, rows, m = 0
     while m < units:
         k = 0
+        rows = min(units - m, <Py_ssize_t>STRIPE)
+        if g.begins:
+            clear_columns(g, unit + m, rows, column, width)
         while k < count:
             fetch_next_x(g, unit, units)
-            add_chain(g, k, min(count - k, <Py_ssize_t>CHAIN), unit, m, min(units - m, <Py_ssize_t>STRIPE), column,
-                      width)
+            add_chain(g, k, min(count - k, <Py_ssize_t>CHAIN), unit, m, rows, column, width)
             k = k + CHAIN
         m = m + STRIPE
 
@@ -188,9 +199,9 @@ cdef void add_part(const GradientProduct *g, int rows, int width, Py_ssize_t col
 def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[:, :] d,
                      real[:, ::1] out, real[::1] bias, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t begin_panel,
                      Py_ssize_t end_panel, real[::1] scratch):
-    """Add the tokens begin to end of x.T @ d to panels of columns of out (and sums of d to bias).
+    """Fill panels of columns of out with x.T @ d over the tokens begin to end (and of bias with sums of d).
 
-    x and d may be slices of columns.
+    x and d may be slices of columns, and are not empty.
 
     Tokens are taken in order whatever the panels, so the bits do not depend on how panels are shared out.
     """
@@ -198,14 +209,14 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
     cdef GradientProduct g
     g.units = out.shape[0]
     g.columns = out.shape[1]
-    if begin >= end or g.columns == 0:
+    if g.columns == 0:
         return
-    g.x = &x[0, 0]
+    g.x = &x[0, 0] if x.shape[0] > 0 and x.shape[1] > 0 else NULL
     g.x_index = &x_index[0] if x_index is not None else NULL
     g.x_stride = x.strides[0] // <Py_ssize_t>sizeof(real)
-    g.d = &d[0, 0]
+    g.d = &d[0, 0] if d.shape[0] > 0 else NULL
     g.d_stride = d.strides[0] // <Py_ssize_t>sizeof(real)
-    g.out = &out[0, 0]
+    g.out = &out[0, 0] if g.units > 0 else NULL
     g.bias = &bias[0] if bias is not None else NULL
     with nogil:
         mode = flush_denormals()
@@ -216,12 +227,18 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
 cdef void add_gradient(GradientProduct *g, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t begin_panel,
                        Py_ssize_t end_panel, real *scratch) noexcept nogil:
     # scratch: as much as gradient_scratch says
-    cdef Py_ssize_t token = begin, count, unit, units
+    cdef Py_ssize_t token = begin, count, unit, units, panel, column = begin_panel * WIDTH * LANES
     g.d_block = scratch
     g.x_block = g.d_block + TOKEN_BLOCK * WIDTH * LANES
     g.bias_rest = scratch + gradient_scratch(g.units, g.columns) - g.columns
     memset(g.bias_rest, 0, g.columns * sizeof(real))
+    if g.bias != NULL:
+        memset(g.bias + column, 0, (min(end_panel * WIDTH * LANES, g.columns) - column) * sizeof(real))
+    if begin >= end:
+        for panel in range(begin_panel, end_panel):
+            clear_columns(g, 0, g.units, panel * WIDTH * LANES, WIDTH)
     while token < end:
+        g.begins = token == begin
         count = min(<Py_ssize_t>TOKEN_BLOCK, end - token)
         unit = 0
         while unit < g.units or unit == 0:

@@ -77,9 +77,5 @@ cdef void fill_gradient(GradientProduct *g, real[:, ::1] out, real[::1] bias, Py
     g.units = out.shape[0]
     g.columns = out.shape[1]
     g.out = &out[0, 0]
-    g.bias = NULL
-    memset(g.out, 0, g.units * g.columns * sizeof(real))
-    if bias is not None:
-        g.bias = &bias[0]
-        memset(g.bias, 0, g.columns * sizeof(real))
+    g.bias = &bias[0] if bias is not None else NULL
     add_gradient(g, begin, end, 0, (g.columns + WIDTH * LANES - 1) // (WIDTH * LANES), scratch)

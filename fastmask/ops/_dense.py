@@ -9,7 +9,7 @@ from typing import NamedTuple
 from numpy.typing import ArrayLike
 
 from fastmask import kernels, threads
-from fastmask.kernels.memory import aligned_empty, aligned_zeros
+from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._activations import activate, activate_backward, activation_code
 from fastmask.ops._arrays import Array, check_float, check_shape, product_panels, readable_bias, thread_count
 from fastmask.ops._packed import PackedWeights
@@ -111,8 +111,8 @@ def dense_vjp(
         check_shape("dy", gradient, y.shape)
         d = activate_backward(module, code, z, y, gradient)
         dx = aligned_empty(rows.shape, rows.dtype)
-        dkernel = aligned_zeros(matrix.shape, rows.dtype)
-        dbias = aligned_zeros(matrix.shape[1], rows.dtype)
+        dkernel = aligned_empty(matrix.shape, rows.dtype)
+        dbias = aligned_empty(matrix.shape[1], rows.dtype)
         tasks = multiply_tasks(module, d, matrix.T, dx) + gradient_tasks(module, rows, d, dkernel, bias=dbias)
         threads.run(tasks, thread_count(4.0 * rows.shape[0] * matrix.size))
         return DenseGradients(dx, dkernel, None if bias is None else dbias)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmask import threads
-from fastmask.kernels.memory import aligned_empty, aligned_zeros
+from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._activations import recurrent_code
 from fastmask.ops._arrays import (
     Array,
@@ -148,7 +148,7 @@ def _gradients(problem: _Gru, stored: _Stored, d: Array, dh: Array) -> Recurrent
     candidate: list[Array] = []
     tasks: list[Task] = []
     if not problem.reset_after:
-        candidate.append(aligned_zeros((units, units), problem.dtype))
+        candidate.append(aligned_empty((units, units), problem.dtype))
         tasks = gradient_tasks(problem.kernel, d[:, 3 * units :], d[:, :units], candidate[0])
     # The gradients of the candidate are the largest: they come last in the sums over the gates.
     g = gradients(

@@ -22,6 +22,9 @@ from fastmask.ops._arrays import (
 
 Task = Callable[[], None]
 
+# Small pieces of clearing, 10 microseconds each, fill the time until the last product of another thread ends.
+_CLEARED_BYTES = 2**18
+
 
 def product_tasks(
     kernel: ModuleType, pieces: Sequence[tuple[Array, Array]], out: Array, *, start: Array | None = None,
@@ -70,7 +73,7 @@ def gradient_tasks(
     kernel: ModuleType, x: Array, d: Array, out: Array, *, bias: Array | None = None, x_index: Indices | None = None,
     begin: int = 0, share: float = 1.0,
 ) -> list[Task]:
-    """Tasks that add ``x[x_index].T @ d`` to ``out`` and the sums of ``d`` to ``bias``, over tokens from ``begin`` on.
+    """Tasks that fill ``out`` with ``x[x_index].T @ d`` and ``bias`` with sums of ``d``, over tokens from ``begin`` on.
 
     Threads share the columns of ``out``; each sum runs over all tokens in their order. ``share``: what this is of
     all work that runs at the same time. It is split no further than that asks for, since each part copies all of x:
@@ -101,7 +104,8 @@ def clearing_tasks(out: Array, kept: Indices) -> list[Task]:
         return []
     keep = np.zeros(rows, np.bool_)
     keep[kept] = True
-    return [partial(packing.clear_rows, out, keep.view(np.uint8), *part) for part in _ranges(rows, 40.0 * out.size)]
+    parts = min(2 * threads.get_num_threads(), 1 + out.nbytes // _CLEARED_BYTES)
+    return [partial(packing.clear_rows, out, keep.view(np.uint8), *part) for part in split(rows, parts)]
 
 
 def segment_sum(kernel: ModuleType, d: Array, index: Indices, count: int) -> Array:

@@ -113,9 +113,9 @@ def gradients(
         )
         threads.run(more)
     else:
-        kernel, bias = aligned_zeros((problem.features, width), dtype), aligned_zeros(width, dtype)
-        recurrent_kernel = aligned_zeros((problem.units, recurrent), dtype)
-        second = aligned_zeros(recurrent, dtype) if recurrent_bias else None
+        kernel, bias = aligned_empty((problem.features, width), dtype), aligned_empty(width, dtype)
+        recurrent_kernel = aligned_empty((problem.units, recurrent), dtype)
+        second = aligned_empty(recurrent, dtype) if recurrent_bias else None
         tasks, finish = _input_tasks(problem, d[:, :width], kernel, bias, split_at)
         side = d[:, first : first + recurrent]
         threads.run(
@@ -177,8 +177,8 @@ def _masked_input_gradients(problem: Problem, d: Array, dkernel: Array, dbias: A
     for group in range(mask.shape[0]):
         columns = problem.gate_columns(group, mask.shape[0])
         piece = np.ascontiguousarray(d[:, columns])
-        dmatrix = aligned_zeros((problem.features, piece.shape[1]), dtype)
-        db = aligned_zeros(piece.shape[1], dtype)
+        dmatrix = aligned_empty((problem.features, piece.shape[1]), dtype)
+        db = aligned_empty(piece.shape[1], dtype)
         threads.run(gradient_tasks(module, problem.masked_values(mask, group), piece, dmatrix, bias=db))
         dkernel[:, columns] = dmatrix
         dbias[columns] = db
@@ -189,7 +189,7 @@ def _masked_input_gradients(problem: Problem, d: Array, dkernel: Array, dbias: A
 
 
 def _recurrent_tasks(problem: Problem, h: Array, d: Array, out: Array, bias: Array | None) -> list[Task]:
-    """Tasks that add the gradient of a recurrent matrix, previous states times ``d`` [N, columns], to ``out``."""
+    """Tasks that fill ``out`` with the gradient of a recurrent matrix, previous states times ``d`` [N, columns]."""
     plan, mask = problem.plan, problem.recurrent_mask
     if mask is None:
         first = _first_token(problem, bias is not None)
@@ -207,10 +207,10 @@ def _recurrent_tasks(problem: Problem, h: Array, d: Array, out: Array, bias: Arr
 def _masked_recurrent(
     problem: Problem, h: Array, d: Array, out: Array, columns: slice, bias: Array | None
 ) -> None:
-    part = aligned_zeros((problem.units, d.shape[1]), problem.dtype)
-    part_bias = None if bias is None else aligned_zeros(d.shape[1], problem.dtype)
+    part = aligned_empty((problem.units, d.shape[1]), problem.dtype)
+    part_bias = None if bias is None else aligned_empty(d.shape[1], problem.dtype)
     for task in gradient_tasks(problem.kernel, h, d, part, bias=part_bias):
         task()
-    out[:, columns] += part
+    out[:, columns] = part
     if bias is not None:
-        bias[columns] += part_bias
+        bias[columns] = part_bias
