@@ -29,7 +29,8 @@ cdef struct GradientProduct:
     Py_ssize_t x_stride
     const real *d               # in   [tokens, d_stride]
     Py_ssize_t d_stride
-    real *out                   # out  [units, columns]
+    real *out                   # out  [units, out_stride]
+    Py_ssize_t out_stride
     real *bias                  # out  [columns] or NULL: sums of d
     bint begins                 # nothing stands in out yet
     real *d_block               # scratch [TOKEN_BLOCK][width][LANES]
@@ -123,7 +124,7 @@ cdef void clear_columns(const GradientProduct *g, Py_ssize_t unit, Py_ssize_t un
     # Right before sums are added to them, while they are in the cache
     cdef Py_ssize_t i, size = min(<Py_ssize_t>width * LANES, g.columns - column) * sizeof(real)
     for i in range(unit, unit + units):
-        memset(g.out + i * g.columns + column, 0, size)
+        memset(g.out + i * g.out_stride + column, 0, size)
 
 
 cdef void add_panel(GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ssize_t units,
@@ -162,7 +163,7 @@ cdef void add_chain(const GradientProduct *g, Py_ssize_t k, Py_ssize_t depth, Py
     # A stripe's part from the k-th token of the blocks on. What the tiles share of d_block stays in the first-level
     # cache, and the stripe's part of out until its next chain.
     cdef Tile t
-    cdef real *out = g.out + (unit + m) * g.columns + column
+    cdef real *out = g.out + (unit + m) * g.out_stride + column
     cdef bint whole = column + width * LANES <= g.columns
     cdef int i, rows
     t.depth = depth
@@ -173,14 +174,14 @@ cdef void add_chain(const GradientProduct *g, Py_ssize_t k, Py_ssize_t depth, Py
     while m < units:
         rows = rows_left(units - m)
         for i in range(rows):
-            t.out[i] = out + i * g.columns if whole else <real *>t.sums[i]
+            t.out[i] = out + i * g.out_stride if whole else <real *>t.sums[i]
         fetch_next_d(g, k, m, width, &t)
         if whole:
             run_column_tile(rows, width, &t)
         else:
             add_part(g, rows, width, column, out, &t)
         t.x[0] = t.x[0] + rows
-        out = out + rows * g.columns
+        out = out + rows * g.out_stride
         m = m + rows
 
 
@@ -193,15 +194,15 @@ cdef void add_part(const GradientProduct *g, int rows, int width, Py_ssize_t col
     run_column_tile(rows, width, t)
     for i in range(rows):
         for j in range(width):
-            add_to(out + i * g.columns + j * LANES, t.sums[i][j], lanes_left(g.columns, column + j * LANES))
+            add_to(out + i * g.out_stride + j * LANES, t.sums[i][j], lanes_left(g.columns, column + j * LANES))
 
 
 def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[:, :] d,
-                     real[:, ::1] out, real[::1] bias, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t begin_panel,
+                     real[:, :] out, real[::1] bias, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t begin_panel,
                      Py_ssize_t end_panel, real[::1] scratch):
     """Fill panels of columns of out with x.T @ d over the tokens begin to end (and of bias with sums of d).
 
-    x and d may be slices of columns, and are not empty.
+    x, d and out may be slices of columns.
 
     Tokens are taken in order whatever the panels, so the bits do not depend on how panels are shared out.
     """
@@ -217,6 +218,7 @@ def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[
     g.d = &d[0, 0] if d.shape[0] > 0 else NULL
     g.d_stride = d.strides[0] // <Py_ssize_t>sizeof(real)
     g.out = &out[0, 0] if g.units > 0 else NULL
+    g.out_stride = out.strides[0] // <Py_ssize_t>sizeof(real)
     g.bias = &bias[0] if bias is not None else NULL
     with nogil:
         mode = flush_denormals()

@@ -1,13 +1,13 @@
 # GRU (Cho et al. 2014), gates z, r and candidate n, h' = z * h + (1 - z) * n:
 #     reset_after:   n = activation(x_n + r * (h @ U_n + b_n))     (Keras's default, and cuDNN's)
 #     otherwise:     n = activation(x_n + (r * h) @ U_n)
-# Input products stand in the order n, z, r, so that both the columns of the input side (n, z, r) and those
-# of the recurrent side (z, r and a fourth) lie side by side: the fourth is h @ U_n + b_n or r * h.
+# What is stored for the gradients stands in the order n, z, r and a fourth, which is h @ U_n + b_n or r * h: what
+# belongs to the recurrent side, the last three or two, lies side by side.
 
 cdef struct GruStep:
     Py_ssize_t units, depth
     int activation, recurrent_activation
-    const real *x               # in   [*, 3 * units]  input products plus bias: n, z, r
+    const real *x               # in   [*, 3 * units]  input products plus bias: z, r, n
     const int64_t *x_index      # in   [rows] or NULL
     bint table                  # x is a table: its rows come from anywhere
     const real *panels          # in   [units / LANES, rounded up][units][3][LANES] of z, r, n; or 2 of z, r
@@ -33,9 +33,9 @@ cdef inline void gru_cell(const bint fused, const bint across, const int count, 
     for i in range(count):
         x = s.x + place(s.x_index, cell_row(across, row, i)) * 3 * s.units + cell_unit(across, unit, i)
         k = lanes_left(s.units, cell_unit(across, unit, i))
-        gates[2 * i] = load(x + s.units, k) + sums[i][0]
-        gates[2 * i + 1] = load(x + 2 * s.units, k) + sums[i][1]
-        n[i] = load(x, k)
+        gates[2 * i] = load(x, k) + sums[i][0]
+        gates[2 * i + 1] = load(x + s.units, k) + sums[i][1]
+        n[i] = load(x + 2 * s.units, k)
     squash(fused, SIGMOID if fused else s.recurrent_activation, 2 * count, gates)
     for i in range(count):
         n[i] = v_fma(gates[2 * i + 1], sums[i][2], n[i])
@@ -61,8 +61,8 @@ cdef inline void reset_cell(const bint fused, const GruStep *s, const vec *sums,
     cdef int n = lanes_left(s.units, unit)
     cdef vec gates[2]           # z, r
     cdef vec r
-    gates[0] = load(x + s.units, n) + sums[0]
-    gates[1] = load(x + 2 * s.units, n) + sums[1]
+    gates[0] = load(x, n) + sums[0]
+    gates[1] = load(x + s.units, n) + sums[1]
     squash(fused, SIGMOID if fused else s.recurrent_activation, 2, gates)
     store(stored + s.units, gates[0], n)
     store(stored + 2 * s.units, gates[1], n)
@@ -186,7 +186,7 @@ cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
                 t.x[i] = s.gates + (row + i) * 4 * s.units + 3 * s.units
             run_tile(m, width, &t)
             for i in range(m):
-                x = s.x + place(s.x_index, row + i) * 3 * s.units
+                x = s.x + (place(s.x_index, row + i) * 3 + 2) * s.units
                 for j in range(width):
                     column = unit + j * LANES
                     k = lanes_left(s.units, column)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -132,30 +132,6 @@ def _pack(
         )
         for begin, end in split(count, parts)
     ])
-
-
-def order_gates(matrix: Array, order: tuple[int, ...]) -> Array:
-    """Columns [..., gates * units] with the gates in another order: ``order`` says where each comes from."""
-    if _in_order(order):
-        return matrix
-    gates = len(order)
-    parts = matrix.reshape(*matrix.shape[:-1], gates, matrix.shape[-1] // gates)
-    return parts.take(order, axis=-2).reshape(matrix.shape)
-
-
-@cache
-def _in_order(order: tuple[int, ...]) -> bool:
-    return order == tuple(range(len(order)))
-
-
-def restore_gates(matrix: Array, order: tuple[int, ...]) -> Array:
-    """The inverse of :func:`order_gates`."""
-    return order_gates(matrix, _inverse(order))
-
-
-@cache
-def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(order.index(gate) for gate in range(len(order)))
 
 
 def readable_bias(kernel: ModuleType, bias: Array) -> Array:

@@ -12,10 +12,8 @@ from fastmask.kernels.memory import aligned_empty, aligned_zeros
 from fastmask.ops._arrays import (
     Array,
     gate_panels,
-    order_gates,
     product_panels,
     readable_bias,
-    restore_gates,
     thread_count,
 )
 from fastmask.ops._cells import Cell
@@ -28,12 +26,12 @@ MOST_AT_ONCE = 40_000_000
 
 def gradients_at_once(
     run: Any, module: ModuleType, values: Array, kernel: Array, h: Array, d: Array, columns: int, *,
-    split_at: int, first: int, first_token: int, recurrent_bias: bool,
+    first: int, first_token: int, recurrent_bias: bool,
 ) -> tuple[Array, Array, Array, Array, Array | None]:
     """Gradients of values, kernel, bias, recurrent kernel and its bias or None, all in one compiled call.
 
-    kernel: in the order of the input side, as its gradient is. columns: of the recurrent kernel. The rest is as for
-    :func:`fastmask.ops._recurrent_gradients.gradients`; tokens before first_token have no state before them.
+    columns: of the recurrent kernel. The rest is as for :func:`fastmask.ops._recurrent_gradients.gradients`; tokens
+    before first_token have no state before them.
     """
     dtype, (features, width), stored, units = d.dtype, kernel.shape, values.shape[0], h.shape[1]
     inputs = (aligned_zeros if stored > d.shape[0] else aligned_empty)((stored, features), dtype)
@@ -42,7 +40,7 @@ def gradients_at_once(
     second = aligned_empty(columns, dtype) if recurrent_bias else None
     scratch = aligned_empty(module.recurrence_scratch_size(features, units, width), dtype)
     module.recurrence_gradients(
-        run, d, kernel, split_at, inputs, dkernel, bias, h, first_token, first, recurrent, second, scratch
+        run, d, kernel, inputs, dkernel, bias, h, first_token, first, recurrent, second, scratch
     )
     return inputs, dkernel, bias, recurrent, second
 
@@ -61,18 +59,15 @@ class CellPass:
     plan : Packing
     """
 
-    # Keras's gates in the order of the input side, and where in the gradients of pre-activations what belongs to the
-    # states begins, and the sums of a row of an input's gradient.
-    order: tuple[int, ...]
+    # With which gate, in the gradients of pre-activations, what belongs to the states begins.
     recurrent_gate = 0
 
     def __init__(self, cell: Cell, values: Array, plan: Packing) -> None:
         self.cell, self.values, self.plan = cell, values, plan
         self.dtype = cell.dtype
         self.module = module = kernels.module(cell.dtype)
-        self.columns = len(self.order) * cell.units
-        self.kernel = order_gates(cell.kernel, self.order)
-        panels = product_panels(module, self.kernel)
+        self.columns = cell.kernel.shape[1]
+        panels = product_panels(module, cell.kernel)
         inputs = values, plan.positions, panels, self.input_bias()
         (self.run,) = recurrences(module, plan, inputs, None, self.columns, self.dtype)
         self.h = self.states()
@@ -86,7 +81,7 @@ class CellPass:
         return buffer
 
     def input_bias(self) -> Array | None:
-        """The bias of the input side in its order of gates, as the kernels read it."""
+        """The bias of the input side, as the kernels read it."""
         bias = self.cell.bias
         return None if bias is None else readable_bias(self.module, bias)
 
@@ -116,12 +111,12 @@ class CellPass:
         second = self.has_recurrent_bias
         # The state before the first step, zeros, adds nothing but to a bias.
         inputs, kernel, bias, recurrent, recurrent_bias = gradients_at_once(
-            self.run, module, self.values, self.kernel, self.h, d, self.columns, split_at=first, first=first,
+            self.run, module, self.values, cell.kernel, self.h, d, self.columns, first=first,
             first_token=0 if second else int(self.plan.batch_sizes[0]), recurrent_bias=second,
         )
-        weights = [restore_gates(kernel, self.order), recurrent]
+        weights = [kernel, recurrent]
         if cell.bias is not None:
-            weights.append(self.bias_gradient(restore_gates(bias, self.order), recurrent_bias))
+            weights.append(self.bias_gradient(bias, recurrent_bias))
         return inputs, weights
 
     def bias_gradient(self, bias: Array, recurrent_bias: Array | None) -> Array:
@@ -131,8 +126,6 @@ class CellPass:
 
 class SimpleRnnPass(CellPass):
     """A batch's way through a SimpleRNN."""
-
-    order = (0,)
 
     def forward(self) -> None:
         panels = product_panels(self.module, self.cell.recurrent_kernel)
@@ -146,8 +139,6 @@ class SimpleRnnPass(CellPass):
 
 class LstmPass(CellPass):
     """A batch's way through an LSTM."""
-
-    order = (0, 1, 2, 3)
 
     def forward(self) -> None:
         panels = gate_panels(self.module, self.cell.recurrent_kernel, 4)
@@ -168,12 +159,11 @@ class LstmPass(CellPass):
 class GruPass(CellPass):
     """A batch's way through a GRU that resets after the product. The gradients of the candidate come first."""
 
-    order = (2, 0, 1)
     recurrent_gate = 1
 
     def input_bias(self) -> Array | None:
         bias = self.cell.bias
-        return None if bias is None else readable_bias(self.module, order_gates(bias[0], self.order))
+        return None if bias is None else readable_bias(self.module, bias[0])
 
     def forward(self) -> None:
         bias = self.cell.bias

@@ -32,9 +32,6 @@ from fastmask.ops._recurrent_gradients import (
 from fastmask.ops._sharing import form_team
 from fastmask.packing import PackedSequence
 
-# Keras's gates are z, r and the candidate n. The input side stands in the order n, z, r.
-_INPUT_ORDER = (2, 0, 1)
-
 
 class _Stored(NamedTuple):
     h: Array
@@ -152,7 +149,7 @@ def _gradients(problem: _Gru, stored: _Stored, d: Array, dh: Array) -> Recurrent
         tasks = gradient_tasks(problem.kernel, d[:, 3 * units :], d[:, :units], candidate[0])
     # The gradients of the candidate are the largest: they come last in the sums over the gates.
     g = gradients(
-        problem, stored.runs, stored.h, d, split_at=units, first=units, columns=problem.recurrent_columns,
+        problem, stored.runs, stored.h, d, first=units, columns=problem.recurrent_columns,
         recurrent_bias=problem.recurrent_bias is not None, more=tasks,
     )
     bias = None if problem.first_bias is None else g.bias
@@ -207,7 +204,7 @@ def gru(
         The state after the last valid step; the initial state where a row has none.
     """
     codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
-    problem = _Gru(x, kernel, recurrent_kernel, _INPUT_ORDER, initial_state, 1, go_backwards, return_sequences,
+    problem = _Gru(x, kernel, recurrent_kernel, 3, initial_state, 1, go_backwards, return_sequences,
                    input_mask, recurrent_mask, training=False, packed=packed)
     if reset_after and problem.small:
         return problem.run_cell(problem.check_bias(bias, (2, 3 * problem.units)), *codes)
@@ -236,7 +233,7 @@ def gru_vjp(
         once; the arguments must not have changed until then.
     """
     codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
-    problem = _Gru(x, kernel, recurrent_kernel, _INPUT_ORDER, initial_state, 1, go_backwards, return_sequences,
+    problem = _Gru(x, kernel, recurrent_kernel, 3, initial_state, 1, go_backwards, return_sequences,
                    input_mask, recurrent_mask, training=True)
     problem.set_bias(bias, reset_after)
     gates = _gates(problem)

@@ -28,8 +28,6 @@ from fastmask.ops._recurrent_gradients import (
 from fastmask.ops._sharing import form_team
 from fastmask.packing import PackedSequence
 
-_ORDER = (0, 1, 2, 3)
-
 
 class _Stored(NamedTuple):
     h: Array
@@ -112,7 +110,7 @@ def lstm(
         h and c after the last valid step; the initial states where a row has none.
     """
     codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
-    problem = Problem(x, kernel, recurrent_kernel, _ORDER, initial_state, 2, go_backwards, return_sequences,
+    problem = Problem(x, kernel, recurrent_kernel, 4, initial_state, 2, go_backwards, return_sequences,
                       input_mask, recurrent_mask, training=False, packed=packed)
     bias = problem.check_bias(bias, (4 * problem.units,))
     if problem.small:
@@ -142,7 +140,7 @@ def lstm_vjp(
         called once; the arguments must not have changed until then.
     """
     codes = (recurrent_code("activation", activation), recurrent_code("recurrent_activation", recurrent_activation))
-    problem = Problem(x, kernel, recurrent_kernel, _ORDER, initial_state, 2, go_backwards, return_sequences,
+    problem = Problem(x, kernel, recurrent_kernel, 4, initial_state, 2, go_backwards, return_sequences,
                       input_mask, recurrent_mask, training=True)
     bias = problem.check_bias(bias, (4 * problem.units,))
     gates = aligned_empty((problem.plan.tokens, 4 * problem.units), problem.dtype)

@@ -52,15 +52,10 @@ def _ranges(count: int, operations: float) -> list[tuple[int, int]]:
 
 def multiply_tasks(
     kernel: ModuleType, x: Array, matrix: Array, out: Array, *, start: Array | None = None,
-    out_index: Indices | None = None, split_at: int = 0,
+    out_index: Indices | None = None,
 ) -> list[Task]:
-    """:func:`product_tasks` of a matrix that is still to be packed.
-
-    Each sum begins with column ``split_at`` of x; the columns before it come last.
-    """
-    columns = [slice(split_at, None), slice(split_at)] if split_at else [slice(None)]
-    pieces = [(x[:, part], product_panels(kernel, matrix[part])) for part in columns]
-    return product_tasks(kernel, pieces, out, start=start, out_index=out_index)
+    """:func:`product_tasks` of a matrix that is still to be packed."""
+    return product_tasks(kernel, [(x, product_panels(kernel, matrix))], out, start=start, out_index=out_index)
 
 
 def multiply(kernel: ModuleType, x: Array, matrix: Array, out: Array, *, start: Array | None = None) -> Array:

@@ -18,7 +18,6 @@ from fastmask.ops._arrays import (
     check_list,
     check_packed,
     check_shape,
-    order_gates,
     product_panels,
     readable_bias,
 )
@@ -35,22 +34,17 @@ Result = tuple[PackedSequence | None, States]
 
 
 class Problem:
-    """One call of a recurrent operation: checked arguments, weights in order and buffers.
-
-    ``order`` says where each gate of the input side comes from among Keras's gates; the recurrent side
-    keeps Keras's order.
-    """
+    """One call of a recurrent operation: checked arguments and buffers."""
 
     def __init__(
-        self, x: PackedSequence, kernel: Array, recurrent_kernel: Array, order: tuple[int, ...],
+        self, x: PackedSequence, kernel: Array, recurrent_kernel: Array, gates: int,
         initial_state: Sequence[Array] | None, states: int, go_backwards: bool, return_sequences: bool,
         input_mask: Array | None, recurrent_mask: Array | None, training: bool, packed: PackedWeights | None = None,
     ) -> None:
         self.values = check_float("x", check_packed("x", x).values, 2)
         self.dtype: np.dtype[Any] = self.values.dtype
         self.plan: Packing = x.packing
-        self.order = order
-        self.gates = len(order)
+        self.gates = gates
         self.recurrent_kernel = check_float("recurrent_kernel", recurrent_kernel, 2, self.dtype, strided=True)
         self.units: int = self.recurrent_kernel.shape[0]
         self.features = self.values.shape[1]
@@ -75,26 +69,21 @@ class Problem:
         self.initial_state = self.check_states("initial_state", initial_state, states)
         self.rows = self._token_rows()
 
-    @stored_property
-    def input_kernel(self) -> Array:
-        """The kernel in the order of the input side."""
-        return order_gates(self.weights, self.order)
-
     def kept(self, name: str, weights: Array, make: Callable[[], Array]) -> Array:
         """What ``make`` packs of some weights, from an earlier call if it is there."""
         if self.packed is None:
             return make()
-        return self.packed.get((name, self.kernel, self.order, weights.shape), make)
+        return self.packed.get((name, self.kernel, self.gates, weights.shape), make)
 
     def input_bias(self, bias: Array | None) -> Array | None:
-        """A bias of the input side in its order, as the kernels read it."""
+        """A bias of the input side, as the kernels read it."""
         if bias is None:
             return None
-        return self.kept("bias", bias, lambda: readable_bias(self.kernel, order_gates(bias, self.order)))
+        return self.kept("bias", bias, lambda: readable_bias(self.kernel, bias))
 
     def kernel_panels(self) -> Array:
         """The kernel in panels."""
-        return self.kept("kernel", self.weights, lambda: product_panels(self.kernel, self.input_kernel))
+        return self.kept("kernel", self.weights, lambda: product_panels(self.kernel, self.weights))
 
     @property
     def token_operations(self) -> float:
@@ -263,7 +252,7 @@ class Problem:
         if self.input_mask is not None:
             return self._masked_products(self.input_mask, bias), None
         if self.rows is not None and self.packed is not None and self.source is not None:
-            key = self.kernel, self.order, self.weights.shape, bias is None
+            key = self.kernel, self.gates, self.weights.shape, bias is None
             row_bytes = self.gates * self.units * self.dtype.itemsize
             kept = self.packed.table_products(self.source, key, row_bytes, partial(self._products, bias))
             if kept is not None:
@@ -276,11 +265,10 @@ class Problem:
         return out
 
     def gate_columns(self, group: int, groups: int) -> slice:
-        """Columns of the input products that belong to mask ``group`` of ``groups`` (given in Keras's order)."""
+        """Columns of the input products that belong to mask ``group`` of ``groups``."""
         if groups == 1:
             return slice(0, self.gates * self.units)
-        gate = self.order.index(group)
-        return slice(gate * self.units, (gate + 1) * self.units)
+        return slice(group * self.units, (group + 1) * self.units)
 
     def masked_values(self, mask: Array, group: int) -> Array:
         """Each token in running order times its row's input mask."""
@@ -293,7 +281,7 @@ class Problem:
         for group in range(mask.shape[0]):
             columns = self.gate_columns(group, mask.shape[0])
             start = None if bias is None else readable_bias(self.kernel, bias[columns])
-            matrix = self.input_kernel[:, columns]
+            matrix = self.weights[:, columns]
             multiply(self.kernel, self.masked_values(mask, group), matrix, z[:, columns], start=start)
         return z
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from fastmask import threads
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
-from fastmask.ops._arrays import Array, check_float, check_shape, restore_gates, thread_count
+from fastmask.ops._arrays import Array, check_float, check_shape, product_panels, thread_count
 from fastmask.ops._cell_gradients import MOST_AT_ONCE, gradients_at_once
-from fastmask.ops._products import Task, clearing_tasks, gradient_tasks, multiply, multiply_tasks, segment_sum
+from fastmask.ops._products import Task, clearing_tasks, gradient_tasks, multiply, product_tasks, segment_sum
 from fastmask.ops._recurrent import Problem
 
 
@@ -81,10 +81,7 @@ def unsort(problem: Problem, states: Sequence[Array]) -> tuple[Array, ...] | Non
 
 
 class Gradients(NamedTuple):
-    """Gradients of the values and of the weights in Keras's order of gates.
-
-    The recurrent side is as wide as its columns of ``d``.
-    """
+    """Gradients of the values and of the weights; the recurrent side is as wide as its columns of ``d``."""
 
     inputs: Array
     kernel: Array
@@ -94,37 +91,36 @@ class Gradients(NamedTuple):
 
 
 def gradients(
-    problem: Problem, runs: Sequence[Any], h: Array, d: Array, *, split_at: int = 0, first: int = 0,
-    columns: int | None = None, recurrent_bias: bool = False, more: Sequence[Task] = (),
+    problem: Problem, runs: Sequence[Any], h: Array, d: Array, *, first: int = 0, columns: int | None = None,
+    recurrent_bias: bool = False, more: Sequence[Task] = (),
 ) -> Gradients:
     """Gradients from ``d`` [N, *], those of pre-activations.
 
-    The first columns of ``d`` belong to the inputs, ``columns`` of them (as many by default) from ``first`` on to
-    the previous states, found in ``h``. A sum over the inputs' columns begins with column ``split_at``, and those
-    before it come last. ``more``: tasks that run besides.
+    As many columns of ``d`` as the kernel has belong to the inputs: those from ``first`` on in the order of the
+    kernel's, and those before it to the last of the kernel's. ``columns`` of them (as many by default) from ``first``
+    on belong to the previous states, found in ``h``. ``more``: tasks that run besides.
     """
     width, dtype = problem.gates * problem.units, problem.dtype
     recurrent = width if columns is None else columns
     multiplications = _multiplications(problem) * width
     if _runs_at_once(problem, runs, 2.0 * multiplications):
         inputs, kernel, bias, recurrent_kernel, second = gradients_at_once(
-            runs[0], problem.kernel, problem.values, problem.input_kernel, h, d, recurrent, split_at=split_at,
-            first=first, first_token=_first_token(problem, recurrent_bias), recurrent_bias=recurrent_bias,
+            runs[0], problem.kernel, problem.values, problem.weights, h, d, recurrent, first=first,
+            first_token=_first_token(problem, recurrent_bias), recurrent_bias=recurrent_bias,
         )
         threads.run(more)
     else:
         kernel, bias = aligned_empty((problem.features, width), dtype), aligned_empty(width, dtype)
         recurrent_kernel = aligned_empty((problem.units, recurrent), dtype)
         second = aligned_empty(recurrent, dtype) if recurrent_bias else None
-        tasks, finish = _input_tasks(problem, d[:, :width], kernel, bias, split_at)
+        tasks, finish = _input_tasks(problem, d[:, :width], kernel, bias, first)
         side = d[:, first : first + recurrent]
         threads.run(
             [*_recurrent_tasks(problem, h, side, recurrent_kernel, second), *tasks, *more],
             thread_count(2.0 * multiplications),
         )
         inputs = finish()
-    order = problem.order
-    return Gradients(inputs, restore_gates(kernel, order), restore_gates(bias, order), recurrent_kernel, second)
+    return Gradients(inputs, kernel, bias, recurrent_kernel, second)
 
 
 def _multiplications(problem: Problem) -> float:
@@ -151,41 +147,63 @@ def _first_token(problem: Problem, bias: bool) -> int:
     return int(problem.plan.batch_sizes[0]) if problem.zero_state and not bias and problem.plan.tokens else 0
 
 
+def _sides(width: int, first: int) -> list[tuple[slice, slice]]:
+    """Columns of ``d`` and of the kernel that belong to each other, in the order of a sum over them."""
+    sides = [(slice(first, width), slice(0, width - first))]
+    if first:
+        sides.append((slice(0, first), slice(width - first, width)))
+    return sides
+
+
 def _input_tasks(
-    problem: Problem, d: Array, dkernel: Array, dbias: Array, split_at: int
+    problem: Problem, d: Array, dkernel: Array, dbias: Array, first: int
 ) -> tuple[list[Task], Callable[[], Array]]:
     """Tasks for the gradients of inputs, kernel and input bias, and what gives that of the inputs after them."""
     module = problem.kernel
     if problem.input_mask is not None:
-        return [], partial(_masked_input_gradients, problem, d, dkernel, dbias, problem.input_mask)
+        return [], partial(_masked_input_gradients, problem, d, dkernel, dbias, first, problem.input_mask)
     rows = problem.rows
     if problem.index is not None and rows is not None:
         d, rows = segment_sum(module, d, rows, problem.values.shape[0]), None
     dx = aligned_empty((problem.values.shape[0], problem.features), problem.dtype)
-    share = d.shape[0] * problem.features / _multiplications(problem)
-    tasks = gradient_tasks(module, problem.values, d, dkernel, bias=dbias, x_index=rows, share=share)
-    tasks += multiply_tasks(module, d, problem.input_kernel.T, dx, out_index=rows, split_at=split_at)
+    width = d.shape[1]
+    share = d.shape[0] * problem.features / (_multiplications(problem) * width)
+    tasks: list[Task] = []
+    pieces = []
+    for side, columns in _sides(width, first):
+        tasks += gradient_tasks(
+            module, problem.values, d[:, side], dkernel[:, columns], bias=dbias[columns], x_index=rows,
+            share=share * (side.stop - side.start),
+        )
+        pieces.append((d[:, side], product_panels(module, problem.weights[:, columns].T)))
+    tasks += product_tasks(module, pieces, dx, out_index=rows)
     if rows is not None:
         tasks += clearing_tasks(dx, rows)
     return tasks, lambda: dx
 
 
-def _masked_input_gradients(problem: Problem, d: Array, dkernel: Array, dbias: Array, mask: Array) -> Array:
-    module, dtype, plan = problem.kernel, problem.dtype, problem.plan
-    total = aligned_zeros((plan.tokens, problem.features), dtype)
-    part = aligned_empty(total.shape, dtype)
+def _masked_input_gradients(
+    problem: Problem, d: Array, dkernel: Array, dbias: Array, first: int, mask: Array
+) -> Array:
+    module, plan, width = problem.kernel, problem.plan, d.shape[1]
+    total = aligned_zeros((plan.tokens, problem.features), problem.dtype)
+    part = aligned_empty(total.shape, problem.dtype)
+    step = width // mask.shape[0]
     for group in range(mask.shape[0]):
-        columns = problem.gate_columns(group, mask.shape[0])
-        piece = np.ascontiguousarray(d[:, columns])
-        dmatrix = aligned_empty((problem.features, piece.shape[1]), dtype)
-        db = aligned_empty(piece.shape[1], dtype)
-        threads.run(gradient_tasks(module, problem.masked_values(mask, group), piece, dmatrix, bias=db))
-        dkernel[:, columns] = dmatrix
-        dbias[columns] = db
-        multiply(module, piece, problem.input_kernel[:, columns].T, part)
-        total += part * mask[group][plan.rows]
+        values = problem.masked_values(mask, group)
+        for side, columns in _sides(width, first) if step == width else [_side_of(group * step, step, width, first)]:
+            piece = d[:, side]
+            threads.run(gradient_tasks(module, values, piece, dkernel[:, columns], bias=dbias[columns]))
+            multiply(module, piece, problem.weights[:, columns].T, part)
+            total += part * mask[group][plan.rows]
     rows = np.arange(plan.tokens) if problem.rows is None else problem.rows
     return segment_sum(module, total, rows, problem.values.shape[0])
+
+
+def _side_of(column: int, count: int, width: int, first: int) -> tuple[slice, slice]:
+    """Columns of ``d`` for some of the kernel's, and these: those of one gate, which lie side by side."""
+    begin = (column + first) % width
+    return slice(begin, begin + count), slice(column, column + count)
 
 
 def _recurrent_tasks(problem: Problem, h: Array, d: Array, out: Array, bias: Array | None) -> list[Task]:
@@ -200,17 +218,7 @@ def _recurrent_tasks(problem: Problem, h: Array, d: Array, out: Array, bias: Arr
     for group in range(mask.shape[0]):
         masked = h[plan.previous] * mask[group][plan.rows]
         columns = slice(group * width, (group + 1) * width)
-        tasks.append(partial(_masked_recurrent, problem, masked, d[:, columns], out, columns, bias))
+        tasks += gradient_tasks(
+            problem.kernel, masked, d[:, columns], out[:, columns], bias=None if bias is None else bias[columns]
+        )
     return tasks
-
-
-def _masked_recurrent(
-    problem: Problem, h: Array, d: Array, out: Array, columns: slice, bias: Array | None
-) -> None:
-    part = aligned_empty((problem.units, d.shape[1]), problem.dtype)
-    part_bias = None if bias is None else aligned_empty(d.shape[1], problem.dtype)
-    for task in gradient_tasks(problem.kernel, h, d, part, bias=part_bias):
-        task()
-    out[:, columns] = part
-    if bias is not None:
-        bias[columns] = part_bias

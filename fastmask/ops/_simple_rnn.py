@@ -88,7 +88,7 @@ def simple_rnn(
         The state after the last valid step; the initial state where a row has none.
     """
     code = recurrent_code("activation", activation)
-    problem = Problem(x, kernel, recurrent_kernel, (0,), initial_state, 1, go_backwards, return_sequences,
+    problem = Problem(x, kernel, recurrent_kernel, 1, initial_state, 1, go_backwards, return_sequences,
                       input_mask, recurrent_mask, training=False, packed=packed)
     bias = problem.check_bias(bias, (problem.units,))
     if problem.small:
@@ -116,7 +116,7 @@ def simple_rnn_vjp(
         once; the arguments must not have changed until then.
     """
     code = recurrent_code("activation", activation)
-    problem = Problem(x, kernel, recurrent_kernel, (0,), initial_state, 1, go_backwards, return_sequences,
+    problem = Problem(x, kernel, recurrent_kernel, 1, initial_state, 1, go_backwards, return_sequences,
                       input_mask, recurrent_mask, training=True)
     bias = problem.check_bias(bias, (problem.units,))
     h, runs, dropouts = _forward(problem, bias, code)
