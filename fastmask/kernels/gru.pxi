@@ -20,8 +20,8 @@ cdef struct GruStep:
     real *gates                 # out  [rows, 4 * units] n, z, r and the fourth; NULL in inference with reset_after
 
 
-cdef inline void gru_cell(const bint fused, const bint across, const int count, const GruStep *s, vec (*sums)[WIDTH],
-                          Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+cdef inline void gru_cell(const bint fused, const bint across, const bint whole, const int count, const GruStep *s,
+                          vec (*sums)[WIDTH], Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
     # `count` cells: one vector of units of as many rows, or, `across`, as many vectors of one row
     cdef const real *x
     cdef vec gates[2 * PAIR]    # z, r of each row
@@ -32,7 +32,7 @@ cdef inline void gru_cell(const bint fused, const bint across, const int count, 
     cdef int i, k
     for i in range(count):
         x = s.x + place(s.x_index, cell_row(across, row, i)) * 3 * s.units + cell_unit(across, unit, i)
-        k = lanes_left(s.units, cell_unit(across, unit, i))
+        k = cell_lanes(whole, s.units, cell_unit(across, unit, i))
         gates[2 * i] = load(x, k) + sums[i][0]
         gates[2 * i + 1] = load(x + s.units, k) + sums[i][1]
         n[i] = load(x + 2 * s.units, k)
@@ -41,7 +41,7 @@ cdef inline void gru_cell(const bint fused, const bint across, const int count, 
         n[i] = v_fma(gates[2 * i + 1], sums[i][2], n[i])
     squash(fused, TANH if fused else s.activation, count, n)
     for i in range(count):
-        k = lanes_left(s.units, cell_unit(across, unit, i))
+        k = cell_lanes(whole, s.units, cell_unit(across, unit, i))
         here = cell_row(across, row, i) * s.units + cell_unit(across, unit, i)
         h = load(s.h_previous + here, k)
         store(s.h + here, v_fma(gates[2 * i], h - n[i], n[i]), k)
@@ -81,15 +81,16 @@ cdef inline void take_products(const GruStep *s, Tile *t, Py_ssize_t row, Py_ssi
             t.sums[i][j] = load(s.products + ((row + i) * width + j) * s.units + unit, n)
 
 
-cdef inline void gru_cells(const bint fused, const bint across, const bint reset_after, const GruStep *s,
-                           vec (*sums)[WIDTH], Py_ssize_t row, Py_ssize_t unit, int count) noexcept nogil:
+cdef inline void gru_cells(const bint fused, const bint across, const bint whole, const bint reset_after,
+                           const GruStep *s, vec (*sums)[WIDTH], Py_ssize_t row, Py_ssize_t unit,
+                           int count) noexcept nogil:
     cdef int i = 0
     while reset_after and i + PAIR <= count:
-        gru_cell(fused, across, PAIR, s, sums + i, cell_row(across, row, i), cell_unit(across, unit, i))
+        gru_cell(fused, across, whole, PAIR, s, sums + i, cell_row(across, row, i), cell_unit(across, unit, i))
         i = i + PAIR
     while i < count:
         if reset_after:
-            gru_cell(fused, across, 1, s, sums + i, cell_row(across, row, i), cell_unit(across, unit, i))
+            gru_cell(fused, across, whole, 1, s, sums + i, cell_row(across, row, i), cell_unit(across, unit, i))
         else:
             reset_cell(fused, s, sums[i], row + i, unit)
         i = i + 1
@@ -97,10 +98,12 @@ cdef inline void gru_cells(const bint fused, const bint across, const bint reset
 
 cdef inline void gru_tile(const bint across, const bint reset_after, const GruStep *s, vec (*sums)[WIDTH],
                           Py_ssize_t row, Py_ssize_t unit, int count) noexcept nogil:
-    if s.recurrent_activation == SIGMOID and (s.activation == TANH or not reset_after):
-        gru_cells(True, across, reset_after, s, sums, row, unit, count)
+    if s.recurrent_activation != SIGMOID or (s.activation != TANH and reset_after):
+        gru_cells(False, across, False, reset_after, s, sums, row, unit, count)
+    elif reset_after and whole_units(across, s.units, unit, count):
+        gru_cells(True, across, True, reset_after, s, sums, row, unit, count)
     else:
-        gru_cells(False, across, reset_after, s, sums, row, unit, count)
+        gru_cells(True, across, False, reset_after, s, sums, row, unit, count)
 
 
 cdef void gru_single_row(const GruStep *s, Tile *t, Py_ssize_t unit) noexcept nogil:

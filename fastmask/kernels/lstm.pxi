@@ -18,8 +18,8 @@ cdef struct LstmStep:
 
 # `count` cells at a time: one vector of units of as many rows, or, `across`, as many vectors of one row.
 
-cdef inline void lstm_gates(const bint fused, const bint across, const int count, const LstmStep *s, vec (*z)[WIDTH],
-                            Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
+cdef inline void lstm_gates(const bint fused, const bint across, const bint whole, const int count, const LstmStep *s,
+                            vec (*z)[WIDTH], Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
     # z, the products of the states, becomes i, f, c', o.
     cdef const real *x
     cdef vec gates[3 * PAIR]
@@ -29,7 +29,7 @@ cdef inline void lstm_gates(const bint fused, const bint across, const int count
     cdef real *stored
     for i in range(count):
         x = s.z + place(s.z_index, cell_row(across, row, i)) * 4 * s.units + cell_unit(across, unit, i)
-        n = lanes_left(s.units, cell_unit(across, unit, i))
+        n = cell_lanes(whole, s.units, cell_unit(across, unit, i))
         gates[3 * i] = load(x, n) + z[i][0]
         gates[3 * i + 1] = load(x + s.units, n) + z[i][1]
         candidate[i] = load(x + 2 * s.units, n) + z[i][2]
@@ -37,7 +37,7 @@ cdef inline void lstm_gates(const bint fused, const bint across, const int count
     squash(fused, SIGMOID if fused else s.recurrent_activation, 3 * count, gates)
     squash(fused, TANH if fused else s.activation, count, candidate)
     for i in range(count):
-        n = lanes_left(s.units, cell_unit(across, unit, i))
+        n = cell_lanes(whole, s.units, cell_unit(across, unit, i))
         here = cell_row(across, row, i) * s.units + cell_unit(across, unit, i)
         z[i][2] = v_fma(gates[3 * i + 1], load(s.c_previous + here, n), gates[3 * i] * candidate[i])
         z[i][3] = gates[3 * i + 2]
@@ -50,7 +50,7 @@ cdef inline void lstm_gates(const bint fused, const bint across, const int count
             store(stored + 3 * s.units, gates[3 * i + 2], n)
 
 
-cdef inline void lstm_output(const bint fused, const bint across, const int count, const LstmStep *s,
+cdef inline void lstm_output(const bint fused, const bint across, const bint whole, const int count, const LstmStep *s,
                              vec (*z)[WIDTH], Py_ssize_t row, Py_ssize_t unit) noexcept nogil:
     cdef vec c[PAIR]
     cdef Py_ssize_t here
@@ -60,32 +60,34 @@ cdef inline void lstm_output(const bint fused, const bint across, const int coun
     squash(fused, TANH if fused else s.activation, count, c)
     for i in range(count):
         here = cell_row(across, row, i) * s.units + cell_unit(across, unit, i)
-        store(s.h + here, z[i][3] * c[i], lanes_left(s.units, cell_unit(across, unit, i)))
+        store(s.h + here, z[i][3] * c[i], cell_lanes(whole, s.units, cell_unit(across, unit, i)))
 
 
-cdef inline void lstm_cells(const bint fused, const bint across, const LstmStep *s, vec (*z)[WIDTH], Py_ssize_t row,
-                            Py_ssize_t unit, int count) noexcept nogil:
+cdef inline void lstm_cells(const bint fused, const bint across, const bint whole, const LstmStep *s, vec (*z)[WIDTH],
+                            Py_ssize_t row, Py_ssize_t unit, int count) noexcept nogil:
     # The outputs come last: each waits for all gates of its cell.
     cdef int i = 0
     while i + PAIR <= count:
-        lstm_gates(fused, across, PAIR, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
+        lstm_gates(fused, across, whole, PAIR, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
         i = i + PAIR
     if i < count:
-        lstm_gates(fused, across, 1, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
+        lstm_gates(fused, across, whole, 1, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
     i = 0
     while i + PAIR <= count:
-        lstm_output(fused, across, PAIR, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
+        lstm_output(fused, across, whole, PAIR, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
         i = i + PAIR
     if i < count:
-        lstm_output(fused, across, 1, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
+        lstm_output(fused, across, whole, 1, s, z + i, cell_row(across, row, i), cell_unit(across, unit, i))
 
 
 cdef inline void lstm_tile(const bint across, const LstmStep *s, vec (*z)[WIDTH], Py_ssize_t row, Py_ssize_t unit,
                            int count) noexcept nogil:
-    if s.activation == TANH and s.recurrent_activation == SIGMOID:
-        lstm_cells(True, across, s, z, row, unit, count)
+    if s.activation != TANH or s.recurrent_activation != SIGMOID:
+        lstm_cells(False, across, False, s, z, row, unit, count)
+    elif whole_units(across, s.units, unit, count):
+        lstm_cells(True, across, True, s, z, row, unit, count)
     else:
-        lstm_cells(False, across, s, z, row, unit, count)
+        lstm_cells(True, across, False, s, z, row, unit, count)
 
 
 cdef void lstm_single_row(const LstmStep *s, Tile *t, Py_ssize_t unit) noexcept nogil:
