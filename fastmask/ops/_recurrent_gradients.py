@@ -167,7 +167,7 @@ def _input_tasks(
         d, rows = segment_sum(module, d, rows, problem.values.shape[0]), None
     dx = aligned_empty((problem.values.shape[0], problem.features), problem.dtype)
     width = d.shape[1]
-    share = d.shape[0] * problem.features / (_multiplications(problem) * width)
+    share = d.shape[0] * problem.features / (_multiplications(problem) * max(1, width))
     tasks: list[Task] = []
     pieces = []
     for side, columns in _sides(width, first):
