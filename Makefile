@@ -5,6 +5,7 @@ THREADS ?= 1
 BACKENDS ?= tensorflow torch jax numpy
 EXAMPLES ?= 1000
 DURATION ?= 1800
+REV ?= HEAD
 
 BIN := build/venv/bin
 PEERS := build/peers/venv/bin
@@ -12,7 +13,7 @@ NATIVE := setup.py pyproject.toml $(wildcard fastmask/kernels/*.pyx fastmask/ker
 SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) \
 	$(shell find fastmask tests bench tools examples -name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
 
-.PHONY: help demo test test-hypothesis test-bridges asan tsan fuzz exhaustive bench bench-peers lint build wheel check-wheel clean
+.PHONY: help demo test test-hypothesis test-bridges asan tsan fuzz exhaustive bench bench-peers bench-against lint build wheel check-wheel clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -26,6 +27,7 @@ help:
 	@echo 'make exhaustive   exp, tanh and sigmoid for all float32 numbers'
 	@echo 'make bench        time every operation                 (make bench THREADS=2 ARGS="-k gru")'
 	@echo 'make bench-peers  time it beside PyTorch, Keras, ONNX Runtime and NumPy; writes docs/benchmarks/'
+	@echo 'make bench-against  time layers beside those of another commit  (make bench-against REV=HEAD~1)'
 	@echo 'make lint         ruff, mypy, stubtest, cython-lint'
 	@echo 'make build        compile in place what has changed'
 	@echo 'make wheel        make the source distribution, and from it the wheel, in dist/'
@@ -72,6 +74,9 @@ bench: build/venv/.ready
 
 bench-peers: build/peers/venv/.ready
 	PYTHONPATH="$$PWD" $(PEERS)/python -m bench.peers $(ARGS)
+
+bench-against: build/venv/.ready
+	$(BIN)/python bench/against.py $(REV) $(ARGS)
 
 lint: build/venv/.ready
 	$(BIN)/ruff check .
