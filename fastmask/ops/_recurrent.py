@@ -25,7 +25,7 @@ from fastmask.ops._cells import initial_states, is_small
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._products import multiply, product_tasks
 from fastmask.ops._repeated import Repetition, Steps
-from fastmask.ops._sharing import form_team, recurrences, row_ranges, unit_parts
+from fastmask.ops._sharing import form_team, recurrences, unit_parts
 from fastmask.packing import PackedSequence, Packing
 from fastmask.stored import stored_property
 
@@ -236,10 +236,9 @@ class Problem:
             z, rows = self._product_table(bias)
         else:
             panels = self.kernel_panels()
-        ranges = row_ranges(self.plan, self.operations) if self.parts == 1 else None
         runs = recurrences(
-            self.kernel, self.plan, (x, rows, panels, bias), z, self.gates * self.units, self.dtype, ranges=ranges,
-            parts=self.parts,
+            self.kernel, self.plan, (x, rows, panels, bias), z, self.gates * self.units, self.dtype,
+            operations=self.operations, parts=self.parts,
         )
         form_team(self, runs)
         return runs

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastmask import threads
 from fastmask.kernels.memory import aligned_zeros
-from fastmask.ops._arrays import Array, thread_count
-from fastmask.ops._sharing import join_team, recurrences, row_ranges, unit_parts
+from fastmask.ops._arrays import Array
+from fastmask.ops._sharing import join_team, recurrences, unit_parts
 from fastmask.packing import Packing
 
 if TYPE_CHECKING:
@@ -55,13 +55,10 @@ class Repetition:
 
     def _runs(self, values: Array, plan: Packing) -> list[Any]:
         module, operations = self.module, plan.tokens * self._operations
-        parts, ranges = 1, None
-        if thread_count(operations) > 1:
-            parts = unit_parts(module, plan, self.units, self._recurrent_bytes, operations)
-            ranges = row_ranges(plan, operations) if parts == 1 else None
+        parts = unit_parts(module, plan, self.units, self._recurrent_bytes, operations)
         runs = recurrences(
             module, plan, (values, plan.positions, self._panels, self._bias), None, self._columns, self.dtype,
-            ranges=ranges, parts=parts,
+            operations=operations, parts=parts,
         )
         if parts > 1:
             join_team(module, self._recurrent_bytes, runs)

@@ -30,11 +30,12 @@ _SLOWEST_BYTES_PER_SECOND = 5e9
 
 def unit_parts(kernel: ModuleType, plan: Packing, units: int, recurrent_bytes: int, operations: float) -> int:
     """How many threads share the units of every step; 1: threads share the rows."""
-    few = next((rows for least, rows in _FEW_ROWS if recurrent_bytes >= least), 0)
-    if plan.tokens > few * plan.batch_sizes.size or kernel.is_crowded():
-        return 1
     panels: int = -(-units // (4 * kernel.lanes))
-    return min(thread_count(operations), panels)
+    parts = min(thread_count(operations), panels)
+    few = next((rows for least, rows in _FEW_ROWS if recurrent_bytes >= least), 0)
+    if parts == 1 or plan.tokens > few * plan.batch_sizes.size or kernel.is_crowded():
+        return 1
+    return parts
 
 
 def row_ranges(plan: Packing, operations: float) -> list[tuple[int, int]]:
@@ -52,19 +53,19 @@ def row_ranges(plan: Packing, operations: float) -> list[tuple[int, int]]:
 
 def recurrences(
     kernel: ModuleType, plan: Packing, inputs: tuple[Array | None, Indices | None, Array | None, Array | None],
-    z: Array | None, columns: int, dtype: np.dtype[Any], *, ranges: Sequence[tuple[int, int]] | None = None,
-    parts: int = 1,
+    z: Array | None, columns: int, dtype: np.dtype[Any], *, operations: float = 0.0, parts: int = 1,
 ) -> list[Any]:
-    """A prepared `Recurrence` for each range of rows (all by default), or for each of so many parts of the units.
+    """A prepared `Recurrence` for each range of rows, or, if there are several, for each part of the units.
 
     inputs: values or None, the row of each token in them or in z, panels of the kernel, and its bias. z: where the
-    products of every token are, or are to be kept; None: scratch is made for blocks of them.
+    products of every token are, or are to be kept; None: scratch is made for blocks of them. operations: of all steps;
+    by default too few to be shared out.
     """
     most = min(block_tokens(columns, dtype), plan.tokens)
     active = int(plan.batch_sizes[0]) if plan.tokens else 0
     sizes = plan.batch_size, plan.batch_sizes, plan.offsets
     runs = []
-    for begin, end in [(0, plan.batch_size)] if ranges is None else ranges:
+    for begin, end in row_ranges(plan, operations) if parts == 1 else [(0, plan.batch_size)]:
         capacity = max(min(active, end) - begin, most, 1)
         out = aligned_empty((capacity, columns), dtype) if z is None else z
         arrays = *inputs, out
