@@ -1,70 +1,4 @@
-# What the recurrent cells share: rows of a shard, input products by blocks of steps, gradients of states.
-
-cdef struct Shard:
-    # Rows begin to end of a packed batch. Token (t, row) stands at offsets[t] + row.
-    Py_ssize_t steps, rows, begin, end
-    const int64_t *batch_sizes  # [steps]
-    const int64_t *offsets      # [steps]
-
-
-cdef inline Py_ssize_t active_rows(const Shard *s, Py_ssize_t t) noexcept nogil:
-    cdef Py_ssize_t n
-    if t >= s.steps:
-        return 0
-    n = min(<Py_ssize_t>s.batch_sizes[t], s.end) - s.begin
-    return n if n > 0 else 0
-
-
-# A state buffer holds either every step, [rows + tokens, units] with the initial state first, or two
-# halves [2 * rows, units] that steps read and write in turn.
-
-cdef inline Py_ssize_t state_before(const Shard *s, bint every_step, Py_ssize_t t) noexcept nogil:
-    if not every_step:
-        return (t & 1) * s.rows + s.begin
-    return s.begin if t == 0 else s.rows + s.offsets[t - 1] + s.begin
-
-
-cdef inline Py_ssize_t state_after(const Shard *s, bint every_step, Py_ssize_t t) noexcept nogil:
-    if not every_step:
-        return (1 - (t & 1)) * s.rows + s.begin
-    return s.rows + s.offsets[t] + s.begin
-
-
-cdef struct Inputs:
-    # z: products of the inputs with the kernel, plus bias. Either a table that is there already
-    # (rows[token] is a row of it), or filled by blocks of steps right before those steps run.
-    Product product
-    bint table
-    bint by_token               # z has one row a token; otherwise a block's rows are numbered from 0
-    const int64_t *rows         # [tokens] or NULL: row of x, or of the table, of a token
-    int64_t *x_index            # scratch [capacity]
-    int64_t *z_index            # scratch [capacity]: rows of z of the block
-    Py_ssize_t capacity
-
-
-cdef Py_ssize_t next_block(Inputs *inputs, const Shard *s, Slices *slices, Py_ssize_t t) noexcept nogil:
-    # Prepare z for steps t, t + 1, ... as far as the scratch goes; returns the first step beyond.
-    cdef Py_ssize_t token, i, n, count = 0
-    cdef Panel panel
-    while t < s.steps:
-        n = active_rows(s, t)
-        if n == 0 or (count > 0 and count + n > inputs.capacity):
-            break
-        token = s.offsets[t] + s.begin
-        for i in range(n):
-            inputs.x_index[count] = place(inputs.rows, token + i)
-            if inputs.table:
-                inputs.z_index[count] = inputs.x_index[count]
-            else:
-                inputs.z_index[count] = token + i if inputs.by_token else count
-            count = count + 1
-        t = t + 1
-    inputs.product.far = True
-    while not inputs.table and next_panel(slices, inputs.product.columns, &panel):
-        product_panel(&inputs.product, &panel, count)
-        inputs.product.far = False
-    return t
-
+# What the recurrent cells share: a thread's run, the order of its cells, recurrent dropout, gradients of states.
 
 cdef class Recurrence:
     """One thread's share of a recurrent layer's run: the rows, the input products and scratch for their indices.
@@ -98,6 +32,33 @@ cdef class Recurrence:
 
     def __dealloc__(self):
         free(self.inputs.x_index)
+        free(self.inputs.ahead.marks)
+
+    def divide(self, Py_ssize_t steps, Py_ssize_t tokens):
+        """Have the products made in blocks of so many steps, and of so many tokens at most, half of the capacity.
+
+        For a run of all rows, which has not begun.
+        """
+        cdef Ahead *ahead = &self.inputs.ahead
+        ahead.steps = steps
+        ahead.tokens = tokens
+        ahead.room = self.inputs.capacity // tokens
+        ahead.marks = <int64_t *>calloc((self.shard.steps + steps - 1) // steps, sizeof(int64_t))
+        if ahead.marks == NULL:
+            raise MemoryError()
+
+    @property
+    def divided(self):
+        """Whether another thread may make products ahead of the steps."""
+        return self.inputs.ahead.steps > 0
+
+    def make_products(self):
+        """Make products that the steps have not come to, which run in another thread, or have ended."""
+        cdef uint64_t mode
+        with nogil:
+            mode = flush_denormals()
+            make_blocks(&self.inputs, &self.shard)
+            set_float_mode(mode)
 
     def join(self, Team team, int own):
         """Take a part of the next run of a team, which is new; a team of None: the run is one thread's."""

@@ -29,7 +29,7 @@ from fastmask.ops._recurrent_gradients import (
     state_gradients,
     unsort,
 )
-from fastmask.ops._sharing import form_team
+from fastmask.ops._sharing import form_team, with_products
 from fastmask.packing import PackedSequence
 
 
@@ -104,11 +104,12 @@ def _forward(problem: _Gru, codes: tuple[int, int], gates: Array | None) -> _Sto
     runs = problem.runs(problem.first_bias, None)
     dropouts = problem.dropouts(problem.recurrent_columns, len(runs))
     panels, candidate = problem.recurrent_panels()
-    threads.run([
+    steps = [
         partial(kernel.gru_forward, run, panels, candidate, problem.recurrent_bias, h, gates, problem.training, *codes,
                 problem.reset_after, problem.every_step, problem.zero_state, dropout, reset_mask)
         for run, dropout in zip(runs, dropouts, strict=True)
-    ])
+    ]
+    threads.run(with_products(steps, runs))
     return _Stored(h, runs, dropouts, reset_mask)
 
 

@@ -25,7 +25,7 @@ from fastmask.ops._recurrent_gradients import (
     state_gradients,
     unsort,
 )
-from fastmask.ops._sharing import form_team
+from fastmask.ops._sharing import form_team, with_products
 from fastmask.packing import PackedSequence
 
 
@@ -63,10 +63,11 @@ def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int], gates
     runs = problem.runs(problem.input_bias(bias), gates)
     dropouts = problem.dropouts(4 * problem.units, len(runs))
     panels = _recurrent_panels(problem)
-    threads.run([
+    steps = [
         partial(kernel.lstm_forward, run, panels, h, c, gates, *codes, problem.every_step, problem.zero_state, dropout)
         for run, dropout in zip(runs, dropouts, strict=True)
-    ])
+    ]
+    threads.run(with_products(steps, runs))
     return _Stored(h, c, runs, dropouts)
 
 

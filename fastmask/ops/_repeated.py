@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastmask import threads
 from fastmask.kernels.memory import aligned_zeros
 from fastmask.ops._arrays import Array
-from fastmask.ops._sharing import join_team, recurrences, unit_parts
+from fastmask.ops._sharing import join_team, recurrences, unit_parts, with_products
 from fastmask.packing import Packing
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class Repetition:
         runs = self._runs(values, plan)
         h = aligned_zeros((2 * batch, self.units), dtype)
         more = [aligned_zeros((batch, self.units), dtype) for _ in range(1, self._states)]
-        threads.run([partial(self._steps, run, (h, *more)) for run in runs])
+        steps = [partial(self._steps, run, (h, *more)) for run in runs]
+        threads.run(with_products(steps, runs))
         return (h.take(plan.last_halves, axis=0), *[state.take(plan.unsorted_indices, axis=0) for state in more])
 
     def _runs(self, values: Array, plan: Packing) -> list[Any]:

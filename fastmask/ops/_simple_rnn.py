@@ -20,7 +20,7 @@ from fastmask.ops._recurrent_gradients import (
     state_gradients,
     unsort,
 )
-from fastmask.ops._sharing import form_team
+from fastmask.ops._sharing import form_team, with_products
 from fastmask.packing import PackedSequence
 
 
@@ -43,10 +43,11 @@ def _forward(problem: Problem, bias: Array | None, code: int) -> tuple[Array, li
     runs = problem.runs(problem.input_bias(bias), None)
     dropouts = problem.dropouts(problem.units, len(runs))
     panels = _recurrent_panels(problem)
-    threads.run([
+    steps = [
         partial(kernel.simple_rnn_forward, run, panels, h, code, problem.every_step, problem.zero_state, dropout)
         for run, dropout in zip(runs, dropouts, strict=True)
-    ])
+    ]
+    threads.run(with_products(steps, runs))
     return h, runs, dropouts
 
 
