@@ -15,6 +15,10 @@ from fastmask.ops._cell_gradients import MOST_AT_ONCE, gradients_at_once
 from fastmask.ops._products import Task, clearing_tasks, gradient_tasks, multiply, product_tasks, segment_sum
 from fastmask.ops._recurrent import Problem
 
+# These products do not wait for one another: they are worth a second thread from half of the usual work on. An LSTM of
+# 64 units takes 0.78 ms for both passes over a row of 300 steps, and 0.83 ms with one thread for them.
+_SHARED_WELL = 2.0
+
 
 class RecurrentGradients(NamedTuple):
     """Gradients of a recurrent operation.
@@ -102,8 +106,9 @@ def gradients(
     """
     width, dtype = problem.gates * problem.units, problem.dtype
     recurrent = width if columns is None else columns
-    multiplications = _multiplications(problem) * width
-    if _runs_at_once(problem, runs, 2.0 * multiplications):
+    operations = 2.0 * _multiplications(problem) * width
+    count = thread_count(_SHARED_WELL * operations)
+    if count == 1 and _runs_at_once(problem, runs, operations):
         inputs, kernel, bias, recurrent_kernel, second = gradients_at_once(
             runs[0], problem.kernel, problem.values, problem.weights, h, d, recurrent, first=first,
             first_token=_first_token(problem, recurrent_bias), recurrent_bias=recurrent_bias,
@@ -117,7 +122,7 @@ def gradients(
         side = d[:, first : first + recurrent]
         threads.run(
             [*_recurrent_tasks(problem, h, side, recurrent_kernel, second), *tasks, *more],
-            thread_count(2.0 * multiplications),
+            count,
         )
         inputs = finish()
     return Gradients(inputs, kernel, bias, recurrent_kernel, second)
@@ -130,11 +135,10 @@ def _multiplications(problem: Problem) -> float:
 
 
 def _runs_at_once(problem: Problem, runs: Sequence[Any], operations: float) -> bool:
-    """Whether one compiled call makes all gradients: too little work to share out, no dropout, no shared values."""
+    """Whether one compiled call makes all gradients: little work, no dropout, no shared values."""
     return (
         len(runs) == 1
         and operations < MOST_AT_ONCE
-        and thread_count(operations) == 1
         and problem.plan.tokens * problem.features * problem.units > 0
         and problem.input_mask is None
         and problem.recurrent_mask is None
