@@ -1,5 +1,6 @@
 """What each process of test_torch_distributed does: ten steps of training on its part of batches with random masks."""
 
+import faulthandler
 from datetime import timedelta
 
 import torch
@@ -72,12 +73,14 @@ def train(case, rank=0, ranks=1):
         mean = loss.detach() / ranks
         if ranks > 1:
             dist.all_reduce(mean)
-        means.append(mean.item())
-    return model.state_dict(), means
+        # Kept, because Gloo's thread may still hold what it has reduced: PyTorch has had races where both let go of it.
+        means.append(mean)
+    return model.state_dict(), [mean.item() for mean in means]
 
 
 def run(rank, folder, cases):
     """Run all cases in one of two processes; both write their results into the folder."""
+    faulthandler.enable()
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(minutes=10)
@@ -92,4 +95,6 @@ def run(rank, folder, cases):
         except ValueError as error:
             results["outside"] = str(error)
     torch.save(results, f"{folder}/rank{rank}.pt")
+    # Nobody hangs up while the other still talks.
+    dist.barrier()
     dist.destroy_process_group()
