@@ -73,9 +73,8 @@ def train(case, rank=0, ranks=1):
         mean = loss.detach() / ranks
         if ranks > 1:
             dist.all_reduce(mean)
-        # Kept, because Gloo's thread may still hold what it has reduced: PyTorch has had races where both let go of it.
-        means.append(mean)
-    return model.state_dict(), [mean.item() for mean in means]
+        means.append(mean.item())
+    return model.state_dict(), means
 
 
 def run(rank, folder, cases):
