@@ -58,14 +58,17 @@ def plan_of(mask: Mask | None, xs: Sequence[PackedSequence]) -> Packing:
     return Packing.full(*xs[0].shape[:2]) if mask is None else Packing.from_mask(mask)
 
 
-def visible_cells(plan: Packing) -> tuple[Indices, Indices]:
-    """Return the cells of the tokens, and after them one of each run of masked cells, and which of these each shows.
+def visible_cells(plan: Packing, xs: Sequence[PackedSequence]) -> tuple[Indices, Indices]:
+    """Return the cells of the tokens, and after them masked ones, and which of these each masked cell shows.
 
-    Where every input is masked, none changes: one masked cell stands for the run that it begins.
+    Where no input shows anything else than in the masked cell before, that cell stands for both.
     """
     blank = ~plan.mask
     begins = blank.copy()
     begins[:, 1:] &= ~blank[:, :-1]
+    for x in xs:
+        source = x.cells().reshape(blank.shape)
+        begins[:, 1:] |= blank[:, 1:] & (source[:, 1:] != source[:, :-1])
     runs = np.cumsum(begins.reshape(-1)) - 1 + plan.tokens
     return np.concatenate([plan.positions, np.flatnonzero(begins)]), runs[blank.reshape(-1)].astype(np.int64)
 

@@ -156,6 +156,22 @@ class Layer(WeightHolder):
         flows = self.makes_mask or (self.passes_mask and any(masked))
         return [flows, *[False] * (outputs - 1)]
 
+    def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+        """Return for each of several inputs the steps that the output depends on; None for those that count.
+
+        Parameters
+        ----------
+        shapes : sequence of tuple of int
+        masks : sequence of ndarray of bool (B, T) or None
+        options : mapping
+            Further arguments of the call.
+
+        Returns
+        -------
+        list of ndarray of bool (B, T) or None
+        """
+        return [None] * len(shapes)
+
     def __call__(
         self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
     ) -> Any:

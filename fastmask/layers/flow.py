@@ -1,7 +1,7 @@
 """How batches enter and leave layers, with or without a pullback."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from fastmask import ops
 from fastmask.layers import checks
 from fastmask.layers.calls import Call, Gradients
 from fastmask.layers.checks import Array, Shape
-from fastmask.packing import PackedSequence
+from fastmask.packing import PackedSequence, Packing, put_rows, take_rows
 
 Back = Callable[..., Any]
 
@@ -35,6 +35,39 @@ def same(value: Any) -> Any:
 def enter(x: "Array | PackedSequence", mask: Any, keep: bool) -> tuple[PackedSequence, Back]:
     """Pack a padded batch; leave a packed one as it is."""
     return (x, same) if isinstance(x, PackedSequence) else run("pack", keep, x, mask)
+
+
+def enter_read(x: Array, mask: Any, read: Any, keep: bool) -> tuple[Any, Back]:
+    """Pack a padded batch under its mask, if it has one; it holds and shows zeros where `read` is False.
+
+    Where `read` is True outside the mask, it shows what stands there.
+    """
+    if read is None or np.array_equal(read, np.ones(x.shape[:2], bool) if mask is None else mask):
+        return (x, same) if mask is None else enter(x, mask, keep)
+    cells, features = np.flatnonzero(read), x.shape[read.ndim :]
+
+    def hidden(values: Array) -> Array:
+        return np.where(read.reshape(*read.shape, *[1] * len(features)), values, values.dtype.type(0))
+
+    if mask is None:
+        return hidden(x), hidden
+    values = np.concatenate([take_rows(x.reshape(read.size, *features), cells), np.zeros((1, *features), x.dtype)])
+    number = np.full(read.size, len(cells))
+    number[cells] = np.arange(len(cells))
+    plan = Packing.from_mask(mask)
+    y = PackedSequence(values, plan, number[plan.positions], None, False, number[~mask.reshape(-1)])
+    return y, lambda d: put_rows(d[:-1], cells, read.size).reshape(x.shape)
+
+
+def enter_several(layer: Any, xs: Sequence[Any], masks: Sequence[Any], call: Call) -> list[tuple[Any, Back]]:
+    """Pack the padded arrays among several inputs that have a mask; what the layer does not read becomes zeros."""
+    if all(m is None for m in masks):
+        return [(x, same) for x in xs]
+    carried = [x.packing.mask if isinstance(x, PackedSequence) and x.packing.masked else None for x in xs]
+    known = [own if mask is None else mask for own, mask in zip(carried, masks, strict=True)]
+    reads = layer.reads([x.shape for x in xs], known, call.options)
+    pairs = zip(xs, masks, reads, strict=True)
+    return [(x, same) if isinstance(x, PackedSequence) else enter_read(x, m, read, call.keep) for x, m, read in pairs]
 
 
 def enter_in_place(x: "Array | PackedSequence", mask: Any) -> tuple[PackedSequence, Back]:
@@ -64,8 +97,8 @@ def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any
     if len(masks) != len(xs):
         raise ValueError(f"mask must hold one mask or None for each of {len(xs)} inputs, got {len(masks)}")
     padded = not any(isinstance(x, PackedSequence) for x in xs)
-    pairs = zip(xs, masks, strict=True)
-    entered = [(x, same) if m is None else enter(x, checks.mask_for(m, x.shape), call.keep) for x, m in pairs]
+    masks = [_own_mask(x, mask) for x, mask in zip(xs, masks, strict=True)]
+    entered = enter_several(layer, xs, masks, call)
     values = [x for x, _ in entered]
     if any(isinstance(x, PackedSequence) and x.packing.masked for x in values):
         layer.require_masking()
@@ -84,6 +117,13 @@ def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any
         return gradients._replace(inputs=inputs)
 
     return y, through
+
+
+def _own_mask(x: Any, mask: Any) -> Any:
+    """Return the mask that was passed for one of several inputs, checked."""
+    if mask is not None and isinstance(x, PackedSequence):
+        raise ValueError("mask must be None for a PackedSequence, which carries its own")
+    return checks.mask_for(mask, x.shape)
 
 
 def leave_all(y: Any, padded: bool, keep: bool) -> tuple[Any, Back]:

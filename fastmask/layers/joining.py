@@ -1,19 +1,21 @@
 """Concatenate and Dot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, cast
 
 import numpy as np
 
 from fastmask.layers import aligning
+from fastmask.layers.aligning import Mask
 from fastmask.layers.base import Call, Gradients, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import Back, Shown, cotangents, run
-from fastmask.layers.merging import Merge
+from fastmask.layers.merging import MaskMerge, Merge
 from fastmask.packing import PackedSequence, Packing
 
 
-class Concatenate(Merge):
+class Concatenate(MaskMerge):
     """Put the inputs one behind the other along an axis.
 
     Parameters
@@ -21,29 +23,31 @@ class Concatenate(Merge):
     axis : int, default -1
         Not the batch axis; 1 is that of time.
     **kwargs
-        See `Layer`.
+        See `MaskMerge` for `mask_mode`, and `Layer`.
 
     Notes
     -----
     The output has a mask if any input has one; inputs without count as valid everywhere. Along the
     time axis the masks are put one behind the other too, else a step counts where it counts in any
-    input.
+    input, or in all of them with ``mask_mode="and"``.
     """
 
     def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = int(axis)
 
-    def compute_mask(self, x: Any, mask: Any = None) -> Any:
-        """Return the masks joined; None if no input has one."""
-        masks = [None] * len(x) if mask is None else self._checked_masks(x, mask)
-        return self._joined(masks, [np.shape(entry)[:2] for entry in x], self._along(np.ndim(x[0])))
-
-    def _joined(self, masks: Sequence[Any], sizes: Sequence[tuple[int, ...]], axis: int) -> Any:
+    def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
         if all(m is None for m in masks):
             return None
-        found = [np.ones(n, bool) if m is None else m for m, n in zip(masks, sizes, strict=True)]
-        return np.concatenate(found, axis=1) if axis == 1 else np.logical_or.reduce(found)
+        found = [np.ones(shape[:2], bool) if m is None else m for m, shape in zip(masks, shapes, strict=True)]
+        if self._along(len(shapes[0])) == 1:
+            return np.concatenate(found, axis=1)
+        return reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, found)
+
+    def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+        """Return the steps of each input at which the output counts."""
+        in_time = self._along(len(shapes[0])) == 1
+        return [None] * len(shapes) if in_time else super().reads(shapes, masks, options)
 
     def _along(self, rank: int) -> int:
         axis = self.axis + rank if self.axis < 0 else self.axis
@@ -101,9 +105,9 @@ class Concatenate(Merge):
         return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
 
     def _cells(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back]:
-        mask = self._joined([aligning.mask_of(x) for x in xs], [x.shape[:2] for x in xs], axis)
+        mask = self.joined_mask([x.shape for x in xs], [aligning.mask_of(x) for x in xs])
         plan = aligning.plan_of(mask, xs)
-        cells, shown = aligning.visible_cells(plan) if plan.masked else (plan.positions, None)
+        cells, shown = aligning.visible_cells(plan, xs) if plan.masked else (plan.positions, None)
         pairs = [aligning.gather(x, cells, keep) for x in xs]
         values, back = _join([rows for rows, _ in pairs], axis - 1)
         y = aligning.from_cells(values, plan, shown)
@@ -111,7 +115,7 @@ class Concatenate(Merge):
 
     def _in_time(self, xs: list[PackedSequence], ways: list[Back]) -> tuple[PackedSequence, Pullback]:
         """Join in time without a padded grid: the values stay as they are and get a new index."""
-        mask = self._joined([aligning.mask_of(x) for x in xs], [x.shape[:2] for x in xs], 1)
+        mask = self.joined_mask([x.shape for x in xs], [aligning.mask_of(x) for x in xs])
         plan = Packing.full(len(xs[0].packing.lengths), sum(x.packing.total_length for x in xs))
         plan = plan if mask is None else Packing.from_mask(mask)
         stored, offsets = zip(*[_with_fill_row(x) for x in xs], strict=True)

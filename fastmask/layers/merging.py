@@ -1,14 +1,16 @@
 """Merging layers, entry by entry: Add, Subtract, Multiply, Average, Maximum and Minimum."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from fastmask.layers import aligning, checks
+from fastmask.layers.aligning import Mask
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Back, Shown, cotangents, run, same
+from fastmask.layers.flow import Back, Shown, cotangents, enter_read, run, same
 from fastmask.packing import PackedSequence
 
 
@@ -17,6 +19,16 @@ class Merge(Layer):
 
     supports_masking = True
     takes_list = True
+
+    def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
+        """Return the mask of the output for inputs of known shapes, or None."""
+        return None
+
+    def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+        """Return the steps of each input at which the output counts."""
+        self.compute_output_shape(tuple(shapes))
+        found = self.joined_mask(shapes, masks)
+        return [_seen(found, shape) for shape in shapes]
 
     def create_weights(self, input_shape: Any) -> None:
         self._checked_shapes(input_shape)
@@ -47,25 +59,58 @@ class Merge(Layer):
         return [checks.mask_for(m, np.shape(m)) for m in mask]
 
 
-class Elementwise(Merge):
+class MaskMerge(Merge):
+    """Base of the merging layers whose output has a mask made of those of the inputs.
+
+    Parameters
+    ----------
+    mask_mode : {"or", "and"}, default "or"
+        How masks are joined. "or" is the rule of Keras since version 3.4, "and" that of the versions before:
+        a step counts where it counts in every input that has a mask, and what is masked in an input has no
+        other effect. Layers in files of these versions have "and".
+    **kwargs
+        See `Layer`.
+    """
+
+    def __init__(self, *, mask_mode: str = "or", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mask_mode = checks.choice("mask_mode", mask_mode, ("or", "and"))
+
+    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
+        return [any(masked)]
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        """Return the masks joined, or None."""
+        masks = [None] * len(x) if mask is None else self._checked_masks(x, mask)
+        return self.joined_mask([np.shape(entry) for entry in x], masks)
+
+    def get_config(self) -> dict[str, Any]:
+        # Keras's constructors have no such argument.
+        config = {name: value for name, value in super().get_config().items() if name != "mask_mode"}
+        return config | ({"mask_mode": "and"} if self.mask_mode == "and" else {})
+
+
+class Elementwise(MaskMerge):
     """Base of the layers that merge entry by entry.
 
     Inputs with fewer axes than others get axes of length 1 behind the batch axis, and axes of
     length 1 are repeated. The output has a mask if every input has: a step counts where it counts
-    in any of them.
+    in any of them. For ``mask_mode="and"`` see `MaskMerge`.
     """
 
     mode: ClassVar[str]
 
     def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        return [all(masked)]
+        return [any(masked) if self.mask_mode == "and" else all(masked)]
 
-    def compute_mask(self, x: Any, mask: Any = None) -> Any:
-        """Return where any of the masks is True; None if an input has none."""
-        if mask is None:
+    def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
+        rank = max(map(len, shapes))
+        own = [mask for mask, shape in zip(masks, shapes, strict=True) if mask is not None and len(shape) == rank]
+        if not own or (self.mask_mode == "or" and len(own) < len(masks)):
             return None
-        masks = self._checked_masks(x, mask)
-        return None if any(m is None for m in masks) else np.logical_or.reduce(masks)
+        steps = np.broadcast_shapes(*[shape[:2] for shape in shapes if len(shape) == rank])
+        found = reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, own)
+        return np.broadcast_to(found, steps)
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         shapes = self._checked_shapes(input_shape)
@@ -100,31 +145,30 @@ class Elementwise(Merge):
         """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
         if not aligning.share_plan(xs):
             return False
-        first, linear = xs[0], self.mode in ("add", "subtract", "average")
+        first, alike = xs[0], self.mask_mode == "and" or self.mode in ("add", "subtract", "average")
         if any(x.shown is not None for x in xs):
-            return linear and all(x.shown is first.shown and x.index is first.index for x in xs)
-        if not first.packing.masked or self.mode == "multiply":
+            return alike and all(x.shown is first.shown and x.index is first.index for x in xs)
+        if not first.packing.masked or (self.mode == "multiply" and not alike):
             return True
-        return len({x.repeat for x in xs}) == 1 and (linear or not first.repeat)
+        return len({x.repeat for x in xs}) == 1 and (alike or not first.repeat)
 
     def _stored(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back, Back | None]:
         arrays, index, ways = aligning.stored(xs, keep)
         values, back = run("merge", keep, arrays, self.mode)
         plan = xs[0].packing
         fill, fill_back = self._fill(xs, keep) if plan.masked else (None, None)
-        repeat = all(x.repeat for x in xs) and self.mode != "multiply"
+        repeat = all(x.repeat for x in xs) and (self.mode != "multiply" or self.mask_mode == "and")
         y = PackedSequence(values, plan, index, fill, repeat, xs[0].shown)
         return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
 
     def _cells(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back]:
         """Merge what the inputs show at the tokens of the output, and where it is masked."""
         masks = [aligning.mask_of(x) for x in xs]
-        masked = all(m is not None for m in masks)
-        plan = aligning.plan_of(np.logical_or.reduce(cast(Any, masks)) if masked else None, xs)
-        cells, shown = aligning.visible_cells(plan) if masked else (plan.positions, None)
+        plan = aligning.plan_of(self.joined_mask([x.shape for x in xs], masks), xs)
+        cells, shown = aligning.visible_cells(plan, xs) if plan.masked else (plan.positions, None)
         pairs = [aligning.gather(x, cells, keep) for x in xs]
         valid = [None if m is None else m.reshape(-1)[cells] for m in masks]
-        values, back = run("merge", keep, [rows for rows, _ in pairs], self.mode, valid)
+        values, back = run("merge", keep, [rows for rows, _ in pairs], self.mode, self._acting(valid))
         y = aligning.from_cells(values, plan, shown)
         return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
 
@@ -134,12 +178,11 @@ class Elementwise(Merge):
         rank = max(array.ndim for array in arrays)
         wide = [a.reshape(a.shape[:1] + (1,) * (rank - a.ndim) + a.shape[1:]) for a in arrays]
         masks = [m if a.ndim == rank else None for m, a in zip(masks, arrays, strict=True)]
-        y, back = run("merge", keep, wide, self.mode, masks)
+        y, back = run("merge", keep, wide, self.mode, self._acting(masks))
         leave_back: Back = same
         if any(isinstance(x, PackedSequence) for x in xs):
-            masked = all(m is not None for m in masks)
-            mask = np.broadcast_to(np.logical_or.reduce(cast(Any, masks)), y.shape[:2]) if masked else None
-            y, leave_back = run("pack", keep, y, mask)
+            mask = self.joined_mask([array.shape for array in arrays], masks)
+            y, leave_back = run("pack", keep, y) if mask is None else enter_read(y, mask, np.ones_like(mask), keep)
 
         def pullback(dy: Any) -> Gradients:
             parts = back(leave_back(cotangents(dy, y, self.dtype)[0]))
@@ -150,9 +193,13 @@ class Elementwise(Merge):
 
     def _fill(self, xs: list[PackedSequence], keep: bool) -> tuple[Array, Back]:
         """Return what the output shows where every input is masked."""
-        nowhere = [np.zeros(1, bool) for _ in xs]
+        nowhere = self._acting([np.zeros(1, bool) for _ in xs])
         row, back = run("merge", keep, aligning.fills(xs), self.mode, nowhere)
         return row[0], back
+
+    def _acting(self, masks: list[Any]) -> list[Any] | None:
+        """Return the masks if the values depend on them."""
+        return masks if self.mask_mode == "or" else None
 
 
 class Add(Elementwise):
@@ -225,6 +272,14 @@ def maximum(inputs: Sequence[Any], **kwargs: Any) -> Any:
 def minimum(inputs: Sequence[Any], **kwargs: Any) -> Any:
     """Return ``Minimum(**kwargs)(inputs)``."""
     return Minimum(**kwargs)(inputs)
+
+
+def _seen(mask: Mask | None, shape: Any) -> Mask:
+    """Return the steps of an input at which the output counts, given where that does; None is everywhere."""
+    steps = shape[:2]
+    if mask is None or len(shape) < 2 or steps == mask.shape:
+        return np.ones(steps, bool) if mask is None else mask
+    return np.broadcast_to(mask.any(axis=1, keepdims=True), steps)
 
 
 def _common(sizes: Sequence[int | None]) -> int | str | None:
