@@ -29,7 +29,7 @@ class Concatenate(MaskMerge):
     -----
     The output has a mask if any input has one; inputs without count as valid everywhere. Along the
     time axis the masks are put one behind the other too, else a step counts where it counts in any
-    input, or in all of them with ``mask_mode="and"``.
+    input; `mask_mode` may say otherwise.
     """
 
     def __init__(self, axis: int = -1, **kwargs: Any) -> None:
@@ -37,7 +37,7 @@ class Concatenate(MaskMerge):
         self.axis = int(axis)
 
     def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
-        if all(m is None for m in masks):
+        if self.mask_mode == "drop" or all(m is None for m in masks):
             return None
         found = [np.ones(shape[:2], bool) if m is None else m for m, shape in zip(masks, shapes, strict=True)]
         if self._along(len(shapes[0])) == 1:
@@ -46,7 +46,7 @@ class Concatenate(MaskMerge):
 
     def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
         """Return the steps of each input at which the output counts."""
-        in_time = self._along(len(shapes[0])) == 1
+        in_time = self._along(len(shapes[0])) == 1 and self.mask_mode != "drop"
         return [None] * len(shapes) if in_time else super().reads(shapes, masks, options)
 
     def _along(self, rank: int) -> int:
@@ -94,6 +94,7 @@ class Concatenate(MaskMerge):
     def _fits(self, xs: list[PackedSequence]) -> bool:
         """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
         alike = all(x.shown is xs[0].shown and (x.shown is None or x.index is xs[0].index) for x in xs)
+        alike = alike and not (self.mask_mode == "drop" and xs[0].packing.masked)
         return aligning.share_plan(xs) and alike and len({x.repeat for x in xs}) == 1
 
     def _stored(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back, Back]:

@@ -64,20 +64,20 @@ class MaskMerge(Merge):
 
     Parameters
     ----------
-    mask_mode : {"or", "and"}, default "or"
-        How masks are joined. "or" is the rule of Keras since version 3.4, "and" that of the versions before:
-        a step counts where it counts in every input that has a mask, and what is masked in an input has no
-        other effect. Layers in files of these versions have "and".
+    mask_mode : {"or", "and", "drop"}, default "or"
+        How masks are joined. "or" is the rule of Keras since version 3.4, "and" that of Keras 1 and 2: a step
+        counts where it counts in every input that has a mask. From 3.0 to 3.3 the output had no mask, "drop".
+        Under the old rules values do not depend on masks. Layers in a file follow the Keras that wrote it.
     **kwargs
         See `Layer`.
     """
 
     def __init__(self, *, mask_mode: str = "or", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.mask_mode = checks.choice("mask_mode", mask_mode, ("or", "and"))
+        self.mask_mode = checks.choice("mask_mode", mask_mode, ("or", "and", "drop"))
 
     def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        return [any(masked)]
+        return [any(masked) and self.mask_mode != "drop"]
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the masks joined, or None."""
@@ -87,7 +87,7 @@ class MaskMerge(Merge):
     def get_config(self) -> dict[str, Any]:
         # Keras's constructors have no such argument.
         config = {name: value for name, value in super().get_config().items() if name != "mask_mode"}
-        return config | ({"mask_mode": "and"} if self.mask_mode == "and" else {})
+        return config if self.mask_mode == "or" else config | {"mask_mode": self.mask_mode}
 
 
 class Elementwise(MaskMerge):
@@ -101,12 +101,12 @@ class Elementwise(MaskMerge):
     mode: ClassVar[str]
 
     def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        return [any(masked) if self.mask_mode == "and" else all(masked)]
+        return [all(masked)] if self.mask_mode == "or" else super().mask_flow(masked, outputs)
 
     def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
         rank = max(map(len, shapes))
         own = [mask for mask, shape in zip(masks, shapes, strict=True) if mask is not None and len(shape) == rank]
-        if not own or (self.mask_mode == "or" and len(own) < len(masks)):
+        if not own or self.mask_mode == "drop" or (self.mask_mode == "or" and len(own) < len(masks)):
             return None
         steps = np.broadcast_shapes(*[shape[:2] for shape in shapes if len(shape) == rank])
         found = reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, own)
@@ -143,9 +143,9 @@ class Elementwise(MaskMerge):
 
     def _fits(self, xs: list[PackedSequence]) -> bool:
         """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
-        if not aligning.share_plan(xs):
+        if not aligning.share_plan(xs) or (self.mask_mode == "drop" and xs[0].packing.masked):
             return False
-        first, alike = xs[0], self.mask_mode == "and" or self.mode in ("add", "subtract", "average")
+        first, alike = xs[0], self.mask_mode != "or" or self.mode in ("add", "subtract", "average")
         if any(x.shown is not None for x in xs):
             return alike and all(x.shown is first.shown and x.index is first.index for x in xs)
         if not first.packing.masked or (self.mode == "multiply" and not alike):
@@ -157,7 +157,7 @@ class Elementwise(MaskMerge):
         values, back = run("merge", keep, arrays, self.mode)
         plan = xs[0].packing
         fill, fill_back = self._fill(xs, keep) if plan.masked else (None, None)
-        repeat = all(x.repeat for x in xs) and (self.mode != "multiply" or self.mask_mode == "and")
+        repeat = all(x.repeat for x in xs) and (self.mode != "multiply" or self.mask_mode != "or")
         y = PackedSequence(values, plan, index, fill, repeat, xs[0].shown)
         return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
 

@@ -3,17 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
+import numpy as np
+
 from fastmask.layers import checks
 from fastmask.layers.arguments import layer_dtype
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import RowLayer
-from fastmask.layers.flow import Back, cotangents, enter_in_place, leave, run, same, unread_ids
+from fastmask.layers.flow import Back, Shown, cotangents, enter_in_place, leave, run, same, unread_ids
+from fastmask.layers.joining import Concatenate
+from fastmask.layers.merging import Add, Average, Multiply
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.serialization import deserialize, serialize
 from fastmask.packing import PackedSequence, Packing
 
-_MERGE_MODES = ("concat", "sum", "mul", "ave", None)
+_MERGES = {"concat": Concatenate, "sum": Add, "mul": Multiply, "ave": Average}
+_MERGE_MODES = (*_MERGES, None)
 
 
 class TimeDistributed(RowLayer):
@@ -112,12 +117,15 @@ class Bidirectional(Layer):
         To start from: forward ones, then backward ones.
     backward_layer : SimpleRNN, LSTM or GRU, optional
         For the backward direction; must differ from `layer` in go_backwards.
+    zero_output_for_mask : bool, default True
+        Whether both halves of sequences are zero at masked steps. In Keras 1 and 2 they were not, outside of
+        TensorFlow: each showed what it had shown at the step that it met before.
     **kwargs
         See `Layer`.
 
     Notes
     -----
-    With return_sequences both halves are in time order and zero at masked steps. Without, each half
+    With return_sequences both halves are in time order. Without, each half
     is the last valid output of its direction. States, `initial_state` and weights are those of the
     forward direction, then those of the backward one.
     """
@@ -132,6 +140,7 @@ class Bidirectional(Layer):
         merge_mode: str | None = "concat",
         weights: Any = None,
         backward_layer: Recurrent | None = None,
+        zero_output_for_mask: bool = True,
         **kwargs: Any,
     ) -> None:
         for name, given in (("layer", layer), ("backward_layer", backward_layer or layer)):
@@ -146,8 +155,9 @@ class Bidirectional(Layer):
         super().__init__(**_with_dtype_of(layer, kwargs))
         self.return_sequences, self.return_state = layer.return_sequences, layer.return_state
         self.stateful = layer.stateful
+        self.zero_output_for_mask = bool(zero_output_for_mask)
         for inner in (self.forward_layer, self.backward_layer):
-            inner.zero_output_for_mask = self.return_sequences
+            inner.zero_output_for_mask = self.return_sequences and self.zero_output_for_mask
         self._initial_weights = weights
 
     def _check_pair(self) -> None:
@@ -248,11 +258,34 @@ class Bidirectional(Layer):
         if not self.return_sequences:
             plan = Packing.full(len(ahead), 1)
             ahead, back = PackedSequence(ahead, plan), PackedSequence(back, plan.reversed)
+        elif ahead.packing.masked and not self.zero_output_for_mask:
+            return self._merge_shown(ahead, back, keep)
         if self.merge_mode is not None:
             y, pullback = run("merge_directions", keep, ahead, back, self.merge_mode)
             return [y], lambda d: (None, None) if d[0] is None else pullback(d[0])
         turned, turn_back = run("time_order", keep, back)
         return [ahead, turned], lambda d: (d[0], None if d[1] is None else turn_back(d[1]))
+
+    def _merge_shown(
+        self, ahead: PackedSequence, back: PackedSequence, keep: bool
+    ) -> tuple[list[PackedSequence], Back]:
+        """Merge halves that show at masked steps what they showed before, each in its own direction."""
+        grid = back.packing.grid(repeat=True)
+        cells = np.where(grid < 0, len(back.values), grid).reshape(back.shape[:2])[:, ::-1]
+        values = np.concatenate([back.values, np.zeros((1, back.values.shape[1]), back.dtype)])
+        plan = ahead.packing
+        turned = PackedSequence(values, plan, cells.reshape(-1)[plan.positions], None, False, cells[~plan.mask])
+        if self.merge_mode is None:
+            return [ahead, turned], lambda d: (d[0], None if d[1] is None else d[1][:-1])
+        y, pullback = _MERGES[self.merge_mode](mask_mode="and", dtype=self.dtype).apply([ahead, turned], keep=keep)
+
+        def merge_back(d: Any) -> tuple[Any, Any]:
+            if d[0] is None:
+                return None, None
+            first, second = cast(Pullback, pullback)(d[0]).inputs
+            return first.values if isinstance(first, Shown) else first, second[:-1]
+
+        return [y], merge_back
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return `mask` if the outputs are sequences, else None; twice with ``merge_mode=None``."""
@@ -271,10 +304,12 @@ class Bidirectional(Layer):
     reset_states = reset_state
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
+        config = super().get_config() | {
             "layer": serialize(self.forward_layer),
             "backward_layer": serialize(self.backward_layer),
         }
+        # Keras's constructor has no such argument.
+        return {k: v for k, v in config.items() if k != "zero_output_for_mask" or not v}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:

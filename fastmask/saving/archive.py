@@ -139,7 +139,7 @@ def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
         config = _json(_member(archive, _CONFIG, _LARGEST_CONFIG), _CONFIG)
         metadata = _json(_member(archive, _METADATA, _LARGEST_CONFIG), _METADATA)
-    version = str(metadata.get("keras_version") or "3")
+    version = str(metadata.get("keras_version") or KERAS_VERSION)
     model, orders = _build(config, version, path, custom_objects)
     with h5.opened(archived_weights(path)) as root:
         tree.read(root, model, orders=orders)

@@ -5,6 +5,7 @@ arguments of layers. fastmask computes masks again, so these operations go where
 before them would; the others stay, as layers.
 """
 
+from functools import reduce
 from typing import Any
 
 from fastmask import layers
@@ -14,10 +15,11 @@ from fastmask.saving.operations import as_layer
 
 _OPERATIONS = (
     "NotEqual", "LogicalOr", "LogicalAnd", "LogicalNot", "Concatenate", "ExpandDims", "ZerosLike", "OnesLike", "Any",
-    "BroadcastTo", "ConvertToTensor",
+    "All", "BroadcastTo", "ConvertToTensor",
 )  # fmt: skip
 _SAME = ("ConvertToTensor", "BroadcastTo", "ExpandDims")
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+_ENDING = ("Dot", "DropMask", "GlobalAveragePooling1D", "GlobalMaxPooling1D")
 _RECURRENT = ("SimpleRNN", "LSTM", "GRU", "Bidirectional")
 _PASSING = (
     "Dense", "Activation", "Dropout", "SpatialDropout1D", "LayerNormalization", "BatchNormalization", "TimeDistributed",
@@ -25,7 +27,7 @@ _PASSING = (
 )  # fmt: skip
 
 
-class _UnknownMaskError(Exception):
+class UnknownMaskError(Exception):
     """What a layer does to masks cannot be told from its config."""
 
 
@@ -68,8 +70,8 @@ class Masks:
     def _computed(self, mask: Ref, source: Ref, layer: str) -> bool:
         """Return whether a mask is what fastmask has at `source`."""
         try:
-            return bool(self._stated(mask) == self._derived(source))
-        except _UnknownMaskError:
+            return bool(self._stated(mask) == self.derived(source))
+        except UnknownMaskError:
             return self._made_upstream(mask, layer)
 
     def _need(self, name: str, layer: str) -> None:
@@ -111,7 +113,7 @@ class Masks:
     def _is(self, ref: Ref, operation: str) -> bool:
         return ref[0] in self.operations and self.named[ref[0]]["class_name"] == operation
 
-    def _derived(self, ref: Ref) -> Any:
+    def derived(self, ref: Ref) -> Any:
         """Return what the mask is made of that fastmask has at the output of a layer; None if it has none."""
         if ref not in self._known:
             self._known[ref] = self._mask_of(ref)
@@ -120,10 +122,10 @@ class Masks:
     def _mask_of(self, ref: Ref) -> Any:
         entry = self.named[ref[0]]
         name, config, nodes = entry["class_name"], entry["config"], entry.get("inbound_nodes") or []
-        if name == "InputLayer":
+        if name == "InputLayer" or name in _ENDING:
             return None
         if ref[1] >= len(nodes):
-            raise _UnknownMaskError
+            raise UnknownMaskError
         call = modern_node(nodes[ref[1]], entry)
         sources = list(tensors(call["args"]))
         if name == "Embedding" and config.get("mask_zero"):
@@ -134,14 +136,14 @@ class Masks:
             return self._passed(name, config, sources, self._given(call["kwargs"].get("mask"), sources))
         if name in layers.__all__ and not getattr(layers, name).supports_masking:
             return None
-        raise _UnknownMaskError
+        raise UnknownMaskError
 
     def _given(self, mask: Any, sources: list[Ref]) -> list[Any]:
         """Return the masks that a call gets: those that were passed, else those of its inputs."""
         entries = list(mask) if isinstance(mask, (list, tuple)) else [mask] * len(sources)
         refs = [next(tensors(entry), None) for entry in entries]
         pairs = zip(refs, sources, strict=True)
-        return [self._derived(source) if own is None else self._stated(own) for own, source in pairs]
+        return [self.derived(source) if own is None else self._stated(own) for own, source in pairs]
 
     def _passed(self, name: str, config: Config, sources: list[Ref], masks: list[Any]) -> Any:
         """Return the mask of a layer's output, given those of its inputs."""
@@ -149,12 +151,15 @@ class Masks:
             inner = config.get("layer") or {}
             sequences = inner.get("config", {}).get("return_sequences") if inner else config.get("return_sequences")
             return masks[0] if name not in _RECURRENT or sequences else None
+        present, mode = [mask for mask in masks if mask is not None], config.get("mask_mode", "or")
+        if not present or mode == "drop" or (name != "Concatenate" and mode == "or" and len(present) < len(masks)):
+            return None
+        in_time = name == "Concatenate" and config.get("axis") == 1
+        every = mode == "and" and not in_time and any(mask != masks[0] for mask in masks)
         if name == "Concatenate":
-            return None if not any(masks) else (name, config.get("axis"), *masks)
-        found = masks[0]
-        for mask in masks[1:]:
-            found = ("LogicalOr", found, mask)
-        return None if None in masks else found
+            joined = (name, config.get("axis"), *masks)
+            return ("All", joined) if every else joined
+        return reduce(lambda found, mask: ("LogicalAnd" if every else "LogicalOr", found, mask), present)
 
     def _made_upstream(self, mask: Ref, layer: str) -> bool:
         """Return whether a mask joins only comparisons that an `Embedding` or `Masking` before a layer makes."""

@@ -12,6 +12,7 @@ from typing import Any
 from fastmask import layers
 from fastmask.layers.holder import describe
 from fastmask.layers.logic import MaskOperation
+from fastmask.layers.merging import MaskMerge
 from fastmask.layers.symbolic import KerasTensor, Node
 from fastmask.saving.nodes import modern_node, tensors, tensors_of
 from fastmask.saving.operations import as_operation, operation
@@ -22,7 +23,10 @@ _TAKE_MASK = (
     "SimpleRNN", "LSTM", "GRU", "Bidirectional", "TimeDistributed", "GlobalAveragePooling1D", "BatchNormalization",
     "Attention",
 )  # fmt: skip
-_MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+_BY_MASK = ("Multiply", "Maximum", "Minimum")  # what they give depends on masks
+_MERGING = ("Add", "Subtract", "Average", *_BY_MASK)
+# Arguments that Keras 3 has not; a file with one opens in fastmask only.
+_OLD_RULES = dict.fromkeys((*_MERGING, "Concatenate"), "mask_mode") | {"Bidirectional": "zero_output_for_mask"}
 
 
 def keras_config(model: Any) -> Config:
@@ -32,21 +36,59 @@ def keras_config(model: Any) -> Config:
     return config | {"config": _inner(model, config["config"])}
 
 
-def _inner(model: Any, config: Config) -> Config:
+def old_rules(config: Config) -> list[str]:
+    """Return the names of the layers that do to masks what Keras 3 does not, in the config of a model."""
+    found: list[str] = []
+    for entry in config["config"]["layers"]:
+        if "layers" in entry["config"]:
+            found += old_rules(entry)
+        elif _OLD_RULES.get(entry["class_name"]) in entry["config"]:
+            found.append(entry["config"]["name"])
+    return found
+
+
+def _inner(model: Any, config: Config, within: bool = False) -> Config:
     """Return the config of a model with the configs of the models in it made new as well."""
     by_name = {layer.name: layer for layer in model.operations}
     entries = []
     for entry in config["layers"]:
         layer = by_name.get(entry["config"].get("name"))
         if layer is not None and hasattr(layer, "layers"):
-            entry = entry | {"config": _inner(layer, entry["config"])}
+            entry = entry | {"config": _inner(layer, entry["config"], True)}
         entries.append(as_operation(entry) if isinstance(layer, MaskOperation) else entry)
+    nodes = any("inbound_nodes" in entry for entry in entries)
+    masks = _Masks(model.graph, entries) if nodes else None
+    # What masks come into a model that is called by another is not known here.
+    if not within:
+        entries = [_without_idle(entry, by_name.get(entry["config"].get("name")), masks) for entry in entries]
     config = config | {"layers": entries}
-    if not any("inbound_nodes" in entry for entry in entries):
+    if masks is None:
         return config
-    config["layers"] = entries + _Masks(model.graph, entries).operations
+    config["layers"] = entries + masks.operations
     rank = {name: i for i, name in enumerate(keras_order(config))}
     return config | {"layers": sorted(config["layers"], key=lambda entry: rank[entry["name"]])}
+
+
+def _without_idle(entry: Config, layer: Any, masks: "_Masks | None") -> Config:
+    """Return the config of a layer without an old rule for masks that changes nothing where the layer stands."""
+    if isinstance(layer, layers.Bidirectional):
+        acts = layer.return_sequences and any(any(node.mask_sources) for node in layer.nodes)
+    else:
+        acts = masks is not None and layer in masks.by_old_rules
+    idle = None if acts else _OLD_RULES.get(entry["class_name"])
+    return entry | {"config": {name: value for name, value in entry["config"].items() if name != idle}}
+
+
+def _joins_by_and(layer: MaskMerge, masks: Sequence[Config | None]) -> bool:
+    """Return whether a merge of inputs with these masks gives another mask by AND than by OR."""
+    in_time = isinstance(layer, layers.Concatenate) and layer.axis == 1
+    return layer.mask_mode == "and" and not in_time and any(mask != masks[0] for mask in masks)
+
+
+def _acts_by_old_rules(layer: MaskMerge, masks: Sequence[Config | None]) -> bool:
+    """Return whether a merge of inputs with these masks gives anything else than in Keras 3."""
+    by_mask = type(layer).__name__ in _BY_MASK and layer.mask_mode != "or"
+    return any(masks) and (by_mask or layer.mask_mode == "drop" or _joins_by_and(layer, masks))
 
 
 def _require_keras_masks(model: Any) -> None:
@@ -96,6 +138,7 @@ class _Masks:
 
     def __init__(self, graph: Any, entries: Sequence[Config]) -> None:
         self.operations: list[Config] = []
+        self.by_old_rules: set[Any] = set()
         self._known: dict[KerasTensor, Config | None] = {}
         self._taken = {entry["name"] for entry in entries}
         kept, named = set(graph.nodes), {layer.name: layer for layer in graph.layers}
@@ -113,6 +156,8 @@ class _Masks:
         given = explicit if isinstance(explicit, list) else [explicit]
         masks = [self._known.get(tensor) for tensor in node.inputs]
         masks = masks if explicit is None else [own or mask for own, mask in zip(given, masks, strict=True)]
+        if isinstance(node.layer, MaskMerge) and _acts_by_old_rules(node.layer, masks):
+            self.by_old_rules.add(node.layer)
         if any(masks) and (name in _TAKE_MASK or hasattr(node.layer, "layers")):
             call["kwargs"] = call["kwargs"] | {"mask": masks if node.layer.takes_list else masks[0]}
         if not any(tensor.mask_source is not None for tensor in node.outputs) or hasattr(node.layer, "layers"):
@@ -127,14 +172,14 @@ class _Masks:
         if name == "Masking":
             return self._make("Any", self._make("NotEqual", given[0], layer.mask_value), axis=-1, keepdims=False)
         if name == "Concatenate":
-            return self._concatenated(layer.axis, given, masks)
+            return self._concatenated(layer, given, masks)
         present = [mask for mask in masks if mask is not None]
         found = present[0] if present else None
         for mask in present[1:] if name in _MERGING else ():
-            found = self._make("LogicalOr", found, mask)
+            found = self._make("LogicalAnd" if _joins_by_and(layer, masks) else "LogicalOr", found, mask)
         return found
 
-    def _concatenated(self, axis: int, given: list[Config], masks: list[Config | None]) -> Config:
+    def _concatenated(self, layer: layers.Concatenate, given: list[Config], masks: list[Config | None]) -> Config:
         wide = []
         for tensor, mask in zip(given, masks, strict=True):
             if mask is None:
@@ -142,7 +187,8 @@ class _Masks:
             else:
                 zeros = self._make("ZerosLike", tensor, dtype="bool")
                 wide.append(self._make("LogicalOr", self._make("ExpandDims", mask, axis=-1), zeros))
-        return self._make("Any", self._make("Concatenate", wide, axis=axis), axis=-1, keepdims=False)
+        joined = self._make("Concatenate", wide, axis=layer.axis)
+        return self._make("All" if _joins_by_and(layer, masks) else "Any", joined, axis=-1, keepdims=False)
 
     def _make(self, class_name: str, *args: Any, **config: Any) -> Config:
         """Add an operation; return its output."""
