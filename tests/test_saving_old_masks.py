@@ -269,6 +269,23 @@ def test_keras_2_masks_calls_with_states(version, tmp_path):
     np.testing.assert_allclose(predicted(model)[0][shown], np.array(rows)[shown], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_of_tensorflow_until_2_9(causal, tmp_path):
+    """That it hides later values was an argument of the layer, which fastmask takes in calls alone."""
+    config = {"use_scale": False, "causal": causal, "dropout": 0.0}
+    entries = [entry("attention", "Attention", config, "table", "table")]
+    if causal:
+        with pytest.raises(FileFormatError, match="causal"):
+            load(tmp_path / "a.h5", "2.9.0", entries, ["attention"], {})
+        return
+    found = predicted(load(tmp_path / "a.h5", "2.9.0", entries, ["attention"], {}))[0]
+    x = TABLE[IDS]
+    scores = np.where(VALID_IDS[:, None], x @ x.swapaxes(1, 2), -1e9)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    expected = weights / weights.sum(axis=-1, keepdims=True) @ x * VALID_IDS[..., None]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("masked", [True, False])
 def test_attention_of_early_keras_3(masked, tmp_path):
     """It let the mask of the query go, which has no counterpart."""

@@ -53,6 +53,11 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     `initial_state` counts, as in Keras 2, though Keras 3 passes it over. A mask that was
     passed to a call stays. A `hard_sigmoid` is that of the Keras that wrote
     the file. A GRU of a file that does not say has ``reset_after=False``.
+
+    What layers do to masks is what they did in the Keras that wrote the file: merging layers get their
+    `mask_mode`, `Bidirectional` of Keras 1 and 2 its `zero_output_for_mask`, and where the Keras 2 of
+    TensorFlow let a mask go without a word, before `GlobalMaxPooling1D`, `Flatten` and `Reshape`, there is a
+    `DropMask`.
     """
     require_h5py()
     path = Path(path)
@@ -67,7 +72,8 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
 def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
     """Write a model into a ``.keras`` file, which Keras 3 opens, too.
 
-    A model with the activation ``hard_sigmoid_keras2``, which Keras 3 has not, opens in fastmask only.
+    A model with the activation ``hard_sigmoid_keras2``, a `DropMask`, or masks joined or shown by rules that
+    Keras 3 has not (`mask_mode`, `zero_output_for_mask`), opens in fastmask only.
 
     The file holds the architecture, the weights, and if the model is compiled, its optimizer with
     its state, losses and metrics. It replaces an older file only once it is complete.

@@ -30,6 +30,7 @@ _IDLE: dict[str, tuple[Any, ...]] = {
     "virtual_batch_size": (None,),
     "adjustment": (None,),
     "synchronized": (False, None),
+    "causal": (False,),
 }
 
 
