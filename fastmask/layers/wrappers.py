@@ -125,9 +125,9 @@ class Bidirectional(Layer):
 
     Notes
     -----
-    With return_sequences both halves are in time order. Without, each half
-    is the last valid output of its direction. States, `initial_state` and weights are those of the
-    forward direction, then those of the backward one.
+    With return_sequences both halves are in time order. Without, each half is the last valid output of
+    its direction. States, `initial_state` and weights are those of the forward direction, then those of
+    the backward one.
     """
 
     supports_masking = True

@@ -150,8 +150,9 @@ class Run:
         sources = [self._source(place, mask, layer, i) for i, (place, mask) in places]
         call = Call(keep=self.keep, options=step.node.options)
         entered = flow.enter_several(layer, [x for x, _, _ in sources], [mask for _, mask, _ in sources], call)
-        pairs = zip(entered, sources, strict=True)
-        return [(x, _through(way, back)) for (x, way), (_, _, back) in pairs]
+        packed = [x if way is same else Entry(x, None, self.plans).x for x, way in entered]
+        ways = [_through(way, back) for (_, way), (_, _, back) in zip(entered, sources, strict=True)]
+        return list(zip(packed, ways, strict=True))
 
     def _source(self, place: int, mask: int | None, layer: Layer, index: int) -> tuple[Any, Any, Back]:
         """Return one of several values, and beside it a mask that was passed to the call or to the model."""
