@@ -172,7 +172,7 @@ def _shared(weights: Any, outputs: Sequence[str]) -> list[Any]:
 
 
 def _input(x: Any, spec: InputSpec) -> Values:
-    values = _sequences(x, spec.ids) if _is_rows(x) else np.asarray(x)
+    values = _sequences(x, spec) if _is_rows(x) else np.asarray(x)
     if not isinstance(values, list) and values.ndim == 0:
         raise ValueError(f"x must have an axis of rows, got {x!r}")
     if not len(values):
@@ -188,6 +188,7 @@ def _input(x: Any, spec: InputSpec) -> Values:
 
 def _followed(inputs: list[list[Array]], plan: Packing) -> list[Array]:
     """Return the input whose sequences have the lengths of a plan; failing that, one that could have."""
+    plan = plan if len(plan.leading) == 1 else plan.outer
     lengths = [np.array([len(row) for row in rows]) for rows in inputs]
     for rows, own in zip(inputs, lengths, strict=True):
         if np.array_equal(own, plan.lengths):
@@ -202,9 +203,11 @@ def _take(values: Any, chosen: slice | Array) -> Any:
     return None if values is None else values[chosen]
 
 
-def _sequences(x: Sequence[Any], ids: bool) -> Values:
+def _sequences(x: Sequence[Any], spec: InputSpec) -> Values:
     """Return sequences as a list of arrays, or rows of plain features as one array."""
-    rows = _arrays(x)
+    rows, ids = _arrays(x), spec.ids
+    axes = max(spec.rank - 1 if spec.rank else 0, 1 if ids else 2)
+    within = () if spec.shape is None else spec.shape[2 : axes + 1 if ids else axes]
     if not ids and all(row.ndim < 2 for row in rows):
         if len({row.shape for row in rows}) > 1:
             raise ValueError(
@@ -213,9 +216,11 @@ def _sequences(x: Sequence[Any], ids: bool) -> Values:
             )
         return np.array(rows)
     for i, row in enumerate(rows):
-        if row.ndim != (1 if ids else 2):
-            wanted = "(t,) of ids" if ids else "(t, F)"
-            raise ValueError(f"x[{i}] must have shape {wanted}, got {row.shape}")
+        pairs = zip(within, row.shape[1:], strict=False)
+        if row.ndim != axes or any(n not in (None, own) for n, own in pairs):
+            known = ["?" if n is None else str(n) for n in within]
+            wanted = ", ".join(["t", *known, *([] if ids else ["F"])])
+            raise ValueError(f"x[{i}] must have shape ({wanted}{',' if axes == 1 else ''}){' of ids' if ids else ''}, got {row.shape}")
     return [row.astype(np.int64) for row in rows] if ids and not any(map(len, rows)) else rows
 
 

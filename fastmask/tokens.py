@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,8 @@ def align(
 def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
     """Return the output of each row as an array (length, ...), masked places as in padding."""
     packing, data = output.packing, output.data
+    if len(packing.leading) > 1:
+        return [row[:n] for row, n in zip(output.pad(), lengths, strict=True)]
     starts = np.cumsum([0, *lengths])
     if packing.tokens == starts[-1]:
         flat = np.empty_like(data)
@@ -83,37 +86,49 @@ def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
     return np.split(flat, starts[1:-1])
 
 
-def _places(packing: Packing, starts: Array) -> Array:
-    """Return where each token stands in the concatenation of rows that begin at `starts`."""
-    return np.asarray(
-        starts[packing.rows] + packing.positions - packing.rows * packing.total_length
-    )
+def _places(packing: Packing, starts: Array, axes: int = 2) -> Array:
+    """Return for each token the entry that it has in the concatenation of rows that begin at `starts`.
+
+    Rows have entries for all of the first `axes` axes of the grid, and these are counted together.
+    """
+    grid = (*packing.leading, packing.total_length)
+    cells = packing.positions // max(prod(grid[axes:]), 1)
+    per_step = prod(grid[2:axes])
+    rows = cells // max(grid[1] * per_step, 1)
+    return np.asarray(starts[rows] * per_step + cells - rows * (grid[1] * per_step))
 
 
 def _pick(
-    name: str, values: Array | list[Array], packing: Packing, lengths: Sequence[int] | None
+    name: str, values: Array | list[Array], packing: Packing, lengths: Sequence[int] | None, most: int | None = None
 ) -> Array:
-    """Return the entries of `values` (B, T, ...) that belong to the tokens of a packing."""
+    """Return the entries of `values` (B, T, ...) that belong to the tokens of a packing.
+
+    Values with fewer axes than the grid, or with `most` of these, have entries that several tokens share.
+    """
     if isinstance(values, list) and lengths is None:
         values = _whole(name, values)
+    grid = (*packing.leading, packing.total_length)
+    axes = len(grid) if most is None else min(most, len(grid))
     if isinstance(values, list):
-        _check_lengths(name, values, lengths or ())
+        _check_lengths(name, values, lengths or (), grid[2:axes])
         starts = np.cumsum([0, *map(len, values)])
-        return np.asarray(np.concatenate(values)[_places(packing, starts)])
-    grid = (packing.batch_size, packing.total_length)
-    if values.shape[:2] != grid:
+        flat = np.concatenate(values)
+        return np.asarray(flat.reshape(-1, *flat.shape[axes - 1 :])[_places(packing, starts, axes)])
+    if values.shape[:axes] != grid[:axes]:
         raise ValueError(
             f"{name} must have one entry per step, as the output has: expected shape "
-            f"{_open((*grid, '...'))}, got {_open(values.shape)}"
+            f"{_open((*grid[:axes], '...'))}, got {_open(values.shape)}"
         )
-    return np.asarray(values.reshape(-1, *values.shape[2:])[packing.positions])
+    cells = packing.positions // max(prod(grid[axes:]), 1)
+    return np.asarray(values.reshape(-1, *values.shape[axes:])[cells])
 
 
-def _check_lengths(name: str, values: list[Array], lengths: Sequence[int]) -> None:
+def _check_lengths(name: str, values: list[Array], lengths: Sequence[int], within: Sequence[int]) -> None:
     for value, length in zip(values, lengths, strict=True):
-        if value.shape[:1] != (length,):
+        if value.shape[: 1 + len(within)] != (length, *within):
+            inner = f" and {', '.join(map(str, within))} within it" if within else ""
             raise ValueError(
-                f"{name} must have one entry for each step of each sequence of x, "
+                f"{name} must have one entry for each step of each sequence of x{inner}, "
                 f"got shape {value.shape} for a sequence of {length} steps"
             )
 
@@ -122,9 +137,11 @@ def _pick_weights(rows: Rows, packing: Packing) -> Array | None:
     weights = rows.weights
     if weights is None:
         return None
-    if isinstance(weights, list) or (weights.ndim > 1 and weights.shape[1:] != (1,)):
-        return _pick("sample_weight", weights, packing, rows.lengths)
-    return np.asarray(weights.reshape(-1)[packing.rows])
+    if isinstance(weights, list):
+        return _pick("sample_weight", weights, packing, rows.lengths, weights[0].ndim + 1)
+    if weights.shape[1:] == (1,):
+        weights = weights[:, 0]
+    return _pick("sample_weight", weights, packing, rows.lengths, weights.ndim)
 
 
 def _whole(name: str, values: Array | list[Array]) -> Array:

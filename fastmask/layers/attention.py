@@ -82,8 +82,8 @@ class Attention(Layer):
         y: Shape = (*query[:-1], value[-1])
         return (y, (*query[:-1], key[1])) if return_attention_scores else y
 
-    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        return [masked[0], *[False] * (outputs - 1)]
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        return [masked[0], *[0] * (outputs - 1)]
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the mask of the query."""

@@ -1,6 +1,7 @@
 """Concatenate and Dot."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, cast
 
 import numpy as np
@@ -37,13 +38,32 @@ class Concatenate(Merge):
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the masks joined; None if no input has one."""
         masks = [None] * len(x) if mask is None else self._checked_masks(x, mask)
-        return self._joined(masks, [np.shape(entry)[:2] for entry in x], self._along(np.ndim(x[0])))
+        return self._joined(masks, [np.shape(entry) for entry in x], self._along(np.ndim(x[0])))
+
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        self.flow_within(masked)
+        return super().mask_flow(masked, outputs)
+
+    def flow_within(self, masked: Sequence[int]) -> None:
+        super().flow_within(masked)
+        axis = self._along(len(self.input_shape[0])) if self.input_shape else 0
+        if 0 < axis < max(masked) - 1:
+            raise TypeError(
+                f"{describe(self)} joins masks of {max(masked)} axes along the last of these and the axes behind it, "
+                f"got axis {self.axis}"
+            )
+
+    def by_steps(self, x: list[Any], call: Call) -> tuple[PackedSequence, Pullback]:
+        one = copy(self)
+        one.axis = self._along(len(x[0].shape)) - len(x[0].shape)
+        return Merge.by_steps(one, x, call)
 
     def _joined(self, masks: Sequence[Any], sizes: Sequence[tuple[int, ...]], axis: int) -> Any:
         if all(m is None for m in masks):
             return None
-        found = [np.ones(n, bool) if m is None else m for m, n in zip(masks, sizes, strict=True)]
-        return np.concatenate(found, axis=1) if axis == 1 else np.logical_or.reduce(found)
+        axes = next(m.ndim for m in masks if m is not None)
+        found = [np.ones(n[:axes], bool) if m is None else m for m, n in zip(masks, sizes, strict=True)]
+        return np.concatenate(found, axis=axis) if axis < axes else np.logical_or.reduce(found)
 
     def _along(self, rank: int) -> int:
         axis = self.axis + rank if self.axis < 0 else self.axis
@@ -64,6 +84,8 @@ class Concatenate(Merge):
         return (*rest[:axis], joined, *rest[axis:])
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        if aligning.nested(x):
+            return self.by_steps(x, call)
         axis = self._along(len(x[0].shape))
         self.compute_output_shape([entry.shape for entry in x])
         y: Any

@@ -8,7 +8,7 @@ import numpy as np
 from fastmask.layers import aligning, checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Back, Shown, cotangents, run, same
+from fastmask.layers.flow import Back, Shown, cotangents, folded, run, same, unfolded
 from fastmask.packing import PackedSequence
 
 
@@ -38,13 +38,40 @@ class Merge(Layer):
         ]
         return [x for x, _ in pairs], [way for _, way in pairs]
 
+    def flow_within(self, masked: Sequence[int]) -> None:
+        """Raise TypeError if there are masks of more than two axes that do not go together."""
+        ranks = {len(shape) for shape in self.input_shape or ()}
+        if max(masked) > 2 and (len({*masked} - {0}) > 1 or len(ranks) > 1):
+            raise TypeError(
+                f"{describe(self)} joins masks of more than two axes only where they have as many axes, and the inputs "
+                f"too; got masks of {list(masked)} axes (0 for none) for inputs of shapes {self.input_shape}"
+            )
+
+    def by_steps(self, x: list[Any], call: Call) -> tuple[PackedSequence, Pullback]:
+        """Merge inputs whose plans go on within the steps of the batch: step by step, as if these were the rows."""
+        plans = [entry.packing if isinstance(entry, PackedSequence) else None for entry in x]
+        self.flow_within([len(plan.leading) + 1 if plan is not None and plan.masked else 0 for plan in plans])
+        plan = next(plan for plan in plans if plan is not None and len(plan.leading) > 1)
+        # What is packed by the steps alone has no mask here.
+        flat = [own is not None and len(own.leading) == 1 for own in plans]
+        pairs = [run("unpack", call.keep, e) if unpack else (e, same) for e, unpack in zip(x, flat, strict=True)]
+        y, pullback = self.forward([folded(e) for e, _ in pairs], call)
+
+        def through(dy: Any) -> Gradients:
+            gradients = cast(Pullback, pullback)(dy)
+            found = zip(pairs, gradients.inputs, strict=True)
+            inputs = [d if isinstance(e, PackedSequence) else way(d.reshape(e.shape)) for (e, way), d in found]
+            return gradients._replace(inputs=inputs)
+
+        return unfolded(y, plan), through
+
     def _checked_masks(self, x: Any, mask: Any) -> list[Any]:
         for name, value in (("mask", mask), ("x", x)):
             if not isinstance(value, (list, tuple)):
                 raise ValueError(f"{name} must be a list for {describe(self)}, got {type(value).__name__}")
         if len(mask) != len(x):
             raise ValueError(f"mask must hold one mask or None for each of {len(x)} inputs, got {len(mask)}")
-        return [checks.mask_for(m, np.shape(m)) for m in mask]
+        return [checks.mask_for(m, np.shape(m), ids=True) for m in mask]
 
 
 class Elementwise(Merge):
@@ -57,8 +84,9 @@ class Elementwise(Merge):
 
     mode: ClassVar[str]
 
-    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        return [all(masked)]
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        self.flow_within(masked)
+        return [max(masked) if all(masked) else 0]
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return where any of the masks is True; None if an input has none."""
@@ -77,6 +105,8 @@ class Elementwise(Merge):
         return tuple(cast(list[int | None], out))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        if aligning.nested(x):
+            return self.by_steps(x, call)
         self.compute_output_shape([entry.shape for entry in x])
         packed, ways = self.packed(x, call.keep)
         if not aligning.same_grid(packed):
