@@ -200,8 +200,8 @@ class PackedSequence:
     def from_padded(cls, x: ArrayLike, mask: ArrayLike | None = None, copy: bool = True) -> PackedSequence:
         """Pack an array (B, T, ...); what stands where the mask (B, T) is False is not read.
 
-        Without a mask every step counts. One with more axes, (B, S, T), is for the first axes of ``x``. Without a copy the tokens stay where they stand, if ``x`` is contiguous:
-        ``values`` are (B * T, ...).
+        Without a mask every step counts. One of more axes, (B, S, T), is for as many axes of ``x``. Without a copy the
+        tokens stay where they stand, if ``x`` is contiguous: ``values`` are (B * T, ...).
         """
         grid = as_array("x", x)
         shape = grid.shape

@@ -1,12 +1,12 @@
 """Bidirectional: a recurrent layer in both directions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from fastmask.layers import checks
 from fastmask.layers.arguments import with_dtype_of
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Array, Shape
+from fastmask.layers.checks import Shape
 from fastmask.layers.flow import Back, cotangents, enter_in_place, leave, run, same
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.serialization import deserialize, serialize

@@ -45,9 +45,10 @@ class Embedding(Layer):
 
     Notes
     -----
-    Input ids of any shape, or packed ids; output has one axis more. The mask has the shape of the ids. The weight is embeddings
-    (input_dim, output_dim); its gradient is sparse (``SparseRows``). Ids from 0 to input_dim - 1
-    are legal, others raise IndexError. Row 0 is an ordinary row even with `mask_zero`.
+    Input ids of any shape, or packed ids; output has one axis more, and the mask has the shape of
+    the ids. The weight is embeddings (input_dim, output_dim); its gradient is sparse
+    (``SparseRows``). Ids from 0 to input_dim - 1 are legal, others raise IndexError. Row 0 is an
+    ordinary row even with `mask_zero`.
 
     A mask that is passed in is ignored with `mask_zero`. Without, it is passed on, and id 0 is looked up
     where it masks: what stands there is not read.

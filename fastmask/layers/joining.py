@@ -46,7 +46,7 @@ class Concatenate(Merge):
 
     def flow_within(self, masked: Sequence[int]) -> None:
         super().flow_within(masked)
-        axis = self._along(len(self.input_shape[0])) if self.input_shape else 0
+        axis = self._along(len(cast(Any, self.input_shape)[0])) if self.input_shape else 0
         if 0 < axis < max(masked) - 1:
             raise TypeError(
                 f"{describe(self)} joins masks of {max(masked)} axes along the last of these and the axes behind it, "

@@ -27,8 +27,8 @@ class Masking(Layer):
     Notes
     -----
     Input (B, T, F), output the same with zeros at masked steps; the mask of an input with more axes
-    has all but the last of them. The mask is made anew: one that came in is ignored. A step of genuine values that all equal `mask_value` is masked too; NaN
-    equals nothing.
+    has all but the last of them. The mask is made anew: one that came in is ignored. A step of
+    genuine values that all equal `mask_value` is masked too; NaN equals nothing.
     """
 
     supports_masking = True

@@ -40,7 +40,7 @@ class Merge(Layer):
 
     def flow_within(self, masked: Sequence[int]) -> None:
         """Raise TypeError if there are masks of more than two axes that do not go together."""
-        ranks = {len(shape) for shape in self.input_shape or ()}
+        ranks = {len(cast(Any, shape)) for shape in self.input_shape or ()}
         if max(masked) > 2 and (len({*masked} - {0}) > 1 or len(ranks) > 1):
             raise TypeError(
                 f"{describe(self)} joins masks of more than two axes only where they have as many axes, and the inputs "

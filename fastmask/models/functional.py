@@ -205,10 +205,11 @@ class Model(Layer, Trainer):
             node = step.node
             pairs = zip(node.inputs, node.masks, strict=True)
             given = [known[tensor] if explicit is None else explicit.ndim for tensor, explicit in pairs]
-            known_flows = given == node.mask_axes or node.layer.makes_mask
-            flows = [t.mask_axes for t in node.outputs] if known_flows else node.layer.mask_flow(given, len(node.outputs))
             if any(given):
                 node.layer.require_masking(axes=max(given))
+            flows = [tensor.mask_axes for tensor in node.outputs]
+            if given != node.mask_axes and not node.layer.makes_mask:
+                flows = node.layer.mask_flow(given, len(node.outputs))
             known |= dict(zip(node.outputs, flows, strict=True))
         return [known[tensor] for tensor in self.outputs]
 

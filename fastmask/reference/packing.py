@@ -37,7 +37,7 @@ class PackPlan(NamedTuple):
 
 
 def pack_plan(mask: Mask) -> PackPlan:
-    """Plan the packing of a batch with this mask, bool [B, T]; the leading axes of one with more count rows together."""
+    """Plan the packing of a batch with this mask, bool [B, T], or of the rows [T] of one with more axes."""
     mask = _two_axes(mask)
     batch, total_length = mask.shape
     valid_steps = [[t for t in range(total_length) if mask[row, t]] for row in range(batch)]
