@@ -218,8 +218,8 @@ def _sequences(x: Sequence[Any], spec: InputSpec) -> Values:
     for i, row in enumerate(rows):
         pairs = zip(within, row.shape[1:], strict=False)
         if row.ndim != axes or any(n not in (None, own) for n, own in pairs):
-            names = ["t", *("?" if n is None else str(n) for n in within)]
-            wanted = f"({', '.join(names)}{',' if axes == 1 else ''}) of ids" if ids else f"({', '.join([*names, 'F'])})"
+            names = ["t", *("?" if n is None else str(n) for n in within), *([] if ids else ["F"])]
+            wanted = f"({', '.join(names)}{',' if axes == 1 else ''}){' of ids' if ids else ''}"
             raise ValueError(f"x[{i}] must have shape {wanted}, got {row.shape}")
     return [row.astype(np.int64) for row in rows] if ids and not any(map(len, rows)) else rows
 

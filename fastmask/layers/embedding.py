@@ -113,7 +113,7 @@ class Embedding(Layer):
     def pack_input(self, x: Any, mask: Any = None) -> PackedSequence:
         """Pack padded ids (B, T) by the mask that `compute_mask` gives."""
         x = self.check_input(x)
-        return super().pack_input(x, self.compute_mask(x, checks.mask_for(mask, x.shape)))
+        return super().pack_input(x, self.compute_mask(x, checks.mask_for(mask, x.shape, ids=True)))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         table, version = self.embeddings.value, self.embeddings.version

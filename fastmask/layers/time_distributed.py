@@ -11,7 +11,7 @@ from fastmask.layers.arguments import with_dtype_of
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import RowLayer
-from fastmask.layers.flow import cotangents, enter, folded, run, unfolded, unpack_shown, unread_ids
+from fastmask.layers.flow import Back, Shown, cotangents, enter, folded, run, unfolded, unpack_shown, unread_ids
 from fastmask.layers.logic import AnyFeature
 from fastmask.layers.serialization import deserialize, serialize
 from fastmask.packing import PackedSequence
@@ -159,7 +159,7 @@ class TimeDistributed(RowLayer):
 
         def through(dy: Any) -> Gradients:
             gradients = cast(Pullback, pullback)(leave_back(cotangents(dy, y, self.dtype)[0]))
-            return gradients._replace(inputs=None if self.takes_ids else enter_back(gradients.inputs))
+            return self._through(gradients, enter_back)
 
         return y, through
 
@@ -170,11 +170,15 @@ class TimeDistributed(RowLayer):
         y, pullback = self._nested(source, call)
 
         def through(dy: Any) -> Gradients:
-            gradients = cast(Pullback, pullback)(dy)
-            inputs = None if self.takes_ids else unpack_back(pack_back(gradients.inputs))
-            return gradients._replace(inputs=inputs)
+            return self._through(cast(Pullback, pullback)(dy), lambda d: unpack_back(pack_back(d)))
 
         return y, through
+
+    def _through(self, gradients: Gradients, back: Back) -> Gradients:
+        """Take the gradient by packed inputs back to those that came in."""
+        d = gradients.inputs
+        inputs = None if self.takes_ids else back(d.values if isinstance(d, Shown) else d)
+        return gradients._replace(inputs=inputs)
 
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         return self.layer.apply(values, training=call.training, keep=call.keep)

@@ -145,7 +145,7 @@ class Masks:
         return [self._counting(own, source) for own, source in pairs]
 
     def _counting(self, mask: Ref | None, source: Ref) -> Any:
-        """Return the mask that counts at an input: the one that was passed, unless fastmask has the same at `source`."""
+        """Return the mask that counts at an input: the one passed, unless fastmask has the same at `source`."""
         derived = self._derived(source)
         stated = derived if mask is None else self._stated(mask)
         return derived if _same(stated, derived) else stated
