@@ -108,7 +108,8 @@ def as_batch(x: Any, y: Any, sample_weight: Any, layout: Layout) -> Batch:
     Parameters
     ----------
     x : array_like (B, ...), or sequence of B sequences of different lengths
-        Those have shape (t_i,) for ids, else (t_i, F). An array of objects is a sequence too.
+        Those have shape (t_i,) for ids, else (t_i, F), or more axes as the input has. An array of objects is a sequence
+        too.
         A list or dict of these for several inputs.
     y : array_like (B, ...), or sequence of B arrays, optional
         A list or dict of these for several outputs.
@@ -206,8 +207,9 @@ def _take(values: Any, chosen: slice | Array) -> Any:
 def _sequences(x: Sequence[Any], spec: InputSpec) -> Values:
     """Return sequences as a list of arrays, or rows of plain features as one array."""
     rows, ids = _arrays(x), spec.ids
-    axes = max(spec.rank - 1 if spec.rank else 0, 1 if ids else 2)
-    within = () if spec.shape is None else spec.shape[2 : axes + 1 if ids else axes]
+    shape = spec.shape or ()
+    axes = max(len(shape) - 1, 1 if ids else 2)
+    within = shape[2 : axes + 1 if ids else axes]
     if not ids and all(row.ndim < 2 for row in rows):
         if len({row.shape for row in rows}) > 1:
             raise ValueError(
@@ -216,12 +218,15 @@ def _sequences(x: Sequence[Any], spec: InputSpec) -> Values:
             )
         return np.array(rows)
     for i, row in enumerate(rows):
-        pairs = zip(within, row.shape[1:], strict=False)
-        if row.ndim != axes or any(n not in (None, own) for n, own in pairs):
+        if row.ndim != axes or (within and not _fits(within, row.shape[1:])):
             names = ["t", *("?" if n is None else str(n) for n in within), *([] if ids else ["F"])]
             wanted = f"({', '.join(names)}{',' if axes == 1 else ''}){' of ids' if ids else ''}"
             raise ValueError(f"x[{i}] must have shape {wanted}, got {row.shape}")
     return [row.astype(np.int64) for row in rows] if ids and not any(map(len, rows)) else rows
+
+
+def _fits(wanted: Sequence[int | None], shape: Sequence[int]) -> bool:
+    return all(n in (None, own) for n, own in zip(wanted, shape, strict=False))
 
 
 def _per_row(name: str, values: Any) -> Any:

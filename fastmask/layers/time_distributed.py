@@ -67,11 +67,6 @@ class TimeDistributed(RowLayer):
     def pack_key(self) -> Hashable:
         return ("within", self.layer.pack_key) if self.masks_within else None
 
-    def require_masking(self, source: Layer | None = None, axes: int = 2) -> None:
-        super().require_masking(source, axes)
-        if axes > 2:
-            self.layer.require_masking(source, axes - 1)
-
     def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
         axes = masked[0]
         within = max(axes - 1, 2) if axes > 2 or (axes and self.masks_within) else 0
