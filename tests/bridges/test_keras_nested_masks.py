@@ -44,7 +44,8 @@ def tags(layers, make_input):
 def joined(layers, make_input):
     x, e = words(layers, make_input)
     other = layers.Embedding(10, 4, mask_zero=True)(x)
-    e = layers.Concatenate()([layers.Add()([e, other]), layers.TimeDistributed(layers.LSTM(2, return_sequences=True))(e)])
+    run = layers.TimeDistributed(layers.LSTM(2, return_sequences=True))(e)
+    e = layers.Concatenate()([layers.Add()([e, other]), run])
     parts = [layers.TimeDistributed(layers.GRU(3))(e), layers.TimeDistributed(layers.LSTM(2))(other)]
     return x, layers.TimeDistributed(layers.Dense(2))(layers.Concatenate()(parts))
 
