@@ -18,8 +18,13 @@ def equal_plans(a: Packing, b: Packing) -> bool:
     """Return whether two plans put the same steps in the same places, under a mask or not."""
     if a is b:
         return True
-    alike = (a.batch_size, a.total_length, a.tokens) == (b.batch_size, b.total_length, b.tokens)
+    alike = (a.leading, a.total_length, a.tokens) == (b.leading, b.total_length, b.tokens)
     return alike and a.masked == b.masked and np.array_equal(a.positions, b.positions)
+
+
+def nested(xs: Sequence[Any]) -> bool:
+    """Return whether the plan of an input goes on within the steps of the batch."""
+    return any(isinstance(x, PackedSequence) and len(x.packing.leading) > 1 for x in xs)
 
 
 def share_plan(xs: Sequence[Any]) -> bool:

@@ -82,8 +82,8 @@ class Attention(Layer):
         y: Shape = (*query[:-1], value[-1])
         return (y, (*query[:-1], key[1])) if return_attention_scores else y
 
-    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        return [masked[0], *[False] * (outputs - 1)]
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        return [masked[0], *[0] * (outputs - 1)]
 
     def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
         """Return the steps of queries that count, and those of values and keys that get a weight.

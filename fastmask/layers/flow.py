@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,28 @@ def leave(y: PackedSequence, padded: bool, keep: bool) -> tuple[Any, Back]:
 
 
 def unread_ids(ids: Array, mask: Array) -> Array:
-    """Return ids (B, T, ...) with 0 where the mask (B, T) is False, whatever stands there."""
-    return np.where(mask.reshape(*mask.shape, *[1] * (ids.ndim - 2)), ids, ids.dtype.type(0))
+    """Return ids with 0 where the mask, of some of their first axes, is False, whatever stands there."""
+    return np.where(mask.reshape(*mask.shape, *[1] * (ids.ndim - mask.ndim)), ids, ids.dtype.type(0))
+
+
+def folded(x: "Array | PackedSequence") -> Any:
+    """Return a batch with its first two axes made one, so that its steps are rows."""
+    if isinstance(x, PackedSequence):
+        return replace(x, packing=x.packing.folded)
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def unfolded(y: "Array | PackedSequence", plan: Packing) -> PackedSequence:
+    """Return what came of a batch of a plan that was `folded`, with the first two axes apart.
+
+    The values, and so their gradients, stay as they are. An array has one entry for each step: those of steps in
+    which nothing counts are what masked places show.
+    """
+    if isinstance(y, PackedSequence):
+        own = y.packing
+        return replace(y, packing=plan if own is plan.folded else own.over((*plan.leading[:2], *own.leading[1:])))
+    outer = plan.outer
+    return PackedSequence(y, outer, outer.positions, shown=np.flatnonzero(~outer.mask))
 
 
 def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any]:
@@ -162,7 +183,8 @@ def open_shape(x: "Array | PackedSequence") -> Shape:
     """Return the shape of `x` with None for the axes that differ from batch to batch."""
     shape = x.shape
     if isinstance(x, PackedSequence):
-        return (None, None, *shape[2:])
+        axes = len(x.packing.leading) + 1
+        return (*[None] * axes, *shape[axes:])
     return (None, *shape[1:]) if shape else ()
 
 
@@ -208,7 +230,7 @@ def unpack_shown(x: PackedSequence, keep: bool) -> tuple[Array, Back]:
     grid, back = run("unpack", keep, x)
     if not (keep and x.packing.masked) or x.shown is not None:
         return grid, back
-    blank = (x.packing.grid(x.repeat) < 0).reshape(grid.shape[:2])
+    blank = (x.packing.grid(x.repeat) < 0).reshape(*x.packing.leading, x.packing.total_length)
 
     def pullback(d: Array) -> Any:
         return Shown(back(d), d[blank].sum(axis=0))

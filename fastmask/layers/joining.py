@@ -1,6 +1,7 @@
 """Concatenate and Dot."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import reduce
 from typing import Any, cast
 
@@ -37,17 +38,34 @@ class Concatenate(MaskMerge):
         self.axis = int(axis)
 
     def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
-        if self.mask_mode == "drop" or all(m is None for m in masks):
+        present = [mask for mask in masks if mask is not None]
+        if self.mask_mode == "drop" or not present:
             return None
-        found = [np.ones(shape[:2], bool) if m is None else m for m, shape in zip(masks, shapes, strict=True)]
-        if self._along(len(shapes[0])) == 1:
-            return np.concatenate(found, axis=1)
+        axes, axis = present[0].ndim, self._along(len(shapes[0]))
+        found = [np.ones(shape[:axes], bool) if m is None else m for m, shape in zip(masks, shapes, strict=True)]
+        if axis < axes:
+            return np.concatenate(found, axis=axis)
         return reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, found)
 
     def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
         """Return the steps of each input at which the output counts."""
-        in_time = self._along(len(shapes[0])) == 1 and self.mask_mode != "drop"
+        axes = max([2, *(mask.ndim for mask in masks if mask is not None)])
+        in_time = self._along(len(shapes[0])) < axes and self.mask_mode != "drop"
         return [None] * len(shapes) if in_time else super().reads(shapes, masks, options)
+
+    def flow_within(self, masked: Sequence[int]) -> None:
+        super().flow_within(masked)
+        axis = self._along(len(cast(Any, self.input_shape)[0])) if self.input_shape else 0
+        if 0 < axis < max(masked) - 1:
+            raise TypeError(
+                f"{describe(self)} joins masks of {max(masked)} axes along the last of these and the axes behind it, "
+                f"got axis {self.axis}"
+            )
+
+    def by_steps(self, x: list[Any], call: Call) -> tuple[PackedSequence, Pullback]:
+        one = copy(self)
+        one.axis = self._along(len(x[0].shape)) - len(x[0].shape)
+        return Merge.by_steps(one, x, call)
 
     def _along(self, rank: int) -> int:
         axis = self.axis + rank if self.axis < 0 else self.axis
@@ -68,6 +86,8 @@ class Concatenate(MaskMerge):
         return (*rest[:axis], joined, *rest[axis:])
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        if aligning.nested(x):
+            return self.by_steps(x, call)
         axis = self._along(len(x[0].shape))
         self.compute_output_shape([entry.shape for entry in x])
         y: Any

@@ -10,7 +10,7 @@ from fastmask.layers import aligning, checks
 from fastmask.layers.aligning import Mask
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Back, Shown, cotangents, enter_read, run, same
+from fastmask.layers.flow import Back, Shown, cotangents, enter_read, folded, run, same, unfolded
 from fastmask.packing import PackedSequence
 
 
@@ -27,8 +27,9 @@ class Merge(Layer):
     def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
         """Return the steps of each input at which the output counts."""
         self.compute_output_shape(tuple(shapes))
-        found = self.joined_mask(shapes, masks)
-        return [_seen(found, shape) for shape in shapes]
+        self.flow_within([0 if mask is None else mask.ndim for mask in masks])
+        found, rank = self.joined_mask(shapes, masks), max(map(len, shapes))
+        return [_seen(found, shape, rank) for shape in shapes]
 
     def create_weights(self, input_shape: Any) -> None:
         self._checked_shapes(input_shape)
@@ -50,13 +51,40 @@ class Merge(Layer):
         ]
         return [x for x, _ in pairs], [way for _, way in pairs]
 
+    def flow_within(self, masked: Sequence[int]) -> None:
+        """Raise TypeError if there are masks of more than two axes that do not go together."""
+        ranks = {len(cast(Any, shape)) for shape in self.input_shape or ()}
+        if max(masked) > 2 and (len({*masked} - {0}) > 1 or len(ranks) > 1):
+            raise TypeError(
+                f"{describe(self)} joins masks of more than two axes only where they have as many axes, and the inputs "
+                f"too; got masks of {list(masked)} axes (0 for none) for inputs of shapes {self.input_shape}"
+            )
+
+    def by_steps(self, x: list[Any], call: Call) -> tuple[PackedSequence, Pullback]:
+        """Merge inputs whose plans go on within the steps of the batch: step by step, as if these were the rows."""
+        plans = [entry.packing if isinstance(entry, PackedSequence) else None for entry in x]
+        self.flow_within([len(plan.leading) + 1 if plan is not None and plan.masked else 0 for plan in plans])
+        plan = next(plan for plan in plans if plan is not None and len(plan.leading) > 1)
+        # What is packed by the steps alone has no mask here.
+        flat = [own is not None and len(own.leading) == 1 for own in plans]
+        pairs = [run("unpack", call.keep, e) if unpack else (e, same) for e, unpack in zip(x, flat, strict=True)]
+        y, pullback = self.forward([folded(e) for e, _ in pairs], call)
+
+        def through(dy: Any) -> Gradients:
+            gradients = cast(Pullback, pullback)(dy)
+            found = zip(pairs, gradients.inputs, strict=True)
+            inputs = [d if isinstance(e, PackedSequence) else way(d.reshape(e.shape)) for (e, way), d in found]
+            return gradients._replace(inputs=inputs)
+
+        return unfolded(y, plan), through
+
     def _checked_masks(self, x: Any, mask: Any) -> list[Any]:
         for name, value in (("mask", mask), ("x", x)):
             if not isinstance(value, (list, tuple)):
                 raise ValueError(f"{name} must be a list for {describe(self)}, got {type(value).__name__}")
         if len(mask) != len(x):
             raise ValueError(f"mask must hold one mask or None for each of {len(x)} inputs, got {len(mask)}")
-        return [checks.mask_for(m, np.shape(m)) for m in mask]
+        return [checks.mask_for(m, np.shape(m), ids=True) for m in mask]
 
 
 class MaskMerge(Merge):
@@ -76,8 +104,9 @@ class MaskMerge(Merge):
         super().__init__(**kwargs)
         self.mask_mode = checks.choice("mask_mode", mask_mode, ("or", "and", "drop"))
 
-    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        return [any(masked) and self.mask_mode != "drop"]
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        self.flow_within(masked)
+        return [0 if self.mask_mode == "drop" else max(masked)]
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the masks joined, or None."""
@@ -100,15 +129,18 @@ class Elementwise(MaskMerge):
 
     mode: ClassVar[str]
 
-    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        return [all(masked)] if self.mask_mode == "or" else super().mask_flow(masked, outputs)
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        joined = super().mask_flow(masked, outputs)
+        return [0] if self.mask_mode == "or" and not all(masked) else joined
+
 
     def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
         rank = max(map(len, shapes))
         own = [mask for mask, shape in zip(masks, shapes, strict=True) if mask is not None and len(shape) == rank]
         if not own or self.mask_mode == "drop" or (self.mask_mode == "or" and len(own) < len(masks)):
             return None
-        steps = np.broadcast_shapes(*[shape[:2] for shape in shapes if len(shape) == rank])
+        axes = own[0].ndim
+        steps = np.broadcast_shapes(*[shape[:axes] for shape in shapes if len(shape) == rank])
         found = reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, own)
         return np.broadcast_to(found, steps)
 
@@ -122,6 +154,8 @@ class Elementwise(MaskMerge):
         return tuple(cast(list[int | None], out))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        if aligning.nested(x):
+            return self.by_steps(x, call)
         self.compute_output_shape([entry.shape for entry in x])
         packed, ways = self.packed(x, call.keep)
         if not aligning.same_grid(packed):
@@ -274,12 +308,19 @@ def minimum(inputs: Sequence[Any], **kwargs: Any) -> Any:
     return Minimum(**kwargs)(inputs)
 
 
-def _seen(mask: Mask | None, shape: Any) -> Mask:
-    """Return the steps of an input at which the output counts, given where that does; None is everywhere."""
-    steps = shape[:2]
-    if mask is None or len(shape) < 2 or steps == mask.shape:
-        return np.ones(steps, bool) if mask is None else mask
-    return np.broadcast_to(mask.any(axis=1, keepdims=True), steps)
+def _seen(mask: Mask | None, shape: Any, rank: int) -> Mask:
+    """Return the steps of an input at which the output, of so many axes, counts; a mask of None is everywhere.
+
+    An input of fewer axes is seen at all steps of a row, and an axis of length 1 wherever the output has more.
+    """
+    if mask is None or len(shape) < 2:
+        return np.ones(shape[:2], bool) if mask is None else mask
+    steps = shape[: mask.ndim]
+    if len(shape) < rank:
+        rows: Mask = np.any(mask, axis=tuple(range(1, mask.ndim)), keepdims=True).reshape(-1, 1)
+        return np.broadcast_to(rows, shape[:2])
+    lost = tuple(axis for axis, size in enumerate(steps) if size != mask.shape[axis])
+    return np.broadcast_to(mask.any(axis=lost, keepdims=True), steps) if lost else mask
 
 
 def _common(sizes: Sequence[int | None]) -> int | str | None:

@@ -23,7 +23,7 @@ class Entry:
     Parameters
     ----------
     x : ndarray or PackedSequence, or list of B sequences of different lengths
-    mask : array_like of bool (B, T), optional
+    mask : array_like of bool (B, T), or with more axes of `x`, optional
     plans : list of Packing
         All plans of the run; equal ones become one object, which later layers share.
     live : bool, default False
@@ -39,22 +39,23 @@ class Entry:
     @property
     def is_masked(self) -> bool:
         """Whether it is a padded array of tokens that have features, with a mask that was passed for it."""
-        return self.mask is not None and not isinstance(self.x, PackedSequence) and self.x.ndim == 3
+        return self.mask is not None and not isinstance(self.x, PackedSequence) and self.x.ndim > np.ndim(self.mask)
 
     def value_for(self, layer: Layer, index: int = 0) -> tuple[Any, Back]:
         """Return the batch as a layer gets it on input `index`, and the pullback to `x`."""
         if isinstance(self.x, PackedSequence):
             return self.x, same
-        if self.x.ndim != (2 if layer.input_takes_ids(index) else 3):
-            if self.mask is not None:
-                raise ValueError(f"mask must be None for x of shape {self.x.shape}, which has no time axis")
+        usual = 2 if layer.input_takes_ids(index) else 3
+        if self.x.ndim < usual and self.mask is not None:
+            raise ValueError(f"mask must be None for x of shape {self.x.shape}, which has no time axis")
+        if self.x.ndim < usual or (self.x.ndim > usual and self.mask is None and not layer.may_mask):
             return self.x, same
         key = layer.pack_key
         if key not in self.packed:
             self.packed[key] = self._shared(layer.pack_input(self.x, self.mask))
         found = self.packed[key]
-        shape, positions = self.x.shape, found.packing.positions
-        return found, lambda d: put_rows(_values(d), positions, shape[0] * shape[1]).reshape(shape)
+        shape, plan = self.x.shape, found.packing
+        return found, lambda d: put_rows(_values(d), plan.positions, plan.batch_size * plan.total_length).reshape(shape)
 
     def _shared(self, packed: PackedSequence) -> PackedSequence:
         for plan in self.plans:
@@ -210,7 +211,7 @@ class Run:
 def _equal(first: Packing, second: Packing) -> bool:
     return (
         first.masked == second.masked
-        and first.batch_size == second.batch_size
+        and first.leading == second.leading
         and first.total_length == second.total_length
         and np.array_equal(first.positions, second.positions)
     )

@@ -17,6 +17,7 @@ _OPERATIONS = (
     "NotEqual", "LogicalOr", "LogicalAnd", "LogicalNot", "Concatenate", "ExpandDims", "ZerosLike", "OnesLike", "Any",
     "All", "BroadcastTo", "ConvertToTensor",
 )  # fmt: skip
+_WITHIN = "within steps"
 _SAME = ("ConvertToTensor", "BroadcastTo", "ExpandDims")
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 _ENDING = ("Dot", "DropMask", "GlobalAveragePooling1D", "GlobalMaxPooling1D")
@@ -70,7 +71,7 @@ class Masks:
     def _computed(self, mask: Ref, source: Ref, layer: str) -> bool:
         """Return whether a mask is what fastmask has at `source`."""
         try:
-            return bool(self._stated(mask) == self.derived(source))
+            return _same(self._stated(mask), self.derived(source))
         except UnknownMaskError:
             return self._made_upstream(mask, layer)
 
@@ -121,7 +122,7 @@ class Masks:
 
     def _mask_of(self, ref: Ref) -> Any:
         entry = self.named[ref[0]]
-        name, config, nodes = entry["class_name"], entry["config"], entry.get("inbound_nodes") or []
+        (name, config), nodes = _maker(entry), entry.get("inbound_nodes") or []
         if name == "InputLayer" or name in _ENDING:
             return None
         if ref[1] >= len(nodes):
@@ -143,10 +144,18 @@ class Masks:
         entries = list(mask) if isinstance(mask, (list, tuple)) else [mask] * len(sources)
         refs = [next(tensors(entry), None) for entry in entries]
         pairs = zip(refs, sources, strict=True)
-        return [self.derived(source) if own is None else self._stated(own) for own, source in pairs]
+        return [self._counting(own, source) for own, source in pairs]
+
+    def _counting(self, mask: Ref | None, source: Ref) -> Any:
+        """Return the mask that counts at an input: the one passed, unless fastmask has the same at `source`."""
+        derived = self.derived(source)
+        stated = derived if mask is None else self._stated(mask)
+        return derived if _same(stated, derived) else stated
 
     def _passed(self, name: str, config: Config, sources: list[Ref], masks: list[Any]) -> Any:
         """Return the mask of a layer's output, given those of its inputs."""
+        if name == "TimeDistributed":
+            return masks[0] if masks[0] is None or masks[0][0] == _WITHIN else (_WITHIN, masks[0])
         if name in _PASSING or name == "Embedding":
             inner = config.get("layer") or {}
             sequences = inner.get("config", {}).get("return_sequences") if inner else config.get("return_sequences")
@@ -188,9 +197,9 @@ class Masks:
 
     def _makes(self, name: str, source: Ref, value: Any, reduced: bool) -> bool:
         entry = self.named[name]
-        inner = entry["config"]
-        fits = (entry["class_name"] == "Embedding" and inner.get("mask_zero") and value == 0) or (
-            entry["class_name"] == "Masking" and reduced and inner.get("mask_value") == value
+        maker, inner = _maker(entry)
+        fits = (maker == "Embedding" and inner.get("mask_zero") and value == 0) or (
+            maker == "Masking" and reduced and inner.get("mask_value") == value
         )
         calls = [modern_node(node, entry) for node in entry["inbound_nodes"]] if fits else []
         return any(source in tensors(call["args"]) for call in calls)
@@ -208,6 +217,29 @@ class Masks:
                         found.add(name)
                         todo.append(name)
         return found
+
+
+def _maker(entry: Config) -> tuple[str, Config]:
+    """Return the class and the config of a layer, or of that within a `TimeDistributed` that makes a mask."""
+    name, config = entry["class_name"], entry["config"]
+    inner, within = name, config
+    while inner == "TimeDistributed":
+        inner, within = within["layer"]["class_name"], within["layer"]["config"]
+    makes = inner == "Masking" or (inner == "Embedding" and within.get("mask_zero"))
+    return (inner, within) if makes else (name, config)
+
+
+def _same(stated: Any, derived: Any) -> bool:
+    """Return whether a mask of the file is the one that fastmask has.
+
+    Behind a `TimeDistributed` that is the mask before it, as far as the output has its axes, or as Keras has it,
+    which passes on all of them.
+    """
+    if not isinstance(stated, tuple) or not isinstance(derived, tuple):
+        return bool(stated == derived)
+    if derived[0] == _WITHIN:
+        return _same(stated, derived[1]) or (stated[0] == "Any" and _same(stated[1], derived))
+    return len(stated) == len(derived) and all(map(_same, stated, derived))
 
 
 def is_mask_operation(entry: Config) -> bool:

@@ -92,8 +92,13 @@ def _acts_by_old_rules(layer: MaskMerge, masks: Sequence[Config | None]) -> bool
 
 
 def _require_keras_masks(model: Any) -> None:
-    """Raise ValueError if a mask was passed to a layer whose call takes none in Keras."""
+    """Raise ValueError if a layer's call gets a mask and takes none in Keras, or makes one that Keras drops."""
     for node in model.graph.nodes:
+        if getattr(node.layer, "masks_within", False) and not node.layer.makes_mask:
+            raise ValueError(
+                f"{describe(node.layer.layer)} makes a mask within {describe(node.layer)}, which Keras drops: make the "
+                "mask by a layer before it"
+            )
         name = type(node.layer).__name__
         own = "mask" in signature(type(node.layer).call).parameters
         if any(node.masks) and name not in _TAKE_MASK and not own and not hasattr(node.layer, "layers"):
@@ -163,10 +168,16 @@ class _Masks:
         if not any(tensor.mask_source is not None for tensor in node.outputs) or hasattr(node.layer, "layers"):
             return
         given = call["args"][0] if node.layer.takes_list else call["args"]
-        found = self._output(name, node.layer, given, masks)
+        found = self._output(node.layer, given, masks)
+        if name == "TimeDistributed":
+            for _ in range(node.outputs[0].mask_axes, max(node.mask_axes)):
+                found = self._make("Any", found, axis=-1, keepdims=False)
         self._known |= {tensor: found for tensor in node.outputs if tensor.mask_source is not None}
 
-    def _output(self, name: str, layer: Any, given: list[Config], masks: list[Config | None]) -> Config | None:
+    def _output(self, layer: Any, given: list[Config], masks: list[Config | None]) -> Config | None:
+        while type(layer).__name__ == "TimeDistributed" and layer.makes_mask:
+            layer = layer.layer
+        name = type(layer).__name__
         if name == "Embedding" and layer.makes_mask:
             return self._make("NotEqual", given[0], 0)
         if name == "Masking":
