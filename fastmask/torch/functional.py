@@ -2,7 +2,7 @@
 
 Each function takes a batch (B, T, F) and a mask (B, T), computes the valid steps only, and is differentiable in all
 its float tensors. Tensors are dense, on the CPU, all float32 or all float64; under autocast those of half precision
-are widened to float32. Gradients of gradients are refused.
+are widened to float32. Gradients of gradients, and transforms such as ``torch.vmap``, run in PyTorch's own operators.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
 from fastmask.torch._plan import padded_plan
 from fastmask.torch._tape import STATES, Inputs, Spec
+from fastmask.torch._ways import way
 
 __all__ = ["gru", "lstm", "simple_rnn"]
 Result = tuple[Tensor | None, tuple[Tensor, ...]]
@@ -124,8 +125,8 @@ def _run(
     mask: Tensor | None, repeat: bool,
 ) -> Result:
     inputs = _checked(spec, x, weights, initial_state)
-    plan = padded_plan(x.shape[:2], mask, None)
-    recorded = differentiable((inputs.values, *inputs.weights, *inputs.states))
+    plan = padded_plan(way((*inputs.tensors, mask)), x.shape[:2], mask, None)
+    recorded = differentiable(inputs.tensors)
     values, states = plan.run(spec, inputs._replace(values=plan.pack(inputs.values)), recorded)
     if values is None:
         return None, states
