@@ -16,13 +16,19 @@ from fastmask.torch._tape import STATES, Gradients, Inputs, Job, Outputs, Spec
 States = tuple[Tensor, ...]
 Product = Callable[[Tensor], Tensor]
 
+
+def _clipped(x: Tensor) -> Tensor:
+    """``x`` between 0 and 1; at both ends the derivative is 0, as in the kernels."""
+    return torch.where(x >= 1, torch.ones_like(x), torch.relu(x))
+
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "hard_sigmoid": functional.hardsigmoid,
-    # PyTorch's is Keras 3's, clip(x / 6 + 1 / 2, 0, 1); that of Keras 1 and 2 has the slope 1 / 5.
-    "hard_sigmoid_keras2": lambda x: functional.hardsigmoid(1.2 * x),
+    # PyTorch's own can be differentiated once.
+    "hard_sigmoid": lambda x: _clipped(x / 6 + 0.5),
+    "hard_sigmoid_keras2": lambda x: _clipped(x * 0.2 + 0.5),
     "relu": torch.relu,
     "softsign": functional.softsign,
     "elu": functional.elu,
@@ -125,17 +131,17 @@ def gradients(
     ``inputs`` are those of the run as PyTorch saved them, with what they were computed from.
     """
     recorded = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.autocast("cpu", enabled=False), torch.enable_grad():
         # A view of each, so that one which depends on another, or is it, has a gradient of its own.
         given = [None if t is None else t.view_as(t) for t in inputs.tensors]
         sequence, states = run(job, Inputs(given[0], tuple(given[1:5]), tuple(given[5:])))
-    pairs = [
-        (y, d) for y, d in zip((sequence, *states), (d_sequence, *d_states), strict=True)
-        if y is not None and d is not None and y.requires_grad
-    ]  # fmt: skip
-    wanted = [t for t in given if t is not None and t.requires_grad]
-    if not pairs:
-        return tuple(None if t is None else torch.zeros_like(t) for t in given)
-    outputs, cotangents = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=recorded, materialize_grads=True))
+        pairs = [
+            (y, d) for y, d in zip((sequence, *states), (d_sequence, *d_states), strict=True)
+            if y is not None and d is not None and y.requires_grad
+        ]  # fmt: skip
+        wanted = [t for t in given if t is not None and t.requires_grad]
+        if not pairs:
+            return tuple(None if t is None else torch.zeros_like(t) for t in given)
+        outputs, cotangents = zip(*pairs, strict=True)
+        found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=recorded, materialize_grads=True))
     return tuple(next(found) if t is not None and t.requires_grad else None for t in given)

@@ -93,6 +93,8 @@ class Embedding(Unscriptable, torch.nn.Embedding):
             Where an id that counts is out of range.
         TypeError, ValueError
             Where a tensor has another dtype, device or shape.
+        RuntimeError
+            Where the call is recorded by TorchScript, an ONNX exporter or ``torch.fx.symbolic_trace``.
         """
         ids = input.data if isinstance(input, PackedSequence) else input
         found = way((ids, mask, lengths, self.weight))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fastmask.ops._activations import recurrent_code
 from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
 from fastmask.torch._plan import padded_plan
 from fastmask.torch._tape import STATES, Inputs, Spec
@@ -62,6 +63,8 @@ def lstm(
     ------
     TypeError, ValueError
         Where a tensor has another dtype, device or shape, or a name is unknown.
+    RuntimeError
+        Where the call is recorded by TorchScript or an ONNX exporter.
     """
     spec = Spec("lstm", "keras", activation or "linear", recurrent_activation or "linear", True, go_backwards,
                 return_sequences)
@@ -136,6 +139,8 @@ def _run(
 def _checked(
     spec: Spec, x: Tensor, weights: tuple[Tensor, Tensor, Tensor | None], initial_state: Sequence[Tensor] | None
 ) -> Inputs:
+    recurrent_code("activation", spec.activation)
+    recurrent_code("recurrent_activation", spec.recurrent_activation)
     states = () if initial_state is None else tuple(initial_state)
     if initial_state is not None and len(states) != STATES[spec.cell]:
         raise ValueError(f"initial_state: expected {STATES[spec.cell]} tensors, got {len(states)}.")

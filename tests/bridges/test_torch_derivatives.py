@@ -13,6 +13,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence  # noqa: E40
 from fastmask import ops  # noqa: E402
 from fastmask.torch import functional  # noqa: E402
 
+# PyTorch's own: forward derivatives compile parts of it with torch.jit.script, which is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 MODULES = {"LSTM": {}, "GRU": {}, "RNN": {}, "RNN relu": {"nonlinearity": "relu"}}
 LENGTHS = [2, 4, 3]
 
@@ -43,15 +45,16 @@ def close(actual, expected, tolerance=1e-10):
 def caller(module, form):
     """The results of a module as a function of its input and parameters, and these."""
     names = [name for name, _ in module.named_parameters()]
+    plan = pack_padded_sequence(batch(), LENGTHS, batch_first=True, enforce_sorted=False)
     mask = None if form in ("whole", "packed") else torch.from_numpy(make_mask(form, 3, 4, seed=5))
 
     def call(x, *weights):
-        if form == "packed":
-            x = pack_padded_sequence(x, LENGTHS, batch_first=True, enforce_sorted=False)
+        given = PackedSequence(x, *plan[1:]) if form == "packed" else x
         keywords = {} if mask is None else {"mask": mask}
-        return flat(torch.func.functional_call(module, dict(zip(names, weights, strict=True)), (x,), keywords))
+        return flat(torch.func.functional_call(module, dict(zip(names, weights, strict=True)), (given,), keywords))
 
-    return call, [p.detach().clone().requires_grad_() for p in module.parameters()]
+    x = plan.data if form == "packed" else batch()
+    return call, [tensor.detach().clone().requires_grad_() for tensor in (x, *module.parameters())]
 
 
 @pytest.mark.parametrize("form", ["whole", "packed", "left", "holes", "empty_row"])
@@ -60,12 +63,9 @@ def caller(module, form):
 @pytest.mark.parametrize("cell", MODULES)
 def test_modules(cell, bidirectional, layers, form):
     _, ours = make_pair(cell, num_layers=layers, bidirectional=bidirectional)
-    call, weights = caller(ours, form)
-    inputs = (batch().requires_grad_(), *weights)
+    call, inputs = caller(ours, form)
     assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
-    assert torch.autograd.gradcheck(
-        call, inputs, fast_mode=True, check_forward_ad=True, check_batched_grad=True, check_backward_ad=False
-    )
+    assert torch.autograd.gradcheck(call, inputs, fast_mode=True, check_forward_ad=True, check_batched_grad=True)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -130,7 +130,7 @@ def penalty(module, x):
     """A loss with a gradient in it: of nothing that a gradient of the output's sum depends on by itself."""
     output = flat(module(x))[0]
     (dx,) = torch.autograd.grad(output.sum(), x, create_graph=True)
-    return output.square().sum() + (dx.square().sum((1, 2)).sqrt() - 1).square().sum()
+    return output.square().sum() + (dx.square().sum((1, 2)) - 1).square().sum()
 
 
 @pytest.mark.parametrize("cell", MODULES)
@@ -276,7 +276,7 @@ class TestFunc:
             torch.func.vmap(lambda x, given: ours(x, **{name: given}))(batch()[None], which)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
 def test_infinite_weight_and_no_state(cell):
     """The state before the first step is not multiplied, as in the kernels."""
     problem = make_problem(cell, time=1, mask="none", initial_state=False)
@@ -287,8 +287,15 @@ def test_infinite_weight_and_no_state(cell):
 
     x = torch.from_numpy(problem.x)
     found = torch.func.vmap(call)(x[:, None])
-    assert found.isfinite().all() == (cell != "gru_reset_before")
+    assert found.isfinite().all()
     close(found[:, 0], call(x))
+
+
+def test_unknown_activation():
+    with pytest.raises(ValueError, match="activation: expected one of .*, got 'swish'"):
+        torch.func.vmap(lambda x: functional.simple_rnn(x, torch.eye(3), torch.eye(3), activation="swish"))(
+            torch.zeros(2, 1, 4, 3)
+        )
 
 
 class TestEmbedding:
