@@ -292,7 +292,7 @@ def test_infinite_weight_and_no_state(cell):
 
 
 def test_unknown_activation():
-    with pytest.raises(ValueError, match="activation: expected one of .*, got 'swish'"):
+    with pytest.raises(ValueError, match=r"activation: expected one of .*, got 'swish'"):
         torch.func.vmap(lambda x: functional.simple_rnn(x, torch.eye(3), torch.eye(3), activation="swish"))(
             torch.zeros(2, 1, 4, 3)
         )
