@@ -193,7 +193,8 @@ class Bidirectional(Layer):
         turned = PackedSequence(values, plan, cells.reshape(-1)[plan.positions], None, False, cells[~plan.mask])
         if self.merge_mode is None:
             return [ahead, turned], lambda d: (d[0], None if d[1] is None else d[1][:-1])
-        y, pullback = _MERGES[self.merge_mode](name="merge", mask_mode="and", dtype=self.dtype).apply([ahead, turned], keep=keep)
+        merge = _MERGES[self.merge_mode](name="merge", mask_mode="and", dtype=self.dtype)
+        y, pullback = merge.apply([ahead, turned], keep=keep)
 
         def merge_back(d: Any) -> tuple[Any, Any]:
             if d[0] is None:

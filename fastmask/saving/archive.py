@@ -14,6 +14,7 @@ from fastmask.saving.atomic import replacing
 from fastmask.saving.errors import FileFormatError, reading, require_h5py
 from fastmask.saving.masks import keras_config
 from fastmask.saving.order import Orders, of_config
+from fastmask.saving.zipped import content_of
 
 KERAS_VERSION = "3.15.1"  # whose format is written
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -138,13 +139,14 @@ def require_built(model: Any) -> None:
 def archived_weights(path: Path) -> io.BytesIO:
     """Return the weights file in a ``.keras`` archive."""
     with zipfile.ZipFile(path) as archive:
-        return io.BytesIO(_member(archive, _WEIGHTS, h5.allowance(path.stat().st_size)))
+        return io.BytesIO(content_of(archive, archive.getinfo(_WEIGHTS), h5.allowance(path.stat().st_size)))
 
 
 def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
-        config = _json(_member(archive, _CONFIG, _LARGEST_CONFIG), _CONFIG)
-        metadata = _json(_member(archive, _METADATA, _LARGEST_CONFIG), _METADATA)
+        config, metadata = (
+            _json(content_of(archive, archive.getinfo(name), _LARGEST_CONFIG), name) for name in (_CONFIG, _METADATA)
+        )
     version = str(metadata.get("keras_version") or KERAS_VERSION)
     model, orders = _build(config, version, path, custom_objects)
     with h5.opened(archived_weights(path)) as root:
@@ -195,18 +197,6 @@ def _build_shape(config: Mapping[str, Any]) -> Any:
     known = [inner.get("build_input_shape")] if isinstance(inner, Mapping) else []
     known.append((config.get("build_config") or {}).get("input_shape"))
     return next((shape for shape in known if shape), None)
-
-
-def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """Return a member of an archive, which is not read if it claims more than `limit` bytes."""
-    info = archive.getinfo(name)
-    if info.file_size > limit:
-        raise FileFormatError(f"{name} claims {info.file_size} bytes, at most {limit} are plausible")
-    with archive.open(info) as member:
-        content = member.read(limit + 1)
-    if len(content) != info.file_size:
-        raise FileFormatError(f"{name} has {len(content)} bytes, not {info.file_size}")
-    return content
 
 
 def _json(content: bytes | str, name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastmask.saving.atomic import replacing
 from fastmask.saving.errors import FileFormatError, reading
+from fastmask.saving.zipped import content_of
 
 Array = NDArray[Any]
 _TREE, _REFERENCE = "tree", "__array__"
@@ -55,7 +56,7 @@ def read(path: Path) -> Any:
         members = archive.infolist()
         if sum(member.file_size for member in members) > size:
             raise FileFormatError(f"its members claim more than the {size} bytes of the file")
-        found = {member.filename: _array(archive.read(member)) for member in members}
+        found = {member.filename: _array(content_of(archive, member, size)) for member in members}
         return json.loads(found[f"{_TREE}.npy"].tobytes(), object_hook=lambda value: _resolved(value, found))
 
 
