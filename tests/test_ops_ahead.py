@@ -94,14 +94,16 @@ class Chain:
             rng.standard_normal(shape, dtype=np.float32) for shape in ((steps, 9), (9, units), (units, units))
         )
         plan = Packing.from_lengths([steps])
-        inputs = x, None, product_panels(kernel, weights), None
-        (self.run,) = _sharing.recurrences(kernel, plan, inputs, None, units, x.dtype, operations=1e9)
-        self.panels = product_panels(kernel, recurrent)
+        program = kernel.Program(
+            kernel.SIMPLE_RNN, 0, 0, (9, units), (product_panels(kernel, weights), None),
+            (product_panels(kernel, recurrent), None, None),
+        )
+        inputs = x, None, None
+        (self.run,) = _sharing.recurrences(kernel, program, plan, inputs, units, x.dtype, operations=1e9)
         self.h = aligned_zeros((2, units), x.dtype)
-        self.kernel = kernel
 
     def run_steps(self):
-        self.kernel.simple_rnn_forward(self.run, self.panels, self.h, 0, False, True, None)
+        self.run.forward((self.h,), None, False, True, None)
         return self.h
 
 

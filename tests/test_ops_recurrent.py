@@ -225,6 +225,21 @@ def test_blocks_of_steps(cell, options, monkeypatch):
             assert_same_bits(array, expected[name], name)
 
 
+@pytest.mark.parametrize("dropout", [None, "shared", "per_gate"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_zeros_to_start_from_meet_no_infinite_weight(cell, dropout):
+    """After one step the results are those of recurrent weights of zeros."""
+    problem = make_problem(cell, 5, 1, 4, 9, mask="none", dtype=np.float32, initial_state=False, dropout=dropout)
+    x, function = PackedSequence.from_padded(problem.x), getattr(ops, problem.cell.function)
+    results = []
+    for weight in (0, np.inf):
+        problem.recurrent_kernel = np.full_like(problem.recurrent_kernel, weight)
+        _, states = function(x, *problem.parameters, **problem.options)
+        results.append(ops_results(problem) | {f"forward {n}": state for n, state in enumerate(states)})
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(results[1][name], array, name)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("units", [31, 64, 65, 96, 130])
 @pytest.mark.parametrize("cell", CELLS)

@@ -67,12 +67,12 @@ def test_gradients_and_outputs(cell, options, dtype, share_units):
 @pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("rows", [1, 2, 40])
 @pytest.mark.parametrize("units", [1, 64, 65, 130, 192])
-@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_widths_and_rows(cell, units, rows, share_units):
     compare_with_one_thread(make_problem(cell, rows, 4, 3, units, mask="right", dtype=np.float32), share_units)
 
 
-@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.usefixtures("packed_weights")
 def test_inference(cell, return_sequences, share_units, teams):
@@ -82,7 +82,7 @@ def test_inference(cell, return_sequences, share_units, teams):
     for count in (1, 2, 4):
         share_units(count)
         function = getattr(ops, problem.cell.function)
-        sequence, states = function(x, *problem.parameters, return_sequences=return_sequences)
+        sequence, states = function(x, *problem.parameters, return_sequences=return_sequences, **problem.options)
         results.append([*states, *([sequence.values] if return_sequences else [])])
     for other in results[1:]:
         for array, expected in zip(other, results[0], strict=True):
@@ -110,12 +110,10 @@ def test_both_passes_have_a_team(share_units, teams):
     assert teams == [2, 2]
 
 
-@pytest.mark.parametrize(
-    ("cell", "options"), [("gru_reset_before", {}), ("lstm", {"dropout": "shared"})], ids=["reset before", "dropout"]
-)
-def test_what_is_shared_out_by_rows(cell, options, share_units, teams):
+@pytest.mark.parametrize("cell", CELLS)
+def test_with_recurrent_dropout_rows_are_shared(cell, share_units, teams):
     share_units(2)
-    ops_results(make_problem(cell, 8, 5, 3, 130, dtype=np.float32, **options))
+    ops_results(make_problem(cell, 8, 5, 3, 130, dtype=np.float32, dropout="shared"))
     assert set(teams) == {1}
 
 

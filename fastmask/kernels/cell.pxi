@@ -4,43 +4,41 @@
 cdef void row_product(const real *x, Py_ssize_t depth, const real *matrix, Py_ssize_t columns, const real *start,
                       real *out) noexcept nogil:
     # out = start (or zeros) + x @ matrix [depth, columns], each sum in the order of the other products
+    cdef Tile t
+    cdef vec zero = v_set1(0.0)
     cdef Py_ssize_t column = 0
+    t.depth = depth
+    t.x[0] = x
+    t.panel_stride = columns
+    t.start_step = 0 if start == NULL else LANES
     while column + PANELS * WIDTH * LANES <= columns:
-        row_vectors(PANELS * WIDTH, x, depth, matrix, columns, start, out, column)
+        row_vectors(PANELS, WIDTH, matrix, start, out, column, &zero, &t)
         column = column + PANELS * WIDTH * LANES
     # Few chains of additions leave the multipliers idle, so what is left is taken in the largest pieces there are.
-    if PANELS * WIDTH > 8 and column + 8 * LANES <= columns:
-        row_vectors(8, x, depth, matrix, columns, start, out, column)
-        column = column + 8 * LANES
+    if PANELS > 2 and column + 2 * WIDTH * LANES <= columns:
+        row_vectors(2, WIDTH, matrix, start, out, column, &zero, &t)
+        column = column + 2 * WIDTH * LANES
     if column + 4 * LANES <= columns:
-        row_vectors(4, x, depth, matrix, columns, start, out, column)
+        row_vectors(1, 4, matrix, start, out, column, &zero, &t)
         column = column + 4 * LANES
     if column + 2 * LANES <= columns:
-        row_vectors(2, x, depth, matrix, columns, start, out, column)
+        row_vectors(1, 2, matrix, start, out, column, &zero, &t)
         column = column + 2 * LANES
     if column + LANES <= columns:
-        row_vectors(1, x, depth, matrix, columns, start, out, column)
+        row_vectors(1, 1, matrix, start, out, column, &zero, &t)
         column = column + LANES
     if column < columns:
         row_tail(x, depth, matrix, columns, start, out, column)
 
 
-cdef inline void row_vectors(const int count, const real *x, Py_ssize_t depth, const real *matrix,
-                             Py_ssize_t columns, const real *start, real *out, Py_ssize_t column) noexcept nogil:
-    cdef vec a[PANELS * WIDTH]
-    cdef vec xk
-    cdef const real *source = matrix + column
-    cdef Py_ssize_t k
-    cdef int n
-    for n in range(count):
-        a[n] = v_set1(0.0) if start == NULL else v_load(start + column + n * LANES)
-    for k in range(depth):
-        xk = v_set1(x[k])
-        for n in range(count):
-            a[n] = v_fma(xk, v_load(source + n * LANES), a[n])
-        source = source + columns
-    for n in range(count):
-        v_store(out + column + n * LANES, a[n])
+cdef inline void row_vectors(const int groups, const int width, const real *matrix, const real *start, real *out,
+                             Py_ssize_t column, const vec *zero, Tile *t) noexcept nogil:
+    cdef int i
+    t.panel = matrix + column
+    for i in range(groups):
+        t.start[i] = <const real *>zero if start == NULL else start + column + i * width * LANES
+        t.out[i] = out + column + i * width * LANES
+    multiply(groups, width, UNPACKED, t)
 
 
 cdef void row_tail(const real *x, Py_ssize_t depth, const real *matrix, Py_ssize_t columns, const real *start,
@@ -54,81 +52,52 @@ cdef void row_tail(const real *x, Py_ssize_t depth, const real *matrix, Py_ssize
 
 
 cdef struct CellWeights:
-    Py_ssize_t features, units
-    int gates                   # 1: SimpleRNN, 3: GRU that resets after the product, 4: LSTM
+    int cell                    # SIMPLE_RNN, LSTM or GRU
     int activation, recurrent_activation
-    const real *kernel          # in   [features, gates * units]
-    const real *recurrent_kernel  # in [units, gates * units]
-    const real *bias            # in   [gates * units], of a GRU [2, gates * units], or NULL
+    Py_ssize_t features, units, columns
+    const real *kernel          # in   [features, columns]
+    const real *recurrent_kernel  # in [units, columns]
+    const real *bias            # in   [columns], of a GRU [2, columns], or NULL
 
 
-cdef inline void simple_rnn_outputs(const CellWeights *w, const real *inputs, const real *products,
-                                    real *h) noexcept nogil:
+cdef inline void vectors_of_cells(const int cell, const Step *s, const real *products) noexcept nogil:
+    # The cells of one row of an LSTM or a GRU; products [columns] of its state
     cdef Py_ssize_t unit = 0
-    cdef vec y
-    cdef int n
-    while unit < w.units:
-        n = lanes_left(w.units, unit)
-        y = load(inputs + unit, n) + load(products + unit, n)
-        squash(False, w.activation, 1, &y)
-        store(h + unit, y, n)
-        unit = unit + LANES
-
-
-cdef inline void lstm_outputs(const CellWeights *w, const real *inputs, const real *products, real *h,
-                              real *c) noexcept nogil:
-    cdef LstmStep s
-    cdef Py_ssize_t unit = 0
-    cdef vec z[PAIR][WIDTH]
+    cdef vec sums[PAIR][WIDTH]
     cdef int i, k, count
-    s.units = w.units
-    s.activation = w.activation
-    s.recurrent_activation = w.recurrent_activation
-    s.z = inputs
-    s.z_index = NULL
-    s.c_previous = s.c = c
-    s.h = h
-    s.gates = NULL
-    while unit < w.units:
-        count = PAIR if unit + PAIR * LANES <= w.units else 1
+    while unit < s.units:
+        count = PAIR if unit + PAIR * LANES <= s.units else 1
         for i in range(count):
-            for k in range(4):
-                z[i][k] = v_load(products + k * w.units + unit + i * LANES)
-        lstm_tile(True, &s, z, 0, unit, count)
+            for k in range(state_gates(cell)):
+                sums[i][k] = v_load(products + k * s.units + unit + i * LANES)
+        tile_cells(cell, True, s, sums, 0, unit, count)
         unit = unit + count * LANES
 
 
-cdef inline void gru_outputs(const CellWeights *w, const real *inputs, const real *products, real *h) noexcept nogil:
-    cdef Py_ssize_t unit = 0, units = w.units
-    cdef vec gates[2]           # z, r
-    cdef vec n, before
-    cdef int k
-    while unit < units:
-        k = lanes_left(units, unit)
-        gates[0] = load(inputs + unit, k) + load(products + unit, k)
-        gates[1] = load(inputs + units + unit, k) + load(products + units + unit, k)
-        squash(False, w.recurrent_activation, 2, gates)
-        n = v_fma(gates[1], load(products + 2 * units + unit, k), load(inputs + 2 * units + unit, k))
-        squash(False, w.activation, 1, &n)
-        before = load(h + unit, k)
-        store(h + unit, v_fma(gates[0], before - n, n), k)
-        unit = unit + LANES
+cdef inline void vectors_of_outputs(const Step *s, const real *products) noexcept nogil:
+    # The same of a SimpleRNN
+    cdef Py_ssize_t unit = 0
+    cdef vec sums[WIDTH]
+    cdef int j, width
+    while unit < s.units:
+        width = panel_width(s.units, unit)
+        for j in range(width):
+            sums[j] = v_load(products + unit + j * LANES)
+        simple_rnn_cells(s, sums, 0, unit, width)
+        unit = unit + WIDTH * LANES
 
 
-cdef void cell_step(const CellWeights *w, const real *x, bint zero_state, real *scratch, real *h,
-                    real *c) noexcept nogil:
-    # One step of one row. scratch: [2, gates * units + LANES]
-    cdef Py_ssize_t columns = w.gates * w.units
-    cdef real *products = scratch + columns + LANES
-    row_product(x, w.features, w.kernel, columns, w.bias, scratch)
-    row_product(h, 0 if zero_state else w.units, w.recurrent_kernel, columns,
-                w.bias + columns if w.gates == 3 and w.bias != NULL else NULL, products)
-    if w.gates == 4:
-        lstm_outputs(w, scratch, products, h, c)
-    elif w.gates == 3:
-        gru_outputs(w, scratch, products, h)
+cdef void cell_step(const CellWeights *w, const Step *s, const real *x, real *z, real *products) noexcept nogil:
+    # One step of one row. z, which s reads, and products: scratch [columns + LANES]
+    row_product(x, w.features, w.kernel, w.columns, w.bias, z)
+    row_product(s.h_previous, s.depth, w.recurrent_kernel, w.columns,
+                w.bias + w.columns if w.cell == GRU and w.bias != NULL else NULL, products)
+    if w.cell == LSTM:
+        vectors_of_cells(LSTM, s, products)
+    elif w.cell == GRU:
+        vectors_of_cells(GRU, s, products)
     else:
-        simple_rnn_outputs(w, scratch, products, h)
+        vectors_of_outputs(s, products)
 
 
 cdef struct CellRows:
@@ -148,31 +117,41 @@ cdef struct CellRows:
     real *sequence              # out  [*, units] in the order of the steps, or NULL
 
 
-cdef inline Py_ssize_t cell_place(const CellRows *r, Py_ssize_t row, Py_ssize_t t) noexcept nogil:
+cdef inline Py_ssize_t row_of_x(const CellRows *r, Py_ssize_t row, Py_ssize_t t) noexcept nogil:
     # -1 where the row has no step
-    cdef Py_ssize_t cell
+    cdef Py_ssize_t n
     if r.batch_sizes != NULL:
-        return place(r.index, r.offsets[t] + row) if row < r.batch_sizes[t] else -1
-    cell = row * r.steps + (r.steps - 1 - t if r.backwards else t)
-    return -1 if r.mask != NULL and r.mask[cell] == 0 else cell
+        return indexed(r.index, r.offsets[t] + row) if row < r.batch_sizes[t] else -1
+    n = row * r.steps + (r.steps - 1 - t if r.backwards else t)
+    return -1 if r.mask != NULL and r.mask[n] == 0 else n
 
 
 cdef void run_row(const CellWeights *w, const CellRows *r, Py_ssize_t row, real *scratch) noexcept nogil:
-    cdef Py_ssize_t t, cell, state = place(r.order, row) * w.units
+    # scratch: [2, columns + LANES]
+    cdef Step s
+    cdef Py_ssize_t t, n, state = indexed(r.order, row) * w.units
     cdef real *out
     cdef bint begun = False
+    s.units = w.units
+    s.activation = w.activation
+    s.recurrent_activation = w.recurrent_activation
+    s.z = scratch
+    s.z_index = NULL
+    s.h_previous = s.h = r.h + state
+    s.c_previous = s.c = r.c + state if r.c != NULL else NULL
+    s.gates = NULL
     for t in range(r.steps):
-        cell = cell_place(r, row, t)
-        if cell >= 0:
-            cell_step(w, r.x + cell * w.features, r.zero_state and not begun, scratch, r.h + state,
-                      r.c + state if r.c != NULL else NULL)
+        n = row_of_x(r, row, t)
+        if n >= 0:
+            s.depth = 0 if r.zero_state and not begun else w.units
+            cell_step(w, &s, r.x + n * w.features, scratch, scratch + w.columns + LANES)
             begun = True
         elif r.batch_sizes != NULL:
             return
         if r.sequence != NULL:
             out = r.sequence + (row * r.steps + t if r.batch_sizes == NULL else r.offsets[t] + row) * w.units
             if begun:
-                memcpy(out, r.h + state, w.units * sizeof(real))
+                memcpy(out, s.h, w.units * sizeof(real))
             else:
                 memset(out, 0, w.units * sizeof(real))
 
@@ -180,7 +159,7 @@ cdef void run_row(const CellWeights *w, const CellRows *r, Py_ssize_t row, real 
 cdef int run_rows(const CellWeights *w, const CellRows *r) except -1:
     cdef uint64_t mode
     cdef Py_ssize_t row
-    cdef real *scratch = <real *>malloc(2 * (w.gates * w.units + LANES) * sizeof(real))
+    cdef real *scratch = <real *>malloc(2 * (w.columns + LANES) * sizeof(real))
     if scratch == NULL:
         raise MemoryError()
     with nogil:
@@ -195,30 +174,33 @@ cdef int run_rows(const CellWeights *w, const CellRows *r) except -1:
 cdef class Cell:
     """A recurrent layer's weights, which are not copied: a call uses what stands in them then.
 
-    gates: 1 for a SimpleRNN, 3 for a GRU that resets after the product, 4 for an LSTM.
+    cell: SIMPLE_RNN, LSTM or GRU, which resets after the product.
     """
 
     cdef CellWeights weights
-    cdef object owners
+    cdef tuple owners           # keeps the arrays behind the pointers alive
 
-    def __init__(self, int gates, const real[:, ::1] kernel, const real[:, ::1] recurrent_kernel, const real[::1] bias,
-                 int activation, int recurrent_activation):
-        self.owners = [kernel, recurrent_kernel, bias]
-        self.weights.gates = gates
-        self.weights.features = kernel.shape[0]
-        self.weights.units = recurrent_kernel.shape[0]
+    def __cinit__(self, int cell, int activation, int recurrent_activation, kernel, recurrent_kernel, bias):
+        self.owners = kernel, recurrent_kernel, bias
+        self.weights.cell = cell
         self.weights.activation = activation
         self.weights.recurrent_activation = recurrent_activation
+        self.set_weights(kernel, recurrent_kernel, bias)
+
+    cdef set_weights(self, const real[:, ::1] kernel, const real[:, ::1] recurrent_kernel, const real[::1] bias):
+        self.weights.features = kernel.shape[0]
+        self.weights.units = recurrent_kernel.shape[0]
+        self.weights.columns = kernel.shape[1]
         self.weights.kernel = &kernel[0, 0] if kernel.shape[0] > 0 else NULL
         self.weights.recurrent_kernel = &recurrent_kernel[0, 0] if recurrent_kernel.shape[0] > 0 else NULL
-        self.weights.bias = &bias[0] if bias is not None and bias.shape[0] > 0 else NULL
+        self.weights.bias = numbers_of(bias)
 
-    def run_grid(self, const real[:, :, ::1] x, const uint8_t[:, ::1] mask, bint backwards, bint zero_state,
-                 real[:, ::1] h, real[:, ::1] c, real[:, :, ::1] sequence):
-        """Run over a padded batch x [rows, steps, features]; h and c go from the initial to the final states.
+    def run_grid(self, const real[:, :, ::1] x, const uint8_t[:, ::1] mask, tuple states, real[:, :, ::1] sequence,
+                 bint backwards, bint zero_state):
+        """Run over a padded batch x [rows, steps, features]; states go from the initial to the final ones.
 
-        mask of None: all steps count. c is that of an LSTM. sequence [rows, steps, units]: where to put the outputs
-        in the order of the steps, at a masked step the last one before it or zeros; or None.
+        mask of None: all steps count. states: h and of an LSTM c [rows, units]. sequence [rows, steps, units]: where to
+        put the outputs in the order of the steps, at a masked step the last one before it or zeros; or None.
         """
         cdef CellRows r
         if x.shape[0] == 0 or x.shape[1] == 0 or self.weights.units == 0:
@@ -230,20 +212,20 @@ cdef class Cell:
         r.backwards = backwards
         r.batch_sizes = r.offsets = r.order = r.index = NULL
         r.zero_state = zero_state
-        r.h = &h[0, 0]
-        r.c = &c[0, 0] if c is not None else NULL
         r.sequence = &sequence[0, 0, 0] if sequence is not None else NULL
+        set_cell_states(&r, states)
         run_rows(&self.weights, &r)
 
-    def run_packed(self, const real[:, ::1] x, const int64_t[::1] index, const int64_t[::1] batch_sizes,
-                   const int64_t[::1] offsets, const int64_t[::1] order, bint zero_state, real[:, ::1] h,
-                   real[:, ::1] c, real[:, ::1] sequence):
+    def run_packed(self, const real[:, ::1] x, const int64_t[::1] index, tuple plan, tuple states,
+                   real[:, ::1] sequence, bint zero_state):
         """Run over a packed batch, of which token n stands at x[index[n]], or at x[n] if the index is None.
 
-        h and c [rows, units] go from the initial to the final states, in the order of the batch: the row at place i
-        of the packed batch is row order[i]. sequence [tokens, units] takes the outputs; it may be None.
+        plan: batch sizes, offsets and the order of rows: row i of the packed batch is row order[i]. states: h and of an
+        LSTM c [rows, units], which go from the initial to the final ones, in the order of the batch. sequence [tokens,
+        units] takes the outputs; it may be None.
         """
         cdef CellRows r
+        cdef const int64_t[::1] batch_sizes = plan[0], offsets = plan[1], order = plan[2]
         if batch_sizes.shape[0] == 0 or self.weights.units == 0:
             return
         r.rows = order.shape[0]
@@ -256,7 +238,14 @@ cdef class Cell:
         r.order = &order[0]
         r.index = &index[0] if index is not None else NULL
         r.zero_state = zero_state
-        r.h = &h[0, 0]
-        r.c = &c[0, 0] if c is not None else NULL
         r.sequence = &sequence[0, 0] if sequence is not None else NULL
+        set_cell_states(&r, states)
         run_rows(&self.weights, &r)
+
+
+cdef int set_cell_states(CellRows *r, tuple states) except -1:
+    cdef real[:, ::1] h = states[0]
+    cdef real[:, ::1] c = states[1] if len(states) == 2 else None
+    r.h = &h[0, 0]
+    r.c = &c[0, 0] if c is not None else NULL
+    return 0

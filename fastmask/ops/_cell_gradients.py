@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,23 +24,18 @@ MOST_AT_ONCE = 40_000_000
 
 
 def gradients_at_once(
-    run: Any, module: ModuleType, values: Array, kernel: Array, h: Array, d: Array, columns: int, *,
-    first: int, first_token: int, recurrent_bias: bool,
+    run: Any, values: Array, kernel: Array, h: Array, d: Array, columns: int, *, recurrent_bias: bool
 ) -> tuple[Array, Array, Array, Array, Array | None]:
     """Gradients of values, kernel, bias, recurrent kernel and its bias or None, all in one compiled call.
 
-    columns: of the recurrent kernel. The rest is as for :func:`fastmask.ops._recurrent_gradients.gradients`; tokens
-    before first_token have no state before them.
+    columns: of the recurrent kernel.
     """
     dtype, (features, width), stored, units = d.dtype, kernel.shape, values.shape[0], h.shape[1]
     inputs = (aligned_zeros if stored > d.shape[0] else aligned_empty)((stored, features), dtype)
     dkernel, bias = aligned_empty((features, width), dtype), aligned_empty(width, dtype)
     recurrent = aligned_empty((units, columns), dtype)
     second = aligned_empty(columns, dtype) if recurrent_bias else None
-    scratch = aligned_empty(module.recurrence_scratch_size(features, units, width), dtype)
-    module.recurrence_gradients(
-        run, d, kernel, inputs, dkernel, bias, h, first_token, first, recurrent, second, scratch
-    )
+    run.gradients(d, h, kernel, inputs, (dkernel, bias), (recurrent, second))
     return inputs, dkernel, bias, recurrent, second
 
 
@@ -59,17 +53,16 @@ class CellPass:
     plan : Packing
     """
 
-    # With which gate, in the gradients of pre-activations, what belongs to the states begins.
-    recurrent_gate = 0
-
     def __init__(self, cell: Cell, values: Array, plan: Packing) -> None:
         self.cell, self.values, self.plan = cell, values, plan
         self.dtype = cell.dtype
         self.module = module = kernels.module(cell.dtype)
         self.columns = cell.kernel.shape[1]
         panels = product_panels(module, cell.kernel)
-        inputs = values, plan.positions, panels, self.input_bias()
-        (self.run,) = recurrences(module, plan, inputs, None, self.columns, self.dtype)
+        program = module.Program(
+            self.code(), *cell.codes, (cell.features, cell.units), (panels, self.input_bias()), self.recurrent()
+        )
+        (self.run,) = recurrences(module, program, plan, (values, plan.positions, None), self.columns, self.dtype)
         self.h = self.states()
         self.forward()
 
@@ -90,11 +83,19 @@ class CellPass:
         """The last outputs (B, H)."""
         return self.h.take(self.plan.last_steps, axis=0)
 
+    def code(self) -> int:
+        """The kernels' number of the cell."""
+        raise NotImplementedError
+
+    def recurrent(self) -> tuple[Array, None, Array | None]:
+        """Panels of the recurrent side, and its bias."""
+        raise NotImplementedError
+
     def forward(self) -> None:
         """Run all steps."""
         raise NotImplementedError
 
-    def backward(self, transposed: Array, dh: Array) -> Array:
+    def backward(self, transposed: Any, dh: Array) -> Array:
         """Return the gradients of pre-activations, from those of the last outputs in sorted order."""
         raise NotImplementedError
 
@@ -105,14 +106,11 @@ class CellPass:
 
     def pullback(self, dy: Array) -> tuple[Array, list[Array]]:
         """The gradients of the values and of the weights, from that of the output. It can be called once."""
-        module, cell, first = self.module, self.cell, self.recurrent_gate * self.cell.units
-        transposed = product_panels(module, cell.recurrent_kernel.T)
+        module, cell = self.module, self.cell
+        transposed = module.Transposed(product_panels(module, cell.recurrent_kernel.T), None)
         d = self.backward(transposed, dy.take(self.plan.sorted_indices, axis=0))
-        second = self.has_recurrent_bias
-        # The state before the first step, zeros, adds nothing but to a bias.
         inputs, kernel, bias, recurrent, recurrent_bias = gradients_at_once(
-            self.run, module, self.values, cell.kernel, self.h, d, self.columns, first=first,
-            first_token=0 if second else int(self.plan.batch_sizes[0]), recurrent_bias=second,
+            self.run, self.values, cell.kernel, self.h, d, self.columns, recurrent_bias=self.has_recurrent_bias
         )
         weights = [kernel, recurrent]
         if cell.bias is not None:
@@ -127,57 +125,62 @@ class CellPass:
 class SimpleRnnPass(CellPass):
     """A batch's way through a SimpleRNN."""
 
-    def forward(self) -> None:
-        panels = product_panels(self.module, self.cell.recurrent_kernel)
-        self.module.simple_rnn_forward(self.run, panels, self.h, self.cell.codes[0], True, True, None)
+    def code(self) -> int:
+        return int(self.module.SIMPLE_RNN)
 
-    def backward(self, transposed: Array, dh: Array) -> Array:
+    def recurrent(self) -> tuple[Array, None, Array | None]:
+        return product_panels(self.module, self.cell.recurrent_kernel), None, None
+
+    def forward(self) -> None:
+        self.run.forward((self.h,), None, True, True, None)
+
+    def backward(self, transposed: Any, dh: Array) -> Array:
         d = aligned_empty((self.plan.tokens, self.columns), self.dtype)
-        self.module.simple_rnn_backward(self.run, transposed, self.h, None, dh, d, self.cell.codes[0], None)
+        self.run.backward(transposed, (self.h,), d, None, (dh,))
         return d
 
 
 class LstmPass(CellPass):
     """A batch's way through an LSTM."""
 
+    def code(self) -> int:
+        return int(self.module.LSTM)
+
+    def recurrent(self) -> tuple[Array, None, Array | None]:
+        return gate_panels(self.module, self.cell.recurrent_kernel, 4), None, None
+
     def forward(self) -> None:
-        panels = gate_panels(self.module, self.cell.recurrent_kernel, 4)
         self.c = self.states()
         self.gates = aligned_empty((self.plan.tokens, self.columns), self.dtype)
-        self.module.lstm_forward(
-            self.run, panels, self.h, self.c, self.gates, *self.cell.codes, True, True, None
-        )
+        self.run.forward((self.h, self.c), self.gates, True, True, None)
 
-    def backward(self, transposed: Array, dh: Array) -> Array:
+    def backward(self, transposed: Any, dh: Array) -> Array:
         dc = aligned_zeros(dh.shape, self.dtype)
-        self.module.lstm_backward(
-            self.run, transposed, self.gates, self.c, None, dh, dc, *self.cell.codes, None
-        )
+        self.run.backward(transposed, (self.h, self.c), self.gates, None, (dh, dc))
         return self.gates
 
 
 class GruPass(CellPass):
     """A batch's way through a GRU that resets after the product. The gradients of the candidate come first."""
 
-    recurrent_gate = 1
+    def code(self) -> int:
+        return int(self.module.GRU)
 
     def input_bias(self) -> Array | None:
         bias = self.cell.bias
         return None if bias is None else readable_bias(self.module, bias[0])
 
-    def forward(self) -> None:
+    def recurrent(self) -> tuple[Array, None, Array | None]:
         bias = self.cell.bias
         second = None if bias is None else readable_bias(self.module, bias[1])
-        panels = gate_panels(self.module, self.cell.recurrent_kernel, 3)
-        self.gates = aligned_empty((self.plan.tokens, 4 * self.cell.units), self.dtype)
-        self.module.gru_forward(
-            self.run, panels, None, second, self.h, self.gates, True, *self.cell.codes, True, True, True, None, None
-        )
+        return gate_panels(self.module, self.cell.recurrent_kernel, 3), None, second
 
-    def backward(self, transposed: Array, dh: Array) -> Array:
-        self.module.gru_backward(
-            self.run, transposed, None, self.gates, self.h, None, dh, None, *self.cell.codes, True, True, None, None
-        )
+    def forward(self) -> None:
+        self.gates = aligned_empty((self.plan.tokens, 4 * self.cell.units), self.dtype)
+        self.run.forward((self.h,), self.gates, True, True, None)
+
+    def backward(self, transposed: Any, dh: Array) -> Array:
+        self.run.backward(transposed, (self.h,), self.gates, None, (dh,))
         return self.gates
 
     @property

@@ -135,8 +135,7 @@ class Cell:
         after = initial_states(states, (rows, self.units), self.dtype, self._state_count)
         sequence = np.empty((rows, steps, self.units), self.dtype) if return_sequences else None
         self.compiled().run_grid(
-            x, None if mask is None else mask.view(np.uint8), go_backwards, states is None, after[0],
-            after[1] if self._state_count == 2 else None, sequence,
+            x, None if mask is None else mask.view(np.uint8), after, sequence, go_backwards, states is None
         )
         return sequence, after
 
@@ -148,7 +147,8 @@ class Cell:
         module, cell = self._compiled
         wanted = kernels.module(self.dtype)
         if module is not wanted:
-            cell = wanted.Cell(_GATES[self.op], self.kernel, self.recurrent_kernel, self._flat_bias, *self.codes)
+            code = {"simple_rnn": wanted.SIMPLE_RNN, "lstm": wanted.LSTM, "gru": wanted.GRU}[self.op]
+            cell = wanted.Cell(code, *self.codes, self.kernel, self.recurrent_kernel, self._flat_bias)
             self._compiled = wanted, cell
         return cell
 

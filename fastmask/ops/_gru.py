@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,9 +35,7 @@ from fastmask.packing import PackedSequence
 
 class _Stored(NamedTuple):
     h: Array
-    runs: list[object]
-    dropouts: list[object]
-    reset_mask: Array | None
+    runs: list[Any]
 
 
 class _Gru(Problem):
@@ -56,11 +54,6 @@ class _Gru(Problem):
             self.first_bias = self.input_bias(first)
             if second is not None:
                 self.recurrent_bias = self.kept("recurrent bias", second, partial(readable_bias, self.kernel, second))
-
-    @property
-    def divisible(self) -> bool:
-        """Without reset_after a step has two products, one after the other."""
-        return super().divisible and self.reset_after
 
     def take_reset_mask(self) -> Array | None:
         """Without reset_after the last recurrent mask belongs to r * h; sorted rows."""
@@ -91,54 +84,34 @@ class _Gru(Problem):
         return (3 if self.reset_after else 2) * self.units
 
 
-def _gates(problem: _Gru) -> Array:
-    """A row for each token in training; otherwise for each row of the batch, as scratch."""
-    rows = problem.plan.tokens if problem.training else max(1, problem.plan.batch_size)
-    return aligned_empty((rows, 4 * problem.units), problem.dtype)
+def _program(problem: _Gru, codes: tuple[int, int]) -> Any:
+    cell = problem.kernel.GRU if problem.reset_after else problem.kernel.GRU_RESET_BEFORE
+    recurrent = *problem.recurrent_panels(), problem.recurrent_bias
+    return problem.program(cell, codes, problem.first_bias, recurrent)
 
 
 def _forward(problem: _Gru, codes: tuple[int, int], gates: Array | None) -> _Stored:
-    kernel = problem.kernel
     h = problem.state_buffer(problem.initial_state[0])
     reset_mask = problem.take_reset_mask()
-    runs = problem.runs(problem.first_bias, None)
-    dropouts = problem.dropouts(problem.recurrent_columns, len(runs))
-    panels, candidate = problem.recurrent_panels()
-    steps = [
-        partial(kernel.gru_forward, run, panels, candidate, problem.recurrent_bias, h, gates, problem.training, *codes,
-                problem.reset_after, problem.every_step, problem.zero_state, dropout, reset_mask)
-        for run, dropout in zip(runs, dropouts, strict=True)
-    ]
+    runs = problem.runs(_program(problem, codes), problem.first_bias, None)
+    dropout = problem.dropout(problem.recurrent_columns, reset_mask)
+    steps = [partial(run.forward, (h,), gates, problem.every_step, problem.zero_state, dropout) for run in runs]
     threads.run(with_products(steps, runs))
-    return _Stored(h, runs, dropouts, reset_mask)
+    return _Stored(h, runs)
 
 
 def _leave_repetition(problem: _Gru, codes: tuple[int, int]) -> None:
-    kernel, bias, (panels, _) = problem.kernel, problem.recurrent_bias, problem.recurrent_panels()
-    problem.leave_repetition(
-        problem.first_bias, 1,
-        lambda run, states: kernel.gru_forward(
-            run, panels, None, bias, states[0], None, False, *codes, True, False, True, None, None
-        ),
-    )
+    problem.leave_repetition(_program(problem, codes), 1)
 
 
-def _run_backward(
-    problem: _Gru, stored: _Stored, gates: Array, dy: Array | None, dh: Array, codes: tuple[int, int]
-) -> None:
-    kernel, units = problem.kernel, problem.units
-    matrix = problem.recurrent_kernel
-    transposed = product_panels(kernel, matrix[:, : problem.recurrent_columns].T)
-    candidate = reset = None
+def _run_backward(problem: _Gru, stored: _Stored, gates: Array, dy: Array | None, dh: Array) -> None:
+    kernel, matrix = problem.kernel, problem.recurrent_kernel
+    candidate = None
     if not problem.reset_after:
-        candidate = product_panels(kernel, matrix[:, 2 * units :].T)
-        reset = aligned_empty(dh.shape, problem.dtype)
+        candidate = product_panels(kernel, matrix[:, 2 * problem.units :].T)
+    transposed = kernel.Transposed(product_panels(kernel, matrix[:, : problem.recurrent_columns].T), candidate)
     form_team(problem, stored.runs)
-    threads.run([
-        partial(kernel.gru_backward, run, transposed, candidate, gates, stored.h, dy, dh, reset, *codes,
-                problem.reset_after, problem.zero_state, dropout, stored.reset_mask)
-        for run, dropout in zip(stored.runs, stored.dropouts, strict=True)
-    ])
+    threads.run([partial(run.backward, transposed, (stored.h,), gates, dy, (dh,)) for run in stored.runs])
 
 
 def _gradients(problem: _Gru, stored: _Stored, d: Array, dh: Array) -> RecurrentGradients:
@@ -210,7 +183,7 @@ def gru(
     if reset_after and problem.small:
         return problem.run_cell(problem.check_bias(bias, (2, 3 * problem.units)), *codes)
     problem.set_bias(bias, reset_after)
-    stored = _forward(problem, codes, None if reset_after else _gates(problem))
+    stored = _forward(problem, codes, None)
     if reset_after and problem.lacks_repetition:
         _leave_repetition(problem, codes)
     return problem.sequence(stored.h), (problem.final_state(stored.h),)
@@ -237,7 +210,7 @@ def gru_vjp(
     problem = _Gru(x, kernel, recurrent_kernel, 3, initial_state, 1, go_backwards, return_sequences,
                    input_mask, recurrent_mask, training=True)
     problem.set_bias(bias, reset_after)
-    gates = _gates(problem)
+    gates = aligned_empty((problem.plan.tokens, 4 * problem.units), problem.dtype)
     stored = _forward(problem, codes, gates)
     once = Once()
 
@@ -245,7 +218,7 @@ def gru_vjp(
         dy = sequence_gradient(problem, d_sequence)
         (dh,) = state_gradients(problem, d_states, 1)
         once.use()
-        _run_backward(problem, stored, gates, dy, dh, codes)
+        _run_backward(problem, stored, gates, dy, dh)
         return _gradients(problem, stored, gates, dh)
 
     return (problem.sequence(stored.h), (problem.final_state(stored.h),)), pullback

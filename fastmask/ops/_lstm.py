@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastmask import threads
 from fastmask.kernels.memory import aligned_empty, aligned_zeros
@@ -32,8 +32,7 @@ from fastmask.packing import PackedSequence
 class _Stored(NamedTuple):
     h: Array
     c: Array
-    runs: list[object]
-    dropouts: list[object]
+    runs: list[Any]
 
 
 def _recurrent_panels(problem: Problem) -> Array:
@@ -43,16 +42,18 @@ def _recurrent_panels(problem: Problem) -> Array:
     )
 
 
-def _leave_repetition(problem: Problem, bias: Array | None, codes: tuple[int, int]) -> None:
-    kernel, panels = problem.kernel, _recurrent_panels(problem)
-    problem.leave_repetition(
-        problem.input_bias(bias), 2,
-        lambda run, states: kernel.lstm_forward(run, panels, *states, None, *codes, False, True, None),
+def _program(problem: Problem, bias: Array | None, codes: tuple[int, int]) -> Any:
+    return problem.program(
+        problem.kernel.LSTM, codes, problem.input_bias(bias), (_recurrent_panels(problem), None, None)
     )
 
 
+def _leave_repetition(problem: Problem, bias: Array | None, codes: tuple[int, int]) -> None:
+    problem.leave_repetition(_program(problem, bias, codes), 2)
+
+
 def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int], gates: Array | None) -> _Stored:
-    kernel, plan = problem.kernel, problem.plan
+    plan = problem.plan
     h = problem.state_buffer(problem.initial_state[0])
     if problem.training:
         c = problem.state_buffer(problem.initial_state[1])
@@ -60,15 +61,11 @@ def _forward(problem: Problem, bias: Array | None, codes: tuple[int, int], gates
         c = aligned_zeros((plan.batch_size, problem.units), problem.dtype)
         if problem.initial_state[1] is not None:
             c[:] = problem.initial_state[1][plan.sorted_indices]
-    runs = problem.runs(problem.input_bias(bias), gates)
-    dropouts = problem.dropouts(4 * problem.units, len(runs))
-    panels = _recurrent_panels(problem)
-    steps = [
-        partial(kernel.lstm_forward, run, panels, h, c, gates, *codes, problem.every_step, problem.zero_state, dropout)
-        for run, dropout in zip(runs, dropouts, strict=True)
-    ]
+    runs = problem.runs(_program(problem, bias, codes), problem.input_bias(bias), gates)
+    dropout = problem.dropout(4 * problem.units)
+    steps = [partial(run.forward, (h, c), gates, problem.every_step, problem.zero_state, dropout) for run in runs]
     threads.run(with_products(steps, runs))
-    return _Stored(h, c, runs, dropouts)
+    return _Stored(h, c, runs)
 
 
 def lstm(
@@ -152,11 +149,11 @@ def lstm_vjp(
         dy = sequence_gradient(problem, d_sequence)
         dh, dc = state_gradients(problem, d_states, 2)
         once.use()
-        transposed = product_panels(problem.kernel, problem.recurrent_kernel.T)
+        panels = product_panels(problem.kernel, problem.recurrent_kernel.T)
+        transposed = problem.kernel.Transposed(panels, None)
         form_team(problem, stored.runs)
         threads.run([
-            partial(problem.kernel.lstm_backward, run, transposed, gates, stored.c, dy, dh, dc, *codes, dropout)
-            for run, dropout in zip(stored.runs, stored.dropouts, strict=True)
+            partial(run.backward, transposed, (stored.h, stored.c), gates, dy, (dh, dc)) for run in stored.runs
         ])
         g = gradients(problem, stored.runs, stored.h, gates)
         rows = problem.plan.batch_size

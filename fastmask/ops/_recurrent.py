@@ -24,7 +24,7 @@ from fastmask.ops._arrays import (
 from fastmask.ops._cells import initial_states, is_small
 from fastmask.ops._packed import PackedWeights
 from fastmask.ops._products import multiply, product_tasks
-from fastmask.ops._repeated import Repetition, Steps
+from fastmask.ops._repeated import Repetition
 from fastmask.ops._sharing import form_team, recurrences, unit_parts
 from fastmask.packing import PackedSequence, Packing
 from fastmask.stored import stored_property
@@ -96,10 +96,10 @@ class Problem:
         """Floating-point operations of all steps."""
         return self.plan.tokens * self.token_operations
 
-    def leave_repetition(self, bias: Array | None, states: int, steps: Steps) -> None:
-        """Leave with the packed weights what calls like this one need; see `Repetition`. bias: of the input side."""
+    def leave_repetition(self, program: Any, states: int) -> None:
+        """Leave with the packed weights what calls like this one need; see `Repetition`."""
         if self.packed is not None:
-            self.packed.repetition = Repetition(self, bias, states, steps)
+            self.packed.repetition = Repetition(self, program, states)
 
     @property
     def lacks_repetition(self) -> bool:
@@ -203,12 +203,13 @@ class Problem:
         states = initial_states(given, (plan.batch_size, self.units), self.dtype, len(self.initial_state))
         sequence = np.empty((plan.tokens, self.units), self.dtype) if self.return_sequences else None
         flat_bias = None if bias is None else bias.reshape(-1)
+        code = {1: self.kernel.SIMPLE_RNN, 3: self.kernel.GRU, 4: self.kernel.LSTM}[self.gates]
         cell = self.kernel.Cell(
-            self.gates, self.weights, self.recurrent_kernel, flat_bias, activation, recurrent_activation
+            code, activation, recurrent_activation, self.weights, self.recurrent_kernel, flat_bias
         )
         cell.run_packed(
-            self.values, self.rows, plan.batch_sizes, plan.offsets, plan.sorted_indices, self.zero_state, states[0],
-            states[1] if len(states) == 2 else None, sequence,
+            self.values, self.rows, (plan.batch_sizes, plan.offsets, plan.sorted_indices), states, sequence,
+            self.zero_state,
         )
         return self.sequence(sequence), states
 
@@ -224,20 +225,31 @@ class Problem:
             return 1
         return unit_parts(self.kernel, self.plan, self.units, self.recurrent_kernel.nbytes, self.operations)
 
-    def runs(self, bias: Array | None, z: Array | None) -> list[Any]:
-        """A prepared `Recurrence` for each range of rows, or for each part of the units.
+    @property
+    def has_table(self) -> bool:
+        """Whether products of the inputs are made before the first step."""
+        return self.input_mask is not None or self.index is not None
+
+    def program(
+        self, cell: int, codes: tuple[int, int], bias: Array | None,
+        recurrent: tuple[Array | None, Array | None, Array | None],
+    ) -> Any:
+        """The prepared weights. bias: of the input side."""
+        panels = None if self.has_table else self.kernel_panels()
+        return self.kernel.Program(cell, *codes, (self.features, self.units), (panels, bias), recurrent)
+
+    def runs(self, program: Any, bias: Array | None, z: Array | None) -> list[Any]:
+        """A prepared `Run` for each range of rows, or for each part of the units.
 
         z: where the products of every token go, if they are kept.
         """
         x: Array | None = self.values
-        panels, rows = None, self.rows
-        if self.input_mask is not None or self.index is not None:
+        rows = self.rows
+        if self.has_table:
             x = None
             z, rows = self._product_table(bias)
-        else:
-            panels = self.kernel_panels()
         runs = recurrences(
-            self.kernel, self.plan, (x, rows, panels, bias), z, self.gates * self.units, self.dtype,
+            self.kernel, program, self.plan, (x, rows, z), self.gates * self.units, self.dtype,
             operations=self.operations, parts=self.parts,
         )
         form_team(self, runs)
@@ -284,20 +296,14 @@ class Problem:
             multiply(self.kernel, self.masked_values(mask, group), matrix, z[:, columns], start=start)
         return z
 
-    def dropouts(self, columns: int, count: int) -> list[Any]:
-        """Recurrent dropout for each shard, or None; the first ``columns`` of the recurrent kernel belong to it."""
+    def dropout(self, columns: int, reset_mask: Array | None = None) -> Any:
+        """Recurrent dropout, or None; the first ``columns`` of the recurrent kernel belong to it."""
         if self.recurrent_mask is None:
-            return [None] * count
+            return None
         groups = self.recurrent_mask.shape[0]
         width = columns // groups
         masks = np.ascontiguousarray(self.recurrent_mask[:, self.plan.sorted_indices])
         parts = [self.recurrent_kernel[:, g * width : (g + 1) * width] for g in range(groups)]
         forward = np.stack([product_panels(self.kernel, part) for part in parts])
         backward = np.stack([product_panels(self.kernel, part.T) for part in parts])
-        rows = max(1, self.plan.batch_size)
-        made = []
-        for _ in range(count):
-            scratch, dh = (aligned_empty((rows, self.units), self.dtype) for _ in range(2))
-            z = aligned_empty((rows, columns), self.dtype)
-            made.append(self.kernel.RecurrentDropout(masks, forward, backward, width, scratch, z, dh))
-        return made
+        return self.kernel.RecurrentDropout(masks, forward, backward, reset_mask)

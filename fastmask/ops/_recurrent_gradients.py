@@ -110,8 +110,7 @@ def gradients(
     count = thread_count(_SHARED_WELL * operations)
     if count == 1 and _runs_at_once(problem, runs, operations):
         inputs, kernel, bias, recurrent_kernel, second = gradients_at_once(
-            runs[0], problem.kernel, problem.values, problem.weights, h, d, recurrent, first=first,
-            first_token=_first_token(problem, recurrent_bias), recurrent_bias=recurrent_bias,
+            runs[0], problem.values, problem.weights, h, d, recurrent, recurrent_bias=recurrent_bias
         )
         threads.run(more)
     else:

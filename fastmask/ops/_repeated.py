@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from fastmask.ops._recurrent import Problem
 
 States = tuple[Array, ...]
-Steps = Callable[[Any, States], None]
 
 
 class Repetition:
@@ -29,17 +27,14 @@ class Repetition:
     ----------
     problem : Problem
         Of an earlier call.
-    bias : array or None
-        Of the input side, as the kernels read it.
+    program : kernels' Program
     states : int
         How many states a row has.
-    steps : callable
-        ``steps(run, states)`` runs all steps of a `Recurrence`; of the states the first is a buffer of two halves.
     """
 
-    def __init__(self, problem: Problem, bias: Array | None, states: int, steps: Steps) -> None:
+    def __init__(self, problem: Problem, program: Any, states: int) -> None:
         self.module, self.dtype, self.units = problem.kernel, problem.dtype, problem.units
-        self._panels, self._bias, self._steps, self._states = problem.kernel_panels(), bias, steps, states
+        self._program, self._states = program, states
         self._columns = problem.gates * problem.units
         self._recurrent_bytes = problem.recurrent_kernel.nbytes
         self._operations = problem.token_operations
@@ -50,7 +45,7 @@ class Repetition:
         runs = self._runs(values, plan)
         h = aligned_zeros((2 * batch, self.units), dtype)
         more = [aligned_zeros((batch, self.units), dtype) for _ in range(1, self._states)]
-        steps = [partial(self._steps, run, (h, *more)) for run in runs]
+        steps = [partial(run.forward, (h, *more), None, False, True, None) for run in runs]
         threads.run(with_products(steps, runs))
         return (h.take(plan.last_halves, axis=0), *[state.take(plan.unsorted_indices, axis=0) for state in more])
 
@@ -58,7 +53,7 @@ class Repetition:
         module, operations = self.module, plan.tokens * self._operations
         parts = unit_parts(module, plan, self.units, self._recurrent_bytes, operations)
         runs = recurrences(
-            module, plan, (values, plan.positions, self._panels, self._bias), None, self._columns, self.dtype,
+            module, self._program, plan, (values, plan.positions, None), self._columns, self.dtype,
             operations=operations, parts=parts,
         )
         if parts > 1:

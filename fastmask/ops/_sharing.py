@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmask.kernels import packing
-from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, Indices, block_tokens, thread_count
 from fastmask.packing import Packing
 
@@ -58,14 +57,14 @@ def row_ranges(plan: Packing, operations: float) -> list[tuple[int, int]]:
 
 
 def recurrences(
-    kernel: ModuleType, plan: Packing, inputs: tuple[Array | None, Indices | None, Array | None, Array | None],
-    z: Array | None, columns: int, dtype: np.dtype[Any], *, operations: float = 0.0, parts: int = 1,
+    kernel: ModuleType, program: Any, plan: Packing, inputs: tuple[Array | None, Indices | None, Array | None],
+    columns: int, dtype: np.dtype[Any], *, operations: float = 0.0, parts: int = 1,
 ) -> list[Any]:
-    """A prepared `Recurrence` for each range of rows, or, if there are several, for each part of the units.
+    """A prepared `Run` for each range of rows, or, if there are several, for each part of the units.
 
-    inputs: values or None, the row of each token in them or in z, panels of the kernel, and its bias. z: where the
-    products of every token are, or are to be kept; None: scratch is made for blocks of them. operations: of all steps;
-    by default too few to be shared out.
+    inputs: values or None, the row of each token in them or in z, and z, where the products of every token are, or
+    are to be kept; None: a run has room for blocks of them. operations: of all steps; by default too few to be shared
+    out.
     """
     most = min(block_tokens(columns, dtype), plan.tokens)
     active = int(plan.batch_sizes[0]) if plan.tokens else 0
@@ -76,9 +75,9 @@ def recurrences(
     runs = []
     for begin, end in ranges:
         capacity = max(min(active, end) - begin, 2 * steps * active, most, 1)
-        out = aligned_empty((capacity, columns), dtype) if z is None else z
-        arrays = *inputs, out
-        runs += [kernel.Recurrence(sizes, begin, end, arrays, z is not None, capacity) for _ in range(parts)]
+        first = kernel.Run(program, sizes, begin, end, inputs, capacity)
+        others = [kernel.Run(program, sizes, begin, end, (*inputs[:2], first), capacity) for _ in range(parts - 1)]
+        runs += [first, *others]
     if steps:
         runs[0].divide(steps, steps * active)
     return runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from fastmask import threads
 from fastmask.kernels.memory import aligned_empty
@@ -29,26 +30,24 @@ def _recurrent_panels(problem: Problem) -> Array:
     return problem.kept("recurrent kernel", matrix, lambda: product_panels(problem.kernel, matrix))
 
 
-def _leave_repetition(problem: Problem, bias: Array | None, code: int) -> None:
-    kernel, panels = problem.kernel, _recurrent_panels(problem)
-    problem.leave_repetition(
-        problem.input_bias(bias), 1,
-        lambda run, states: kernel.simple_rnn_forward(run, panels, states[0], code, False, True, None),
+def _program(problem: Problem, bias: Array | None, code: int) -> Any:
+    kernel = problem.kernel
+    return problem.program(
+        kernel.SIMPLE_RNN, (code, 0), problem.input_bias(bias), (_recurrent_panels(problem), None, None)
     )
 
 
-def _forward(problem: Problem, bias: Array | None, code: int) -> tuple[Array, list[object], list[object]]:
-    kernel = problem.kernel
+def _leave_repetition(problem: Problem, bias: Array | None, code: int) -> None:
+    problem.leave_repetition(_program(problem, bias, code), 1)
+
+
+def _forward(problem: Problem, bias: Array | None, code: int) -> tuple[Array, list[Any]]:
     h = problem.state_buffer(problem.initial_state[0])
-    runs = problem.runs(problem.input_bias(bias), None)
-    dropouts = problem.dropouts(problem.units, len(runs))
-    panels = _recurrent_panels(problem)
-    steps = [
-        partial(kernel.simple_rnn_forward, run, panels, h, code, problem.every_step, problem.zero_state, dropout)
-        for run, dropout in zip(runs, dropouts, strict=True)
-    ]
+    runs = problem.runs(_program(problem, bias, code), problem.input_bias(bias), None)
+    dropout = problem.dropout(problem.units)
+    steps = [partial(run.forward, (h,), None, problem.every_step, problem.zero_state, dropout) for run in runs]
     threads.run(with_products(steps, runs))
-    return h, runs, dropouts
+    return h, runs
 
 
 def simple_rnn(
@@ -120,7 +119,7 @@ def simple_rnn_vjp(
     problem = Problem(x, kernel, recurrent_kernel, 1, initial_state, 1, go_backwards, return_sequences,
                       input_mask, recurrent_mask, training=True)
     bias = problem.check_bias(bias, (problem.units,))
-    h, runs, dropouts = _forward(problem, bias, code)
+    h, runs = _forward(problem, bias, code)
     once = Once()
 
     def pullback(d_sequence: Array | None = None, d_states: StateGradients | None = None) -> RecurrentGradients:
@@ -128,12 +127,10 @@ def simple_rnn_vjp(
         (dh,) = state_gradients(problem, d_states, 1)
         once.use()
         d = aligned_empty((problem.plan.tokens, problem.units), problem.dtype)
-        transposed = product_panels(problem.kernel, problem.recurrent_kernel.T)
+        panels = product_panels(problem.kernel, problem.recurrent_kernel.T)
+        transposed = problem.kernel.Transposed(panels, None)
         form_team(problem, runs)
-        threads.run([
-            partial(problem.kernel.simple_rnn_backward, run, transposed, h, dy, dh, d, code, dropout)
-            for run, dropout in zip(runs, dropouts, strict=True)
-        ])
+        threads.run([partial(run.backward, transposed, (h,), d, dy, (dh,)) for run in runs])
         g = gradients(problem, runs, h, d)
         return RecurrentGradients(
             g.inputs, g.kernel, g.recurrent_kernel, None if bias is None else g.bias,
