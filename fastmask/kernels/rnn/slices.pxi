@@ -10,8 +10,6 @@
 
 from libc.stdint cimport INT64_MAX
 
-include "atomic.pxi"
-
 cdef enum:
     MARK_STEP = 16          # numbers from one mark to the next: two cache lines, which come in pairs
     CROWDED = 20            # milliseconds: for so long after a thread has lost its CPU, another loss is likely
