@@ -15,6 +15,7 @@ from helpers.recurrent import CELL_ACTIVATIONS, CELLS, gradients_by_name, make_p
 
 from fastmask import PackedSequence, ops, reference
 from fastmask.packing import Packing
+from fastmask.ops import tuning
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 
@@ -215,13 +216,14 @@ def test_wide_layers(cell, shape):
 
 @pytest.mark.parametrize("options", [{}, {"go_backwards": True}, {"dropout": "shared"}])
 @pytest.mark.parametrize("cell", CELLS)
-def test_blocks_of_steps(cell, options, monkeypatch):
+def test_blocks_of_steps(cell, options):
     """However many steps have their input products made at a time, the bits are the same."""
     problem = make_problem(cell, 7, 12, 5, 9, mask="left", dtype=np.float32, **options)
     expected = ops_results(problem)
     for size in (1, 40 * 4 * 32, 10 * 4 * 128):
-        monkeypatch.setattr("fastmask.ops._arrays._BLOCK_BYTES", size)
-        for name, array in ops_results(problem).items():
+        with tuning.override(BLOCK_BYTES=size):
+            results = ops_results(problem)
+        for name, array in results.items():
             assert_same_bits(array, expected[name], name)
 
 

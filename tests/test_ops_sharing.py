@@ -12,39 +12,41 @@ from helpers.recurrent import CELLS, make_problem
 
 from fastmask import PackedSequence, kernels, ops, threads
 from fastmask.kernels import packing
-from fastmask.ops import _sharing
+from fastmask.ops import tuning
+from fastmask.ops.rnn import forward, tape
 from fastmask.packing import Packing
 
 WIDE = 4 * 64 + 5    # columns of four panels and a rest, for the widest vectors
 
 
 @pytest.fixture
-def patience(monkeypatch):
+def patience():
     """Wait for threads of a team however long they take."""
     while any(kernels.module(np.dtype(dtype)).is_crowded() for dtype in ("float32", "float64")):
         time.sleep(0.001)
-    monkeypatch.setattr(_sharing, "_PATIENCE", 1000.0)
+    with tuning.override(PATIENCE=1000.0):
+        yield
 
 
 @pytest.fixture
-def share_units(monkeypatch, set_threads, patience):
-    """Share units whatever the width of a layer and whoever waits; returns ``set_threads``."""
-    monkeypatch.setattr(_sharing, "_FEW_ROWS", ((0, 10**9),))
-    return set_threads
+def share_units(set_threads, patience):
+    """Share units whatever the width of a layer and whoever waits; gives ``set_threads``."""
+    with tuning.override(FEW_ROWS=((0, 10**9),)):
+        yield set_threads
 
 
 @pytest.fixture
 def teams(monkeypatch):
     """The numbers of parts of the teams that are formed."""
     formed = []
-    form_team = _sharing.form_team
+    join_team = forward.join_team
 
-    def note(problem, runs):
-        formed.append(problem.parts)
-        form_team(problem, runs)
+    def note(schedule, *arguments):
+        formed.append(schedule.parts)
+        join_team(schedule, *arguments)
 
-    for module in ("_recurrent", "_lstm", "_gru", "_simple_rnn"):
-        monkeypatch.setattr(f"fastmask.ops.{module}.form_team", note)
+    for module in (forward, tape):
+        monkeypatch.setattr(module, "join_team", note)
     return formed
 
 
@@ -91,10 +93,10 @@ def test_inference(cell, return_sequences, share_units, teams):
 
 
 @pytest.mark.parametrize("block", [1, 3000, 10**6])
-def test_blocks_of_inputs(block, share_units, monkeypatch):
+def test_blocks_of_inputs(block, share_units):
     """Products of inputs are made by blocks of steps, by all threads."""
-    monkeypatch.setattr("fastmask.ops._arrays._BLOCK_BYTES", block)
-    compare_with_one_thread(make_problem("gru", 3, 30, 70, 130, mask="right", dtype=np.float32), share_units)
+    with tuning.override(BLOCK_BYTES=block):
+        compare_with_one_thread(make_problem("gru", 3, 30, 70, 130, mask="right", dtype=np.float32), share_units)
 
 
 def test_repeated_inputs(share_units):
@@ -166,22 +168,20 @@ def test_callers_at_the_same_time(share_units):
 
 def test_after_a_long_wait_rows_are_shared_for_a_while(share_units, teams, monkeypatch):
     """Of three panels one thread has two, and the other waits for it; here any wait is a long one."""
-    monkeypatch.setattr(_sharing, "_PATIENCE", 0.0)
-    monkeypatch.setattr(_sharing, "_SLOWEST_BYTES_PER_SECOND", np.inf)
     kernel = kernels.module(np.dtype(np.float32))
     problem = make_problem("simple_rnn", 2000, 6, 3, 12 * kernel.lanes, mask="none", dtype=np.float32)
     x = PackedSequence.from_padded(problem.x)
     share_units(2)
-    for _ in range(100):
-        ops.simple_rnn(x, *problem.parameters, return_sequences=False)
-        if kernel.is_crowded():
-            break
-    else:
-        pytest.fail("no thread has waited")
+    with tuning.override(PATIENCE=0.0, SLOWEST_BYTES_PER_SECOND=np.inf):
+        for _ in range(100):
+            ops.simple_rnn(x, *problem.parameters, return_sequences=False)
+            if kernel.is_crowded():
+                break
+        else:
+            pytest.fail("no thread has waited")
     while kernel.is_crowded():
         time.sleep(0.001)
     teams.clear()
-    monkeypatch.setattr(_sharing, "_PATIENCE", 1000.0)
     ops_results(problem)
     monkeypatch.setattr(kernel, "is_crowded", lambda: True)
     ops_results(problem)

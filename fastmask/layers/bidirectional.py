@@ -9,7 +9,7 @@ from fastmask.layers import checks
 from fastmask.layers.arguments import with_dtype_of
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Shape
-from fastmask.layers.flow import Back, Shown, cotangents, enter_in_place, leave, run, same
+from fastmask.layers.flow import Back, Shown, cotangents, leave, run, same, tokens_of
 from fastmask.layers.joining import Concatenate
 from fastmask.layers.merging import Add, Average, Multiply
 from fastmask.layers.recurrent_base import Recurrent
@@ -126,10 +126,10 @@ class Bidirectional(Layer):
         return outputs if len(outputs) > 1 else outputs[0]
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        source, enter_back = enter_in_place(x, call.mask)
+        tokens, enter_back = tokens_of(x, call.mask)
         starts = self._halves(call.initial_state)
         pairs = zip((self.forward_layer, self.backward_layer), starts, strict=True)
-        runs = [layer.scan(source, call._replace(initial_state=s)) for layer, s in pairs]
+        runs = [layer.scan(tokens, call._replace(initial_state=s)) for layer, s in pairs]
         (ahead, a_states, ahead_back), (back, b_states, back_back) = runs
         merged, merge_back = self._merge(ahead, back, call.keep)
         padded = not isinstance(x, PackedSequence)

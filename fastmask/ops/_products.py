@@ -12,6 +12,7 @@ import numpy as np
 from fastmask import threads
 from fastmask.kernels import packing
 from fastmask.kernels.memory import aligned_zeros
+from fastmask.ops import tuning
 from fastmask.ops._arrays import (
     Array,
     Indices,
@@ -21,9 +22,6 @@ from fastmask.ops._arrays import (
 )
 
 Task = Callable[[], None]
-
-# Small pieces of clearing, 10 microseconds each, fill the time until the last product of another thread ends.
-_CLEARED_BYTES = 2**18
 
 
 def product_tasks(
@@ -85,7 +83,7 @@ def clearing_tasks(out: Array, kept: Indices) -> list[Task]:
         return []
     keep = np.zeros(rows, np.bool_)
     keep[kept] = True
-    parts = min(2 * threads.get_num_threads(), 1 + out.nbytes // _CLEARED_BYTES)
+    parts = min(2 * threads.get_num_threads(), 1 + out.nbytes // tuning.CLEARED_BYTES)
     return [partial(packing.clear_rows, out, keep.view(np.uint8), *part) for part in split(rows, parts)]
 
 

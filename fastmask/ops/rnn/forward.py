@@ -1,0 +1,138 @@
+"""One forward pass of a recurrent layer on packed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from fastmask import kernels, threads
+from fastmask.kernels.memory import aligned_empty
+from fastmask.ops._arrays import Array, Indices
+from fastmask.ops.rnn.inputs import Dropout, TableProducts, masked_products, masked_values
+from fastmask.ops.rnn.schedule import choose, join_team, prepare, with_products
+from fastmask.ops.rnn.spec import RNNSpec
+from fastmask.ops.rnn.weights import RNNWeights
+from fastmask.packing import Packing, TableRows
+
+States = tuple[Array, ...]
+
+
+class Tokens(NamedTuple):
+    """The tokens of a run, unchecked.
+
+    Attributes
+    ----------
+    values : array (U, F)
+    plan : Packing
+    index : int64 array (N,) or None
+        Token n is ``values[index[n]]``, or row n.
+    shared : bool
+        Whether tokens share values, whose products are then made once, before the first step.
+    source : TableRows or None
+        The table whose rows the values are.
+    """
+
+    values: Array
+    plan: Packing
+    index: Indices | None = None
+    shared: bool = False
+    source: TableRows | None = None
+
+
+def running_order(spec: RNNSpec, tokens: Tokens) -> Indices | None:
+    """Row of the values of each token in the order in which the layer runs; None: token n is row n."""
+    if not spec.go_backwards:
+        return tokens.index
+    return tokens.plan.reverse if tokens.index is None else tokens.index[tokens.plan.reverse]
+
+
+class Forward:
+    """A forward pass: its buffers, and the runs of the kernels.
+
+    Parameters
+    ----------
+    weights : RNNWeights
+    tokens : Tokens
+    states : sequence of arrays (B, H) or None, or None
+        To start from; None stands for zeros.
+    dropout : Dropout or None
+    every_step : bool
+        Whether the states of every step are kept.
+    training : bool
+        Whether to keep what a backward pass reads.
+
+    Attributes
+    ----------
+    states : tuple of arrays
+        Buffers that hold the initial states in sorted order and behind them those of all tokens, or of a second half
+        that steps read and write in turn with the first; the c of an LSTM in inference is one state a row.
+    gates : array (N, stored * H) or None
+        What training keeps of every token.
+    """
+
+    def __init__(
+        self, weights: RNNWeights, tokens: Tokens, states: Sequence[Array | None] | None, dropout: Dropout | None,
+        every_step: bool, training: bool,
+    ) -> None:
+        self.weights, self.spec, self.tokens, self.dropout = weights, weights.spec, tokens, dropout
+        self.module = kernels.module(weights.spec.dtype)
+        self.rows = running_order(weights.spec, tokens)
+        self.every_step, self.training, self.zero_state = every_step, training, states is None
+        stored = weights.spec.kind.stored * weights.spec.units
+        self.gates = aligned_empty((tokens.plan.tokens, stored), self.spec.dtype) if training and stored else None
+        self.states = self._buffers(states or (None,) * len(self.spec.states))
+        self.recurrent_dropout: Any = None
+        if dropout is not None and dropout.states is not None:
+            self.recurrent_dropout = weights.dropout(self.module, dropout.states[:, tokens.plan.sorted_indices])
+
+    def _buffers(self, given: Sequence[Array | None]) -> States:
+        plan, batch, made = self.tokens.plan, self.tokens.plan.batch_size, []
+        behind = plan.tokens if self.every_step else batch
+        for state in given:
+            buffer = aligned_empty((batch + behind, self.spec.units), self.spec.dtype)
+            buffer[:batch] = 0 if state is None else state[plan.sorted_indices]
+            made.append(buffer)
+            behind = plan.tokens if self.training else 0
+        return tuple(made)
+
+    def run(self, tables: TableProducts | None = None) -> None:
+        """Run all steps."""
+        spec, module, plan, inputs = self.spec, self.module, self.tokens.plan, self._inputs(tables)
+        divisible = self.recurrent_dropout is None and not spec.resets_before
+        self.schedule = choose(spec, module, plan, inputs[0] is None, divisible)
+        self.runs = prepare(self.schedule, module, self.weights.packed(module), spec, plan, inputs)
+        join_team(self.schedule, module, spec, self.runs)
+        arguments = self.states, self.gates, self.every_step, self.zero_state, self.recurrent_dropout
+        threads.run(with_products([partial(run.forward, *arguments) for run in self.runs], self.runs))
+
+    def _inputs(self, tables: TableProducts | None) -> tuple[Any, Any, Any]:
+        """Values or None, the row of each token in them or in products, and where these are kept, or None."""
+        weights, module, (values, _, _, shared, source) = self.weights, self.module, self.tokens
+        if self.dropout is not None and self.dropout.inputs is not None:
+            tokens = [self.masked_values(factors) for factors in self.dropout.inputs]
+            return None, None, masked_products(module, self.spec, weights.kernel, weights.input_bias, tokens)
+        if not shared:
+            return values, self.rows, self.gates if self.spec.cell == "lstm" else None
+        if source is not None and tables is not None:
+            row_bytes = self.spec.columns * self.spec.dtype.itemsize
+            kept = tables.get(source, module, row_bytes, partial(weights.products, module))
+            if kept is not None:
+                return None, source.ids if self.rows is None else source.ids[self.rows], kept
+        return None, self.rows, weights.products(module, values)
+
+    def masked_values(self, factors: Array) -> Array:
+        """Each token in running order times its row's factors (B, F)."""
+        return masked_values(self.module, self.tokens.values, self.rows, self.tokens.plan, factors)
+
+    @property
+    def sequence(self) -> Array:
+        """The outputs of all steps (N, H) in the order in which they ran."""
+        return self.states[0][self.tokens.plan.batch_size :]
+
+    def final_states(self) -> States:
+        """The states (B, H) after the last valid steps, in the order of the batch."""
+        plan, (h, *more) = self.tokens.plan, self.states
+        h = h.take(plan.last_steps if self.every_step else plan.last_halves, axis=0)
+        behind = plan.last_steps if self.training else plan.unsorted_indices
+        return (h, *[state.take(behind, axis=0) for state in more])
