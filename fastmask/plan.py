@@ -227,16 +227,6 @@ class Packing:
         return self.lengths[self.sorted_indices]
 
     @stored_property
-    def last_halves(self) -> Indices:
-        """For each row of the batch its last state in two halves of B states in sorted order, written in turn.
-
-        A row of odd length ends in the second.
-        """
-        last = np.empty(self.batch_size, np.int64)
-        kernels.fill_last_halves(self.lengths, self.unsorted_indices, last)
-        return last
-
-    @stored_property
     def reverse(self) -> Indices:
         """For each packed token the one that a run from the end visits in its place; its own inverse."""
         reverse = np.empty(self.tokens, np.int64)

@@ -24,13 +24,14 @@ ROWS = [1, 2, 3]    # too few for a range of rows for each of two threads
 def runs(monkeypatch, set_threads):
     """Whether each pass forward, in its order, was one with products ahead; units are never shared."""
     divided = []
-    with_products = forward.with_products
+    prepare_runs = forward.prepare
 
-    def note(steps, runs):
+    def note(*arguments):
+        runs = prepare_runs(*arguments)
         divided.append([run.divided for run in runs])
-        return with_products(steps, runs)
+        return runs
 
-    monkeypatch.setattr(forward, "with_products", note)
+    monkeypatch.setattr(forward, "prepare", note)
     with tuning.override(FEW_ROWS=()):
         yield divided
 

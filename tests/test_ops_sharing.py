@@ -37,16 +37,18 @@ def share_units(set_threads, patience):
 
 @pytest.fixture
 def teams(monkeypatch):
-    """The numbers of parts of the teams that are formed."""
+    """The numbers of parts of each pass, forwards and backwards."""
     formed = []
-    join_team = forward.join_team
 
-    def note(schedule, *arguments):
-        formed.append(schedule.parts)
-        join_team(schedule, *arguments)
+    def noting(function):
+        def note(schedule, *arguments):
+            formed.append(schedule.parts)
+            return function(schedule, *arguments)
 
-    for module in (forward, tape):
-        monkeypatch.setattr(module, "join_team", note)
+        return note
+
+    monkeypatch.setattr(forward, "prepare", noting(forward.prepare))
+    monkeypatch.setattr(tape, "join_team", noting(tape.join_team))
     return formed
 
 

@@ -75,45 +75,47 @@ class Forward:
         self, weights: RNNWeights, tokens: Tokens, states: Sequence[Array | None] | None, dropout: Dropout | None,
         every_step: bool, training: bool,
     ) -> None:
-        self.weights, self.spec, self.tokens, self.dropout = weights, weights.spec, tokens, dropout
-        self.module = kernels.module(weights.spec.dtype)
-        self.rows = running_order(weights.spec, tokens)
+        spec = weights.spec
+        self.weights, self.spec, self.tokens, self.dropout = weights, spec, tokens, dropout
+        self.module = kernels.module(spec.dtype)
         self.every_step, self.training, self.zero_state = every_step, training, states is None
-        stored = weights.spec.kind.stored * weights.spec.units
-        self.gates = aligned_empty((tokens.plan.tokens, stored), self.spec.dtype) if training and stored else None
-        self.states = self._buffers(states or (None,) * len(self.spec.states))
+        self.rows = running_order(spec, tokens) if spec.go_backwards else tokens.index
+        plan, batch, stored = tokens.plan, tokens.plan.batch_size, spec.kind.stored * spec.units
+        self.gates = aligned_empty((plan.tokens, stored), spec.dtype) if training and stored else None
+        buffers = []
+        behind = plan.tokens if every_step else batch
+        for state in states or (None,) * len(spec.states):
+            buffer = aligned_empty((batch + behind, spec.units), spec.dtype)
+            buffer[:batch] = 0 if state is None else state[plan.sorted_indices]
+            buffers.append(buffer)
+            behind = plan.tokens if training else 0
+        self.states = tuple(buffers)
         self.recurrent_dropout: Any = None
         if dropout is not None and dropout.states is not None:
-            self.recurrent_dropout = weights.dropout(self.module, dropout.states[:, tokens.plan.sorted_indices])
-
-    def _buffers(self, given: Sequence[Array | None]) -> States:
-        plan, batch, made = self.tokens.plan, self.tokens.plan.batch_size, []
-        behind = plan.tokens if self.every_step else batch
-        for state in given:
-            buffer = aligned_empty((batch + behind, self.spec.units), self.spec.dtype)
-            buffer[:batch] = 0 if state is None else state[plan.sorted_indices]
-            made.append(buffer)
-            behind = plan.tokens if self.training else 0
-        return tuple(made)
+            self.recurrent_dropout = weights.dropout(self.module, dropout.states[:, plan.sorted_indices])
 
     def run(self, tables: TableProducts | None = None) -> None:
         """Run all steps."""
-        spec, module, plan, inputs = self.spec, self.module, self.tokens.plan, self._inputs(tables)
+        spec, module, (values, plan, _, shared, _), dropout = self.spec, self.module, self.tokens, self.dropout
+        inputs: tuple[Any, Any, Any] = values, self.rows, self.gates if spec.cell == "lstm" else None
+        if shared or (dropout is not None and dropout.inputs is not None):
+            inputs = self._products_before(tables)
         divisible = self.recurrent_dropout is None and not spec.resets_before
         self.schedule = choose(spec, module, plan, inputs[0] is None, divisible)
         self.runs = prepare(self.schedule, module, self.weights.packed(module), spec, plan, inputs)
-        join_team(self.schedule, module, spec, self.runs)
         arguments = self.states, self.gates, self.every_step, self.zero_state, self.recurrent_dropout
+        if len(self.runs) == 1 and not self.schedule.ahead:
+            self.runs[0].forward(*arguments)
+            return
+        join_team(self.schedule, module, spec, self.runs)
         threads.run(with_products([partial(run.forward, *arguments) for run in self.runs], self.runs))
 
-    def _inputs(self, tables: TableProducts | None) -> tuple[Any, Any, Any]:
-        """Values or None, the row of each token in them or in products, and where these are kept, or None."""
-        weights, module, (values, _, _, shared, source) = self.weights, self.module, self.tokens
+    def _products_before(self, tables: TableProducts | None) -> tuple[None, Indices | None, Array]:
+        """The products of the inputs, made before the first step, and the row of each token in them."""
+        weights, module, (values, _, _, _, source) = self.weights, self.module, self.tokens
         if self.dropout is not None and self.dropout.inputs is not None:
             tokens = [self.masked_values(factors) for factors in self.dropout.inputs]
             return None, None, masked_products(module, self.spec, weights.kernel, weights.input_bias, tokens)
-        if not shared:
-            return values, self.rows, self.gates if self.spec.cell == "lstm" else None
         if source is not None and tables is not None:
             row_bytes = self.spec.columns * self.spec.dtype.itemsize
             kept = tables.get(source, module, row_bytes, partial(weights.products, module))
@@ -133,6 +135,7 @@ class Forward:
     def final_states(self) -> States:
         """The states (B, H) after the last valid steps, in the order of the batch."""
         plan, (h, *more) = self.tokens.plan, self.states
-        h = h.take(plan.last_steps if self.every_step else plan.last_halves, axis=0)
+        # Of two halves, a row of odd length ends in the second.
+        last = plan.last_steps if self.every_step else plan.unsorted_indices + (plan.lengths & 1) * plan.batch_size
         behind = plan.last_steps if self.training else plan.unsorted_indices
-        return (h, *[state.take(behind, axis=0) for state in more])
+        return (h.take(last, axis=0), *[state.take(behind, axis=0) for state in more])

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastmask.ops._arrays import Array, Indices, check_float, check_packed
+from fastmask.ops._arrays import Array, check_float, check_packed
 from fastmask.ops.rnn.checks import check_dropout, check_states
 from fastmask.ops.rnn.forward import States, Tokens
-from fastmask.ops.rnn.inputs import Dropout
 from fastmask.ops.rnn.program import RNNProgram
-from fastmask.ops.rnn.spec import CELLS, RNNSpec
+from fastmask.ops.rnn.spec import RNNSpec
 from fastmask.ops.rnn.tape import RecurrentGradients
 from fastmask.packing import PackedSequence
 
@@ -28,7 +27,8 @@ class _Call:
         values = check_float("x", check_packed("x", x).values, 2)
         kernel, recurrent_kernel, bias = weights
         recurrent = check_float("recurrent_kernel", recurrent_kernel, 2, values.dtype, strided=True)
-        spec = RNNSpec(cell, values.shape[1], recurrent.shape[0], values.dtype.name, use_bias=bias is not None, **options)
+        sizes = values.shape[1], recurrent.shape[0]
+        spec = RNNSpec(cell, *sizes, values.dtype.name, use_bias=bias is not None, **options)
         self.program = RNNProgram(spec, kernel, recurrent, bias)
         self.plan = x.packing
         self.tokens = Tokens(values, x.packing, x.index, x.index is not None and not x.apart, x.source)
@@ -228,7 +228,8 @@ def gru(
     """
     call = _Call(
         "gru", x, (kernel, recurrent_kernel, bias), initial_state, (input_mask, recurrent_mask),
-        activation=activation, recurrent_activation=recurrent_activation, reset_after=reset_after, go_backwards=go_backwards,
+        activation=activation, recurrent_activation=recurrent_activation, reset_after=reset_after,
+        go_backwards=go_backwards,
     )
     return call.run(return_sequences)
 
@@ -252,6 +253,7 @@ def gru_vjp(
     """
     call = _Call(
         "gru", x, (kernel, recurrent_kernel, bias), initial_state, (input_mask, recurrent_mask),
-        activation=activation, recurrent_activation=recurrent_activation, reset_after=reset_after, go_backwards=go_backwards,
+        activation=activation, recurrent_activation=recurrent_activation, reset_after=reset_after,
+        go_backwards=go_backwards,
     )
     return call.vjp(return_sequences)

@@ -66,7 +66,12 @@ class RNNProgram:
             After the last valid step; where a row has none, those it started from.
         """
         later, self._has_run = self._has_run, True
-        if dropout is None and self._few(tokens.plan.tokens, later):
+        few, operations = tuning.FEW_TOKENS_AT_FIRST, tuning.FEW_OPERATIONS_AT_FIRST
+        if later:
+            few, operations = tuning.FEW_TOKENS, tuning.FEW_OPERATIONS
+        count, weights = tokens.plan.tokens, self.weights
+        is_short = count <= few or 2 * count * weights.size <= operations
+        if is_short and count > 0 and weights.lie_whole and dropout is None:
             return self.run_few(tokens, states, every_step)
         forward = Forward(self.weights, tokens, states, dropout, every_step, training=False)
         forward.run(self._tables)
@@ -83,15 +88,6 @@ class RNNProgram:
         forward = Forward(self.weights, tokens, states, dropout, every_step=True, training=True)
         forward.run()
         return (forward.sequence, forward.final_states()), Tape(forward)
-
-    def _few(self, tokens: int, later: bool) -> bool:
-        """Whether weights as they lie are the quicker way for so many tokens, in the first run or a later one."""
-        if later:
-            most, operations = tuning.FEW_TOKENS, tuning.FEW_OPERATIONS
-        else:
-            most, operations = tuning.FEW_TOKENS_AT_FIRST, tuning.FEW_OPERATIONS_AT_FIRST
-        weights = self.weights
-        return 0 < tokens and (tokens <= most or 2 * tokens * weights.size <= operations) and weights.lie_whole
 
     def run_few(
         self, tokens: Tokens, states: InitialStates, every_step: bool

@@ -7,6 +7,7 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from fastmask import threads
 from fastmask.kernels import packing
 from fastmask.ops import tuning
 from fastmask.ops._arrays import thread_count
@@ -44,20 +45,19 @@ def choose(spec: RNNSpec, module: ModuleType, plan: Packing, from_table: bool, d
     divisible : bool
         Whether threads can share the units of a step.
     """
-    whole = [(0, plan.batch_size)]
     features = 0 if from_table else spec.features
     # A gate's activation takes about as long as 20 of its products.
     operations = 2.0 * plan.tokens * spec.columns * (spec.units + features + 20)
-    threads = thread_count(2 * operations)
-    if threads == 1:
-        return Schedule(whole)
-    threads = thread_count(operations)
-    if threads > 1:
-        parts = _unit_parts(spec, module, plan, threads) if divisible else 1
+    ranges = [(0, plan.batch_size)]
+    if operations < tuning.OPERATIONS_PER_THREAD or threads.get_num_threads() == 1:
+        return Schedule(ranges)
+    count = thread_count(operations)
+    if count > 1:
+        parts = _unit_parts(spec, module, plan, count) if divisible else 1
         if parts > 1:
-            return Schedule(whole, parts)
-        whole = _row_ranges(plan, threads)
-    return Schedule(whole, 1, 0 if from_table or len(whole) > 1 else _steps_of_block(plan))
+            return Schedule(ranges, parts)
+        ranges = _row_ranges(plan, count)
+    return Schedule(ranges, 1, 0 if from_table or len(ranges) > 1 else _steps_of_block(plan))
 
 
 def _unit_parts(spec: RNNSpec, module: ModuleType, plan: Packing, threads: int) -> int:

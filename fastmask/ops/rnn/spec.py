@@ -67,6 +67,10 @@ class RNNSpec:
         Of the weights in Keras's layout.
     codes : tuple of two int
         The activations by the numbers of the kernels.
+    columns, recurrent_columns : int
+        Of the kernels, and those that meet the states themselves: without ``reset_after`` the candidate's do not.
+    resets_before : bool
+        Whether it is a GRU that multiplies the states by the reset gate before the recurrent product.
 
     Raises
     ------
@@ -93,6 +97,7 @@ class RNNSpec:
     recurrent_shape: Shape = field(init=False, repr=False, compare=False)
     bias_shape: Shape = field(init=False, repr=False, compare=False)
     codes: tuple[int, int] = field(init=False, repr=False, compare=False)
+    resets_before: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
@@ -106,10 +111,5 @@ class RNNSpec:
             recurrent_columns=2 * self.units if before else columns,
             kernel_shape=(self.features, columns), recurrent_shape=(self.units, columns),
             bias_shape=(2, columns) if kind.code == "GRU" else (columns,),
-            codes=(recurrent_code("activation", self.activation), second),
+            codes=(recurrent_code("activation", self.activation), second), resets_before=before,
         )
-
-    @property
-    def resets_before(self) -> bool:
-        """Whether it is a GRU that multiplies the state by the reset gate before the recurrent product."""
-        return self.kind.code == "GRU_RESET_BEFORE"

@@ -28,6 +28,13 @@ class RNNWeights:
     kernel, recurrent_kernel : arrays of the spec's shapes and precision, in any order of memory
     bias : array of the spec's shape, or None
 
+    Attributes
+    ----------
+    size : int
+        Numbers in both kernels.
+    lie_whole : bool
+        Whether the compiled kernels can read them where they lie.
+
     Raises
     ------
     TypeError, ValueError
@@ -47,15 +54,11 @@ class RNNWeights:
             if self.bias.ndim == 2:
                 self.input_bias, self.recurrent_bias = self.bias
         self.size = self.kernel.size + self.recurrent_kernel.size
-        self._cell = self._packed = self._transposed = _NOTHING
-
-    @property
-    def lie_whole(self) -> bool:
-        """Whether the kernels can read them where they lie."""
-        return (
+        self.lie_whole: bool = (
             self.kernel.size > 0 and self.kernel.flags.c_contiguous and self.recurrent_kernel.flags.c_contiguous
-            and not self.spec.resets_before
+            and not spec.resets_before
         )
+        self._cell = self._packed = self._transposed = _NOTHING
 
     def cell(self, module: ModuleType) -> Any:
         """The kernels' cell on the weights as they lie."""
