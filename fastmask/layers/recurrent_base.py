@@ -188,6 +188,7 @@ class Recurrent(Layer):
         initial = self.initial_states(call.initial_state, plan.batch_size)
         dropout = self.draw_dropout(plan, call.training)
         op_back: Back = same
+        sequence: Array | None
         if call.keep:
             (sequence, states), tape = self.program.vjp(tokens, initial, dropout=dropout)
             op_back = tape.pullback
@@ -195,11 +196,13 @@ class Recurrent(Layer):
             sequence, states = self.program.run(tokens, initial, every_step=self.return_sequences, dropout=dropout)
         if self.stateful:
             self.states = tuple([state.copy() for state in states])
-        if not self.return_sequences:
-            y, last_back = self._last(states[0], plan)
-        else:
+        y: PackedSequence | Array
+        last_back: Back | None = None
+        if self.return_sequences and sequence is not None:
             order = plan.reversed if self.go_backwards else plan
-            y, last_back = PackedSequence(sequence, order, repeat=not self.zero_output_for_mask), None
+            y = PackedSequence(sequence, order, repeat=not self.zero_output_for_mask)
+        else:
+            y, last_back = self._last(states[0], plan)
         given = call.initial_state is not None
 
         def back(d: Array | None, d_states: Any) -> Gradients:
@@ -266,7 +269,7 @@ class Recurrent(Layer):
             return None
         groups = self.gates if self.recurrent_dropout and self.gates > 1 else 1
         factors = []
-        for rate, width in ((self.dropout, self.features), (self.recurrent_dropout, self.units)):
+        for rate, width in ((self.dropout, self.spec.features), (self.recurrent_dropout, self.units)):
             acts = rate > 0 and (rate < 1 or self.drops_all)
             shape = groups, plan.batch_size, width
             factors.append(keep_factor(self.seed_generator, rate, shape, self.dtype) if acts else None)

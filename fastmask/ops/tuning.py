@@ -67,13 +67,12 @@ def override(**numbers: Any) -> Iterator[None]:
     **numbers
         By the names of this module; AttributeError for another.
     """
-    before = {name: globals()[name] if name in globals() else _unknown(name) for name in numbers}
+    unknown = [name for name in numbers if not name.isupper() or name not in globals()]
+    if unknown:
+        raise AttributeError(f"tuning has no number {unknown[0]!r}")
+    before = {name: globals()[name] for name in numbers}
     globals().update(numbers)
     try:
         yield
     finally:
         globals().update(before)
-
-
-def _unknown(name: str) -> None:
-    raise AttributeError(f"tuning has no number {name!r}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastmask import kernels, threads
 from fastmask.kernels.memory import aligned_empty
@@ -18,7 +19,8 @@ from fastmask.packing import Packing, TableRows
 States = tuple[Array, ...]
 
 
-class Tokens(NamedTuple):
+@dataclass(slots=True)
+class Tokens:
     """The tokens of a run, unchecked.
 
     Attributes
@@ -96,9 +98,9 @@ class Forward:
 
     def run(self, tables: TableProducts | None = None) -> None:
         """Run all steps."""
-        spec, module, (values, plan, _, shared, _), dropout = self.spec, self.module, self.tokens, self.dropout
-        inputs: tuple[Any, Any, Any] = values, self.rows, self.gates if spec.cell == "lstm" else None
-        if shared or (dropout is not None and dropout.inputs is not None):
+        spec, module, tokens, plan = self.spec, self.module, self.tokens, self.tokens.plan
+        inputs: tuple[Any, Any, Any] = tokens.values, self.rows, self.gates if spec.cell == "lstm" else None
+        if tokens.shared or (self.dropout is not None and self.dropout.inputs is not None):
             inputs = self._products_before(tables)
         divisible = self.recurrent_dropout is None and not spec.resets_before
         self.schedule = choose(spec, module, plan, inputs[0] is None, divisible)
@@ -112,7 +114,7 @@ class Forward:
 
     def _products_before(self, tables: TableProducts | None) -> tuple[None, Indices | None, Array]:
         """The products of the inputs, made before the first step, and the row of each token in them."""
-        weights, module, (values, _, _, _, source) = self.weights, self.module, self.tokens
+        weights, module, source = self.weights, self.module, self.tokens.source
         if self.dropout is not None and self.dropout.inputs is not None:
             tokens = [self.masked_values(factors) for factors in self.dropout.inputs]
             return None, None, masked_products(module, self.spec, weights.kernel, weights.input_bias, tokens)
@@ -121,7 +123,7 @@ class Forward:
             kept = tables.get(source, module, row_bytes, partial(weights.products, module))
             if kept is not None:
                 return None, source.ids if self.rows is None else source.ids[self.rows], kept
-        return None, self.rows, weights.products(module, values)
+        return None, self.rows, weights.products(module, self.tokens.values)
 
     def masked_values(self, factors: Array) -> Array:
         """Each token in running order times its row's factors (B, F)."""

@@ -211,7 +211,7 @@ class Tape:
         return sides
 
     def _masked_input_gradients(self, d: Array, d_kernel: Array, d_bias: Array, mask: Array) -> Array:
-        forward, (values, plan, *_), width = self.forward, self.forward.tokens, d.shape[1]
+        forward, values, plan, width = self.forward, self.forward.tokens.values, self.forward.tokens.plan, d.shape[1]
         module, kernel = forward.module, forward.weights.kernel
         total = aligned_zeros((plan.tokens, values.shape[1]), values.dtype)
         part = aligned_empty(total.shape, values.dtype)
