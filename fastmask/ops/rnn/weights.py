@@ -65,7 +65,7 @@ class RNNWeights:
         known, cell = self._cell
         if known is not module:
             bias = None if self.bias is None else self.bias.reshape(-1)
-            code = getattr(module.CellKind, self.spec.kind.code)
+            code = getattr(module, self.spec.kind.code)
             cell = module.Cell(code, *self.spec.codes, self.kernel, self.recurrent_kernel, bias)
             self._cell = module, cell
         return cell
@@ -90,7 +90,7 @@ class RNNWeights:
             None if bias is None else readable_bias(module, bias) for bias in (self.input_bias, self.recurrent_bias)
         )
         return module.Program(
-            getattr(module.CellKind, spec.kind.code), *spec.codes, (spec.features, spec.units),
+            getattr(module, spec.kind.code), *spec.codes, (spec.features, spec.units),
             (product_panels(module, self.kernel), first), (panels, candidate, second),
         )
 
