@@ -119,7 +119,7 @@ class Packing:
             True (or nonzero) where a step counts; any pattern, rows without a valid step too. It may have more
             axes, of which the last one is that of the steps.
         """
-        grid = as_array("mask", mask)
+        grid = mask if type(mask) is np.ndarray else as_array("mask", mask)
         kind = grid.dtype.kind
         if grid.ndim < 2 or kind not in "biu":
             raise ValueError(

@@ -178,7 +178,7 @@ class TestDropout:
     @pytest.mark.parametrize("kind", KINDS)
     def test_statistics(self, kind):
         layer = make(kind, features=20, dropout=0.3, recurrent_dropout=0.3, seed=1)
-        for mask in layer.draw_dropout(Packing.full(500, 1), training=True):
+        for mask in layer.draw_dropout(Packing.full(500, 1)):
             np.testing.assert_allclose(np.unique(mask), [0, 1 / 0.7])
             assert abs((mask == 0).mean() - 0.3) < 4 * np.sqrt(0.21 / mask.size)
 
@@ -207,7 +207,7 @@ class TestDropout:
     @staticmethod
     def drawn(kind, **rates):
         layer = make(kind, seed=2, **rates)
-        return layer.draw_dropout(Packing.full(BATCH, 3), training=True)
+        return layer.draw_dropout(Packing.full(BATCH, 3))
 
 
 class TestWeights:

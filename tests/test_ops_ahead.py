@@ -97,7 +97,7 @@ class Chain:
         )
         plan = Packing.from_lengths([steps])
         spec = RNNSpec("simple_rnn", 9, units, activation="linear", use_bias=False)
-        program = RNNWeights(spec, weights, recurrent, None).packed(kernel)
+        program = RNNWeights(spec, weights, recurrent, None).pack(kernel)
         schedule = Schedule([(0, 1)], 1, 6 if threads.get_num_threads() > 1 else 0)
         with tuning.override(BLOCK_BYTES=1):
             (self.run,) = prepare(schedule, kernel, program, spec, plan, (x, None, None))

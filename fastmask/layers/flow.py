@@ -77,9 +77,10 @@ def tokens_of(x: "Array | PackedSequence", mask: Any) -> tuple[ops.Tokens, Back]
     if isinstance(x, PackedSequence):
         values = ops.check_float("x", x.values, 2)
         return ops.Tokens(values, x.packing, x.index, x.index is not None and not x.apart, x.source), same
-    shape = x.shape
+    shape, flags = x.shape, x.flags
     plan = full_plan(*shape[:2]) if mask is None else Packing.from_mask(mask)
-    values = ops.check_float("x", x.reshape(shape[0] * shape[1], shape[2]))
+    values = x if flags.c_contiguous and flags.aligned else np.require(x, None, ("C", "A"))
+    values = values.reshape(shape[0] * shape[1], shape[2])
     return ops.Tokens(values, plan, plan.positions), lambda d: d.reshape(shape)
 
 

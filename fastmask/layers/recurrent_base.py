@@ -129,11 +129,6 @@ class Recurrent(Layer):
         y = (*input_shape[:2], self.units) if self.return_sequences else state
         return (y, *[state for _ in self.state_names]) if self.return_state else y
 
-    @property
-    def program(self) -> ops.RNNProgram:
-        """The layer on its weights as they are now."""
-        return self._kept.get(self._make_program, self.kernel, self.recurrent_kernel, self.bias)
-
     def _make_program(self) -> ops.RNNProgram:
         bias = None if self.bias is None else self.bias.value
         return ops.RNNProgram(self.spec, self.kernel.value, self.recurrent_kernel.value, bias)
@@ -185,15 +180,19 @@ class Recurrent(Layer):
             ``back(dy or None, d_states) -> Gradients``.
         """
         plan = tokens.plan
-        initial = self.initial_states(call.initial_state, plan.batch_size)
-        dropout = self.draw_dropout(plan, call.training)
+        initial = dropout = None
+        if call.initial_state is not None or self.states is not None:
+            initial = self.initial_states(call.initial_state, plan.batch_size)
+        if call.training and self.stochastic:
+            dropout = self.draw_dropout(plan)
+        program = self._kept.get(self._make_program, self.kernel, self.recurrent_kernel, self.bias)
         op_back: Back = same
         sequence: Array | None
         if call.keep:
-            (sequence, states), tape = self.program.vjp(tokens, initial, dropout=dropout)
+            (sequence, states), tape = program.vjp(tokens, initial, dropout=dropout)
             op_back = tape.pullback
         else:
-            sequence, states = self.program.run(tokens, initial, every_step=self.return_sequences, dropout=dropout)
+            sequence, states = program.run(tokens, initial, every_step=self.return_sequences, dropout=dropout)
         if self.stateful:
             self.states = tuple([state.copy() for state in states])
         y: PackedSequence | Array
@@ -201,8 +200,10 @@ class Recurrent(Layer):
         if self.return_sequences and sequence is not None:
             order = plan.reversed if self.go_backwards else plan
             y = PackedSequence(sequence, order, repeat=not self.zero_output_for_mask)
-        else:
+        elif self.zero_output_for_mask or plan.tokens == 0 or plan.batch_sizes[0] < plan.batch_size:
             y, last_back = self._last(states[0], plan)
+        else:
+            y, last_back = states[0].copy() if self.return_state else states[0], same
         given = call.initial_state is not None
 
         def back(d: Array | None, d_states: Any) -> Gradients:
@@ -217,13 +218,11 @@ class Recurrent(Layer):
         return y, states, back
 
     def _last(self, h: Array, plan: Packing) -> tuple[Array, Back]:
-        """Return the last outputs: the states `h`, but zeros where none is due."""
+        """Return the last outputs where not every row has one: the states `h`, or zeros where none is due."""
         if self.zero_output_for_mask and plan.masked and plan.total_length:
             none_due = ~plan.mask[:, 0 if self.go_backwards else -1]
-        elif plan.batch_sizes.size == 0 or plan.batch_sizes[0] < plan.batch_size:
-            none_due = plan.lengths == 0
         else:
-            return (h.copy() if self.return_state else h), same
+            none_due = plan.lengths == 0
 
         def without(values: Array) -> Array:
             values = values.copy()
@@ -263,10 +262,8 @@ class Recurrent(Layer):
             states.append(state)
         return tuple(states)
 
-    def draw_dropout(self, plan: Packing, training: bool) -> ops.Dropout | None:
+    def draw_dropout(self, plan: Packing) -> ops.Dropout | None:
         """Draw one factor per row for all steps, per gate if the recurrent state is dropped too."""
-        if not (training and self.stochastic):
-            return None
         groups = self.gates if self.recurrent_dropout and self.gates > 1 else 1
         factors = []
         for rate, width in ((self.dropout, self.spec.features), (self.recurrent_dropout, self.units)):

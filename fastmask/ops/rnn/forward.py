@@ -50,7 +50,7 @@ def running_order(spec: RNNSpec, tokens: Tokens) -> Indices | None:
 
 
 class Forward:
-    """A forward pass: its buffers, and the runs of the kernels.
+    """A forward pass, which runs all steps: its buffers, and the runs of the kernels.
 
     Parameters
     ----------
@@ -63,6 +63,8 @@ class Forward:
         Whether the states of every step are kept.
     training : bool
         Whether to keep what a backward pass reads.
+    tables : TableProducts, optional
+        Where products of whole tables are kept.
 
     Attributes
     ----------
@@ -75,7 +77,7 @@ class Forward:
 
     def __init__(
         self, weights: RNNWeights, tokens: Tokens, states: Sequence[Array | None] | None, dropout: Dropout | None,
-        every_step: bool, training: bool,
+        every_step: bool, training: bool, tables: TableProducts | None = None,
     ) -> None:
         spec = weights.spec
         self.weights, self.spec, self.tokens, self.dropout = weights, spec, tokens, dropout
@@ -96,15 +98,19 @@ class Forward:
         if dropout is not None and dropout.states is not None:
             self.recurrent_dropout = weights.dropout(self.module, dropout.states[:, plan.sorted_indices])
 
-    def run(self, tables: TableProducts | None = None) -> None:
-        """Run all steps."""
-        spec, module, tokens, plan = self.spec, self.module, self.tokens, self.tokens.plan
+        self._run(tables)
+
+    def _run(self, tables: TableProducts | None) -> None:
+        spec, module, tokens = self.spec, self.module, self.tokens
         inputs: tuple[Any, Any, Any] = tokens.values, self.rows, self.gates if spec.cell == "lstm" else None
         if tokens.shared or (self.dropout is not None and self.dropout.inputs is not None):
             inputs = self._products_before(tables)
-        divisible = self.recurrent_dropout is None and not spec.resets_before
-        self.schedule = choose(spec, module, plan, inputs[0] is None, divisible)
-        self.runs = prepare(self.schedule, module, self.weights.packed(module), spec, plan, inputs)
+        known, program = self.weights.packed
+        if known is not module:
+            program = self.weights.pack(module)
+        divisible = self.recurrent_dropout is None
+        self.schedule = choose(spec, module, tokens.plan, inputs[0] is None, divisible)
+        self.runs = prepare(self.schedule, module, program, spec, tokens.plan, inputs)
         arguments = self.states, self.gates, self.every_step, self.zero_state, self.recurrent_dropout
         if len(self.runs) == 1 and not self.schedule.ahead:
             self.runs[0].forward(*arguments)

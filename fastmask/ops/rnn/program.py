@@ -73,8 +73,7 @@ class RNNProgram:
         is_short = count <= few or 2 * count * weights.size <= operations
         if is_short and count > 0 and weights.lie_whole and dropout is None:
             return self.run_few(tokens, states, every_step)
-        forward = Forward(self.weights, tokens, states, dropout, every_step, training=False)
-        forward.run(self._tables)
+        forward = Forward(self.weights, tokens, states, dropout, every_step, False, self._tables)
         return forward.sequence if every_step else None, forward.final_states()
 
     def vjp(
@@ -86,7 +85,6 @@ class RNNProgram:
         """
         self._has_run = True
         forward = Forward(self.weights, tokens, states, dropout, every_step=True, training=True)
-        forward.run()
         return (forward.sequence, forward.final_states()), Tape(forward)
 
     def run_few(

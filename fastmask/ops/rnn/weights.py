@@ -34,6 +34,8 @@ class RNNWeights:
         Numbers in both kernels.
     lie_whole : bool
         Whether the compiled kernels can read them where they lie.
+    packed : tuple of a module and its program, or of None
+        What `pack` has made last, for one instruction set.
 
     Raises
     ------
@@ -58,7 +60,8 @@ class RNNWeights:
             self.kernel.size > 0 and self.kernel.flags.c_contiguous and self.recurrent_kernel.flags.c_contiguous
             and not spec.resets_before
         )
-        self._cell = self._packed = self._transposed = _NOTHING
+        self.packed: Made = _NOTHING
+        self._cell = self._transposed = _NOTHING
 
     def cell(self, module: ModuleType) -> Any:
         """The kernels' cell on the weights as they lie."""
@@ -70,15 +73,8 @@ class RNNWeights:
             self._cell = module, cell
         return cell
 
-    def packed(self, module: ModuleType) -> Any:
-        """The kernels' program on packed weights."""
-        known, program = self._packed
-        if known is not module:
-            program = self._pack(module)
-            self._packed = module, program
-        return program
-
-    def _pack(self, module: ModuleType) -> Any:
+    def pack(self, module: ModuleType) -> Any:
+        """Make and keep the kernels' program on packed weights."""
         spec, columns, candidate = self.spec, self.spec.recurrent_columns, None
         if spec.cell == "simple_rnn":
             panels = product_panels(module, self.recurrent_kernel)
@@ -89,10 +85,12 @@ class RNNWeights:
         first, second = (
             None if bias is None else readable_bias(module, bias) for bias in (self.input_bias, self.recurrent_bias)
         )
-        return module.Program(
+        program = module.Program(
             getattr(module, spec.kind.code), *spec.codes, (spec.features, spec.units),
             (product_panels(module, self.kernel), first), (panels, candidate, second),
         )
+        self.packed = module, program
+        return program
 
     def transposed(self, module: ModuleType) -> Any:
         """What the kernels' backward pass reads of the recurrent kernel."""
