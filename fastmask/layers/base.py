@@ -125,7 +125,7 @@ class Layer(WeightHolder):
         """Return `x` in the layer's dtype; ValueError or TypeError if it cannot be."""
         if type(x) is not np.ndarray or x.dtype != self.dtype:
             x = checks.float_input(x, self.dtype)
-        if self.input_rank is not None and self.input_rank != len(x.shape):
+        if self.input_rank != len(x.shape):
             self.check_rank("x", x.shape)
         return x
 

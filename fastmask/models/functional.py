@@ -103,6 +103,7 @@ class Model(Layer, Trainer):
         self.keyed_outputs = isinstance(outputs, Mapping)
         self.input_shape = _only([tensor.shape for tensor in self.inputs])
         self.output_shape = _only([tensor.shape for tensor in self.outputs])
+        self._layout = self._made_layout()
 
     @property
     def sublayers(self) -> Mapping[str, Layer]:
@@ -135,6 +136,9 @@ class Model(Layer, Trainer):
     @property
     def layout(self) -> Layout:
         """What data for this model must look like."""
+        return self._layout
+
+    def _made_layout(self) -> Layout:
         inputs = [
             InputSpec(name, self.input_takes_ids(i), self._data_shape(tensor))
             for i, (name, tensor) in enumerate(zip(self.input_names, self.inputs, strict=True))

@@ -12,7 +12,7 @@ from fastmask import kernels, threads
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._activations import activate, activate_backward, activation_code
 from fastmask.ops._arrays import Array, check_float, check_shape, product_panels, readable_bias, thread_count
-from fastmask.ops._products import gradient_tasks, multiply_tasks, product_tasks
+from fastmask.ops._products import fill_product, gradient_tasks, multiply_tasks
 
 
 class DenseGradients(NamedTuple):
@@ -53,8 +53,10 @@ class DenseProgram:
 
     def run(self, rows: Array) -> Array:
         """``activation(rows @ kernel + bias)`` for checked rows (n, k)."""
-        out = self._products(kernels.module(rows.dtype), rows)
-        activate(kernels.module(rows.dtype), self.code, out, out)
+        module = kernels.module(rows.dtype)
+        out = self._products(module, rows)
+        if self.code:
+            activate(module, self.code, out, out)
         return out
 
     def vjp(self, rows: Array) -> tuple[Array, Callable[[ArrayLike], DenseGradients]]:
@@ -85,7 +87,7 @@ class DenseProgram:
             start = None if self.bias is None else readable_bias(module, self.bias)
             self._packed = module, panels, start
         out = aligned_empty((rows.shape[0], self.kernel.shape[1]), rows.dtype)
-        threads.run(product_tasks(module, [(rows, panels)], out, start=start))
+        fill_product(module, rows, panels, start, out)
         return out
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -38,6 +38,15 @@ def product_tasks(
     return [partial(product.fill, *rows) for rows in _ranges(tokens, 2.0 * tokens * columns * out.shape[1])]
 
 
+def fill_product(kernel: ModuleType, x: Array, panels: Array, start: Array | None, out: Array) -> None:
+    """``out = start + x @ matrix``, of which the panels are given."""
+    product = kernel.Matmul(((x, panels),), start, out, None)
+    if 2.0 * x.size * out.shape[1] < tuning.OPERATIONS_PER_THREAD:
+        product.fill(0, x.shape[0])
+    else:
+        threads.run([partial(product.fill, *rows) for rows in _ranges(x.shape[0], 2.0 * x.size * out.shape[1])])
+
+
 def _ranges(count: int, operations: float) -> list[tuple[int, int]]:
     """Ranges for work of so many operations: two for each thread, as one that is held up then does less."""
     parts = thread_count(operations)

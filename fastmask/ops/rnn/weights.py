@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmask import threads
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, check_float, check_shape, gate_panels, product_panels, readable_bias
-from fastmask.ops._products import product_tasks
+from fastmask.ops._products import fill_product
 from fastmask.ops.rnn.spec import RNNSpec
 
 Made = tuple[ModuleType | None, Any]
@@ -61,7 +60,7 @@ class RNNWeights:
             and not spec.resets_before
         )
         self.packed: Made = _NOTHING
-        self._cell = self._transposed = _NOTHING
+        self._inputs = self._cell = self._transposed = _NOTHING
 
     def cell(self, module: ModuleType) -> Any:
         """The kernels' cell on the weights as they lie."""
@@ -82,12 +81,10 @@ class RNNWeights:
             panels = gate_panels(module, self.recurrent_kernel[:, :columns], columns // max(1, spec.units))
         if spec.resets_before:
             candidate = product_panels(module, self.recurrent_kernel[:, columns:])
-        first, second = (
-            None if bias is None else readable_bias(module, bias) for bias in (self.input_bias, self.recurrent_bias)
-        )
+        second = None if self.recurrent_bias is None else readable_bias(module, self.recurrent_bias)
         program = module.Program(
             getattr(module, spec.kind.code), *spec.codes, (spec.features, spec.units),
-            (product_panels(module, self.kernel), first), (panels, candidate, second),
+            self._input_panels(module), (panels, candidate, second),
         )
         self.packed = module, program
         return program
@@ -105,10 +102,18 @@ class RNNWeights:
 
     def products(self, module: ModuleType, values: Array) -> Array:
         """``values @ kernel + bias`` [U, gates * H], the bias being that of the inputs."""
-        start = None if self.input_bias is None else readable_bias(module, self.input_bias)
         out = aligned_empty((values.shape[0], self.spec.columns), self.spec.dtype)
-        threads.run(product_tasks(module, [(values, product_panels(module, self.kernel))], out, start=start))
+        fill_product(module, values, *self._input_panels(module), out)
         return out
+
+    def _input_panels(self, module: ModuleType) -> tuple[Array, Array | None]:
+        """The panels of the kernel, and the bias of the inputs as the compiled kernels read it."""
+        known, made = self._inputs
+        if known is not module:
+            bias = None if self.input_bias is None else readable_bias(module, self.input_bias)
+            made = product_panels(module, self.kernel), bias
+            self._inputs = module, made
+        return made  # type: ignore[no-any-return]
 
     def dropout(self, module: ModuleType, masks: Array) -> Any:
         """The kernels' recurrent dropout by masks (1 or gates, B, H) in sorted order."""
