@@ -42,7 +42,7 @@ class InputSpec:
         elif x.ndim == len(wanted) - 1 and wanted[-1] == 1:
             x = x[..., None]
         pairs = zip(wanted[1:], x.shape[1:], strict=False)
-        if x.ndim != len(wanted) or not all([n is None or n == own for n, own in pairs]):
+        if x.ndim != len(wanted) or not all(n is None or n == own for n, own in pairs):
             open_axes = ("B", "T") if len(wanted) > 1 and wanted[1] is None else ("B",)
             names = [*open_axes, *("?" if n is None else str(n) for n in wanted[len(open_axes) :])]
             raise ValueError(f"x must have shape ({', '.join(names)}) for input {self.name!r}, got {given}")
