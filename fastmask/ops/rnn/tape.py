@@ -234,10 +234,10 @@ class Tape:
     def _recurrent_tasks(self, d: Array, out: Array, bias: Array | None) -> list[Task]:
         """Tasks that fill ``out`` with the gradient of a recurrent matrix, previous states times ``d`` [N, columns]."""
         forward, plan, h = self.forward, self.forward.tokens.plan, self.forward.states[0]
-        # A zero initial state adds nothing, but to a bias.
-        begin = int(plan.batch_sizes[0]) if forward.zero_state and bias is None and plan.tokens else 0
         masks = None if forward.dropout is None else forward.dropout.states
         if masks is None:
+            # A zero initial state adds nothing, but to a bias.
+            begin = int(plan.batch_sizes[0]) if forward.zero_state and bias is None and plan.tokens else 0
             share = plan.tokens * forward.spec.units / self._multiplications()
             return gradient_tasks(
                 forward.module, h, d, out, bias=bias, x_index=plan.previous, begin=begin, share=share
@@ -250,7 +250,6 @@ class Tape:
             masked = h[plan.previous] * factors[plan.rows]
             columns = slice(group * width, (group + 1) * width)
             tasks += gradient_tasks(
-                forward.module, masked, d[:, columns], out[:, columns], begin=begin,
-                bias=None if bias is None else bias[columns],
+                forward.module, masked, d[:, columns], out[:, columns], bias=None if bias is None else bias[columns]
             )
         return tasks
