@@ -97,7 +97,7 @@ check-wheel: dist/.made
 
 # Reports of races end in status 66. Addresses are not random because ThreadSanitizer does not bear it on every kernel.
 tsan: build/tsan/.made
-	cd build/tsan && LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" PYTHONPATH="$$PWD" setarch "$$(uname -m)" -R ../venv/bin/python -m pytest -p no:cacheprovider tests/reliability/test_concurrency.py tests/test_threads.py tests/test_ops_sharing.py tests/test_ops_ahead.py -k 'test_threads_with or interruption or task or share_a or late or first or callers or blocks or repeated' $(ARGS)
+	cd build/tsan && LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" PYTHONPATH="$$PWD" setarch "$$(uname -m)" -R ../venv/bin/python -m pytest -p no:cacheprovider tests/reliability/test_concurrency.py tests/test_threads.py tests/ops/rnn/test_sharing.py tests/ops/rnn/test_ahead.py -k 'test_threads_with or interruption or task or share_a or late or first or callers or blocks or repeated' $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

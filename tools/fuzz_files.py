@@ -64,7 +64,7 @@ def write_archive(path, parts):
 
 def write_seeds(folder):
     """One input of each kind for each model."""
-    from test_saving_fuzz import legacy
+    from saving.test_fuzz import legacy
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

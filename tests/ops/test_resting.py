@@ -6,10 +6,11 @@ import pickle
 import numpy as np
 import pytest
 from helpers.numeric import assert_same_bits
-from test_ops_optimizers import DTYPES, STEPS, arrays_of
 
 from fastmask import ops, threads
 from fastmask.ops._resting import AT_REST
+
+from .test_optimizers import DTYPES, STEPS, arrays_of
 
 ROWS, COLUMNS = 40, 13
 
