@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 THREADS ?= 1
+WORKERS ?= auto
 BACKENDS ?= tensorflow torch jax numpy
 EXAMPLES ?= 1000
 DURATION ?= 1800
@@ -9,6 +10,8 @@ REV ?= HEAD
 
 BIN := build/venv/bin
 PEERS := build/peers/venv/bin
+# One process for every CPU that may be used; a process without tests left takes over some of another's.
+PARALLEL := -n $(WORKERS) --dist worksteal
 NATIVE := setup.py pyproject.toml $(wildcard $(foreach kind,pyx pxi h,fastmask/kernels/*.$(kind) fastmask/kernels/*/*.$(kind)))
 SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) \
 	$(shell find fastmask tests bench tools examples -name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
@@ -39,7 +42,7 @@ demo: build/demo/.installed
 	build/demo/bin/python -P -m fastmask $(ARGS)
 
 test: build/venv/.ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 # Keras has one backend a process. The second line compares files and examples with Keras's own.
 test-bridges: build/peers/venv/.ready
@@ -55,10 +58,10 @@ asan: build/asan/.made
 		bench docs examples fastmask tests tools | tar -x -C build/asan
 	cd build/asan && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$$PWD" \
-		../venv/bin/python -m pytest -p no:cacheprovider --capture=sys $(ARGS)
+		../venv/bin/python -m pytest -p no:cacheprovider --capture=sys $(PARALLEL) $(ARGS)
 
 test-hypothesis: build/venv/.ready
-	FASTMASK_EXAMPLES=$(EXAMPLES) FASTMASK_STEPS=10000 $(BIN)/python -m pytest tests/reliability $(ARGS)
+	FASTMASK_EXAMPLES=$(EXAMPLES) FASTMASK_STEPS=10000 $(BIN)/python -m pytest tests/reliability $(PARALLEL) $(ARGS)
 
 fuzz: build/venv/.ready
 	$(BIN)/python -m pip install --quiet atheris

@@ -1,7 +1,8 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and what is printed at their end."""
 
 import pytest
 from helpers.compiled import on_packed_weights
+from helpers.examples import PASSED, print_passed
 
 from fastmask import kernels, threads
 from fastmask.ops import tuning
@@ -28,3 +29,20 @@ def packed_weights():
     """Run short sequences on packed weights, too."""
     with on_packed_weights():
         yield
+
+
+def pytest_sessionfinish(session):
+    """A process that pytest-xdist runs tests in tells how many examples have passed in it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["passed"] = dict(PASSED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Add what such a process has told; one that crashed has told nothing."""
+    PASSED.update(getattr(node, "workeroutput", {}).get("passed", {}))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many examples of bad input have passed."""
+    print_passed(terminalreporter)

@@ -6,12 +6,12 @@ The rule: a call gives the reference's answer or raises a documented exception t
 import functools
 import os
 import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.examples import PASSED
 from helpers.numeric import assert_same_bits
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
@@ -20,7 +20,6 @@ from .arrays import DAMAGES, LAYOUTS, damaged, relaid
 
 # The same examples every time, unless a number of them is asked for.
 EXAMPLES = int(os.environ.get("FASTMASK_EXAMPLES", "0"))
-PASSED = Counter()
 DOCUMENTED = (TypeError, ValueError, IndexError, MemoryError)
 TOLERANCE = {"float16": 1e-2, "float32": 2e-4, "float64": 1e-9, "int8": 0, "int32": 0, "int64": 0}
 

@@ -214,7 +214,7 @@ def test_batch_statistics(data):
         attempt(pullback, ["dy"], anything(data, y))
 
 
-@pytest.mark.parametrize("value", OBJECTS, ids=repr)
+@pytest.mark.parametrize("value", OBJECTS)
 def test_what_is_no_packed_sequence(value):
     """Every operation on packed sequences says so."""
     functions = (ops.expand_vjp, ops.unpack, ops.unpack_vjp, ops.time_order, ops.average_pool, ops.max_pool_vjp)

@@ -57,7 +57,7 @@ def test_data(method, data):
 
 @pytest.mark.parametrize("name", ["batch_size", "epochs", "validation_split", "class_weight", "initial_epoch",
                                   "steps_per_epoch", "validation_data", "callbacks", "shuffle"])
-@pytest.mark.parametrize("value", OBJECTS, ids=repr)
+@pytest.mark.parametrize("value", OBJECTS)
 @pytest.mark.filterwarnings("ignore:x has run out of batches")
 def test_options_of_fit(name, value):
     if name == "epochs" and isinstance(value, int) and value > 100:

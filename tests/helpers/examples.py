@@ -1,9 +1,11 @@
-"""Tells how many examples of bad input have passed."""
+"""How many examples of bad input have passed, in this process and in those that it has run tests in."""
 
-from .calls import PASSED
+from collections import Counter
+
+PASSED = Counter()
 
 
-def pytest_terminal_summary(terminalreporter):
+def print_passed(terminalreporter):
     """Print the sum over the tests, and that of each file."""
     if PASSED:
         terminalreporter.section("examples of bad input")
