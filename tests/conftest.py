@@ -1,5 +1,7 @@
 """Fixtures for all tests, and what is printed at their end."""
 
+import gc
+
 import pytest
 from helpers.compiled import on_packed_weights
 from helpers.examples import PASSED, print_passed
@@ -29,6 +31,11 @@ def packed_weights():
     """Run short sequences on packed weights, too."""
     with on_packed_weights():
         yield
+
+
+def pytest_collection_finish():
+    """What collecting has made stays to the end: no search for garbage has to go through it."""
+    gc.freeze()
 
 
 def pytest_sessionfinish(session):
