@@ -94,10 +94,6 @@ class Loop:
         total, grads, parts = self.step_gradients(batch, class_weight, training=True)
         pairs = [(g, v) for g, v in zip(grads, self.trainable_weights, strict=True) if g is not None]
         self.optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
-        for _, variable in pairs:
-            if variable.constraint is not None:
-                with variable.changing() as array:
-                    array[...] = variable.constraint(array)
         self.scores.update(total, len(batch), parts)
 
     def step_gradients(
