@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 from fastmask.layers.base import Layer
 
@@ -11,11 +11,31 @@ _MODELS = {"Functional": "Model", "Model": "Model", "Sequential": "Sequential"}
 
 def serialize(layer: Layer) -> dict[str, Any]:
     """Return the class name and config of a layer or model, without its weights."""
-    module, name, registered = "keras.layers", type(layer).__name__, None
-    if layer.is_graph:
-        module = "keras" if name == "Sequential" else "keras.src.models.functional"
-        name, registered = (name, None) if name == "Sequential" else ("Functional", "Functional")
-    return {"module": module, "class_name": name, "config": layer.get_config(), "registered_name": registered}
+    return named(layer, layer.get_config())
+
+
+def named(layer: Layer, config: dict[str, Any], own: bool = True) -> dict[str, Any]:
+    """Return a config with the name of a layer's class; that of the graph under it unless `own`, for a model."""
+    from fastmask import models
+
+    kind = type(layer)
+    module: str | None = "keras.layers"
+    name, registered = kind.__name__, None
+    if isinstance(layer, models.Model):
+        if own and kind not in (models.Model, models.Sequential):
+            module, registered = None, name
+        elif isinstance(layer, models.Sequential):
+            module, name = "keras", "Sequential"
+        else:
+            module, name, registered = "keras.src.models.functional", "Functional", "Functional"
+    return {"module": module, "class_name": name, "config": config, "registered_name": registered}
+
+
+def layer_configs(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the configs of the layers in that of a model; none where the constructor of its class makes them."""
+    found = config.get("layers")
+    listed = isinstance(found, list) and all(isinstance(entry, Mapping) and "class_name" in entry for entry in found)
+    return cast(list[dict[str, Any]], found) if listed else []
 
 
 def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Layer:

@@ -172,7 +172,7 @@ def _load_legacy(path: Path, custom_objects: Classes, compile: bool) -> Any:
 def _build(config: Any, version: str, path: Path, custom_objects: Classes) -> tuple[Any, Orders]:
     """Return a built model and the order of its layers; its weights are zeros, of a plausible size."""
     found = configs.modern(config, version, custom_objects)
-    if found["class_name"] not in configs.MODELS:
+    if not configs.is_model(found["class_name"], custom_objects):
         raise FileFormatError(f"the file must hold a model, got a {found['class_name']}")
     with budget.placeholders(h5.allowance(path.stat().st_size)):
         model = layers.deserialize(found, custom_objects)

@@ -12,6 +12,7 @@ from typing import Any
 from fastmask import layers
 from fastmask.layers.holder import describe
 from fastmask.layers.logic import MaskOperation
+from fastmask.layers.serialization import layer_configs, named
 from fastmask.layers.symbolic import KerasTensor, Node
 from fastmask.saving.nodes import modern_node, tensors, tensors_of
 from fastmask.saving.operations import as_operation, operation
@@ -25,22 +26,36 @@ _TAKE_MASK = (
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 
 
-def keras_config(model: Any) -> Config:
-    """Return the config of a model in the form of Keras 3, with masks and order as there."""
+def keras_config(model: Any, own: bool = True) -> Config:
+    """Return the config of a model in the form of Keras 3, with masks and order as there.
+
+    Models of the user's classes keep them, and what their `get_config` returns; unless `own`, they are the graphs that
+    they are made of.
+    """
     _require_keras_masks(model)
-    config = layers.serialize(model)
-    return config | {"config": _inner(model, config["config"])}
+    return _entry(model, layers.serialize(model), own)
 
 
-def _inner(model: Any, config: Config) -> Config:
-    """Return the config of a model with the configs of the models in it made new as well."""
-    by_name = {layer.name: layer for layer in model.operations}
-    entries = []
-    for entry in config["layers"]:
-        layer = by_name.get(entry["config"].get("name"))
-        if layer is not None and hasattr(layer, "layers"):
-            entry = entry | {"config": _inner(layer, entry["config"])}
-        entries.append(as_operation(entry) if isinstance(layer, MaskOperation) else entry)
+def _entry(layer: Any, entry: Config, own: bool) -> Config:
+    """Return the config of a layer or model, with the configs of the models in it made new as well."""
+    if hasattr(layer, "layers"):
+        entry = entry if own else entry | named(layer, layer.graph_config(), own)
+        return entry | {"config": _inner(layer, entry["config"], own)}
+    if not own and hasattr(layer, "layer"):
+        return entry | {"config": entry["config"] | {"layer": _entry(layer.layer, entry["config"]["layer"], own)}}
+    return entry
+
+
+def _inner(model: Any, config: Config, own: bool) -> Config:
+    """Return the config of a model with those of its layers made new."""
+    given = layer_configs(config)
+    made = model.operations
+    if not made or len(given) < len(made):  # the constructor of its class makes them
+        return config
+    entries = given[: -len(made)]  # that of the input of a stack
+    for layer, entry in zip(made, given[-len(made) :], strict=True):
+        new = _entry(layer, entry, own)
+        entries.append(as_operation(new) if isinstance(layer, MaskOperation) else new)
     config = config | {"layers": entries}
     if not any("inbound_nodes" in entry for entry in entries):
         return config

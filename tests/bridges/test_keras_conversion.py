@@ -154,6 +154,43 @@ np.save(sys.argv[2], model.predict(np.load(sys.argv[3]), verbose=0))
 """
 
 
+def scored(base, layers, make_input):
+    """A class of models with an argument of its own, and one without."""
+
+    class Scored(base):
+        def __init__(self, units, **kwargs):
+            ids = make_input((None,), dtype="int32", name="ids")
+            inner = layers.LSTM(units)(layers.Embedding(12, 3, mask_zero=True)(ids))
+            super().__init__(ids, layers.Dense(1)(inner), **kwargs)
+            self.units = units
+
+        def get_config(self):
+            return {**super().get_config(), "units": self.units}
+
+    class Named(base):
+        pass
+
+    return {"Scored": Scored, "Named": Named}
+
+
+def test_subclasses_of_models(tmp_path):
+    """Their files are the same on both sides; `to_keras` gives the graph under them."""
+    ours = scored(fm.Model, fm.layers, fm.Input)
+    theirs = scored(keras.Model, keras.layers, keras.Input)
+    alone = ours["Scored"](4)
+    stack = fm.Sequential([ours["Scored"](4), fm.layers.Dense(2)])
+    for mine in (alone, ours["Named"](alone.input, alone.output), stack):
+        expected = mine.predict(IDS)
+        mine.save(tmp_path / "a.keras")
+        model = keras.saving.load_model(tmp_path / "a.keras", custom_objects=theirs)
+        assert_close(np.asarray(keras.ops.convert_to_numpy(model(IDS))), expected)
+        model.save(tmp_path / "b.keras")
+        again = fm.models.load_model(tmp_path / "b.keras", ours)
+        assert_close(again.predict(IDS), expected)
+        assert [type(layer).__name__ for layer in again.layers] == [type(layer).__name__ for layer in mine.layers]
+        assert_close(np.asarray(keras.ops.convert_to_numpy(mine.to_keras()(IDS))), expected)
+
+
 def test_files_open_without_fastmask_and_with_it(tmp_path):
     model = keras.Sequential(
         [keras.Input((5, 2)), keras.layers.Bidirectional(fk.LSTM(3, return_sequences=True)), fk.GRU(2)]
