@@ -1,12 +1,16 @@
 """What `fit`, `evaluate` and `predict` tell, to whom, and how it is collected."""
 
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 if TYPE_CHECKING:
     from fastmask.models import Model
 
 Logs = dict[str, Any]
+_KINDS: tuple[Any, ...] = ((Real, np.generic, np.ndarray), str, (list, tuple), Mapping)
 
 
 class Callback:
@@ -46,9 +50,20 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned; called after `on_train_begin`."""
-        for name in self.state_dict():
-            setattr(self, name, state[name])
+        """Go on from what `state_dict` returned; called after `on_train_begin`.
+
+        Raises
+        ------
+        KeyError, TypeError
+            If `state` lacks an entry, or has one of another kind than here; nothing has changed then.
+        """
+        values = {name: state[name] for name in self.state_dict()}
+        for name, own in self.state_dict().items():
+            kind = next((kind for kind in _KINDS if isinstance(own, kind)), object)
+            if own is not None and values[name] is not None and not isinstance(values[name], kind):
+                raise TypeError(f"{name}: expected {type(own).__name__}, got {values[name]!r:.80}")
+        for name, value in values.items():
+            setattr(self, name, value)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Before the first epoch."""
