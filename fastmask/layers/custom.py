@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastmask import budget
 from fastmask.layers import checks
 from fastmask.layers.calls import Call, Gradients, Pullback
 from fastmask.layers.checks import Array
@@ -75,7 +77,10 @@ def computes_mask(layer: "Layer") -> bool:
 def mask_flow(layer: "Layer", masked: Sequence[bool], outputs: int) -> list[bool]:
     """Ask a layer's own `compute_mask`, on arrays of zeros, which outputs carry a mask."""
     shapes: Any = layer.input_shape if layer.takes_list else [layer.input_shape]
-    grids = [np.zeros([2 if n is None else n for n in shape], layer.dtype) for shape in shapes]
+    whole = [tuple(2 if n is None else n for n in shape) for shape in shapes]
+    for shape in whole:
+        budget.take(prod(shape) * layer.dtype.itemsize, f"an input of {describe(layer)}")
+    grids = [np.zeros(shape, layer.dtype) for shape in whole]
     masks = [np.ones(grid.shape[:2], bool) if flag else None for grid, flag in zip(grids, masked, strict=True)]
     found = layer.compute_mask(*((grids, masks) if layer.takes_list else (grids[0], masks[0])))
     return [mask is not None for mask in _per_output(found, outputs)]

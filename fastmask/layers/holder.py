@@ -76,11 +76,13 @@ class WeightHolder:
         """
         if budget.trusted():
             checks.require_memory(f"{name} of {describe(self)}", shape, self.dtype)
+        path = f"{self.weight_path}/{name}"
+        budget.take(len(path), "the names of weights")
         initialize = initializers.get(initializer) or initializers.GlorotUniform()
         value = checks.real_array(f"{name}_initializer", initialize(shape, self.dtype), self.dtype)
         if value.shape != shape:
             raise ValueError(f"{name}_initializer must give shape {shape}, got {value.shape}")
-        variable = Variable(value, name, trainable, f"{self.weight_path}/{name}")
+        variable = Variable(value, name, trainable, path)
         variable.regularizer, variable.constraint = regularizer, constraint
         self._variables.append(variable)
         return variable

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any, cast
 
+from fastmask import budget
 from fastmask.layers.base import Layer
 
+_LAYER_BYTES = 8192  # without weights
 _MODELS = {"Functional": "Model", "Model": "Model", "Sequential": "Sequential"}
 
 
@@ -55,6 +57,7 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | N
     """
     from fastmask import layers, models
 
+    budget.take(_LAYER_BYTES, "the layers")
     name = config["class_name"]
     known = models if name in _MODELS else layers
     found = (custom_objects or {}).get(name, getattr(known, _MODELS.get(name, name), None))

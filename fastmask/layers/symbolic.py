@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from fastmask import budget
 from fastmask.layers.checks import Shape
 
 if TYPE_CHECKING:
     from fastmask.layers.base import Layer
+
+
+# What a call and its result take, in the graph and in what is made from it; and each axis of the result.
+_CALL_BYTES, _AXIS_BYTES = 2048, 32
 
 
 class History(NamedTuple):
@@ -183,6 +188,8 @@ def connect(node: Node) -> list[KerasTensor]:
     flows = layer.mask_flow([entry is not None for entry in sources], len(shapes))
     origin = layer if layer.makes_mask or source is None else source
     place, name = len(layer.nodes), f"{layer.name}_output"
+    for shape in shapes:
+        budget.take(_CALL_BYTES + len(name) + _AXIS_BYTES * len(shape), f"the calls of {name[:80]!r}")
     node.outputs = [
         KerasTensor(tuple(shape), layer.dtype.name, name, origin if flow else None, History(layer, place, i))
         for i, (shape, flow) in enumerate(zip(shapes, flows, strict=True))

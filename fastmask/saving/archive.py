@@ -17,7 +17,8 @@ from fastmask.saving.order import Orders, of_config
 
 KERAS_VERSION = "3.15.1"  # whose format is written
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-_LARGEST_CONFIG = 1 << 28
+# Keras does not pack its archives, others may: text becomes shorter by so much, and objects take 24 times its size.
+_TEXT_EXPANSION, _SPARE_TEXT = 10, 1 << 16
 Classes = Mapping[str, Any] | None
 
 
@@ -58,7 +59,7 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(4)
-    with reading(path):
+    with reading(path), budget.placeholders(h5.allowance(path.stat().st_size)):
         if start[:2] == b"PK":
             return _load_archive(path, custom_objects, compile)
         return _load_legacy(path, custom_objects, compile)
@@ -136,11 +137,12 @@ def archived_weights(path: Path) -> io.BytesIO:
 
 
 def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
+    limit = _TEXT_EXPANSION * path.stat().st_size + _SPARE_TEXT
     with zipfile.ZipFile(path) as archive:
-        config = _json(_member(archive, _CONFIG, _LARGEST_CONFIG), _CONFIG)
-        metadata = _json(_member(archive, _METADATA, _LARGEST_CONFIG), _METADATA)
+        config = _json(_member(archive, _CONFIG, limit), _CONFIG)
+        metadata = _json(_member(archive, _METADATA, limit), _METADATA)
     version = str(metadata.get("keras_version") or "3")
-    model, orders = _build(config, version, path, custom_objects)
+    model, orders = _build(config, version, custom_objects)
     with h5.opened(archived_weights(path)) as root:
         tree.read(root, model, orders=orders)
         if compile and config.get("compile_config"):
@@ -159,7 +161,7 @@ def _load_legacy(path: Path, custom_objects: Classes, compile: bool) -> Any:
             hint = "; it holds weights alone, for load_weights of a model" if h5.find(root, "layers") else ""
             raise FileFormatError(f"there is no model_config in the file{hint}")
         version = legacy.version_of(root)
-        model, orders = _build(_json(config, "model_config"), version, path, custom_objects)
+        model, orders = _build(_json(config, "model_config"), version, custom_objects)
         legacy.read(root, model, orders=orders)
         training = h5.text(root, "training_config")
         if compile and training:
@@ -169,18 +171,17 @@ def _load_legacy(path: Path, custom_objects: Classes, compile: bool) -> Any:
     return model
 
 
-def _build(config: Any, version: str, path: Path, custom_objects: Classes) -> tuple[Any, Orders]:
-    """Return a built model and the order of its layers; its weights are zeros, of a plausible size."""
+def _build(config: Any, version: str, custom_objects: Classes) -> tuple[Any, Orders]:
+    """Return a built model and the order of its layers; its weights are zeros."""
     found = configs.modern(config, version, custom_objects)
     if not configs.is_model(found["class_name"], custom_objects):
         raise FileFormatError(f"the file must hold a model, got a {found['class_name']}")
-    with budget.placeholders(h5.allowance(path.stat().st_size)):
-        model = layers.deserialize(found, custom_objects)
-        if not model.built:
-            shape = _build_shape(config)
-            if shape is None:
-                raise FileFormatError("the file does not say the shape of the model's input")
-            model.build(shape)
+    model = layers.deserialize(found, custom_objects)
+    if not model.built:
+        shape = _build_shape(config)
+        if shape is None:
+            raise FileFormatError("the file does not say the shape of the model's input")
+        model.build(shape)
     return model, of_config(model, found)
 
 
@@ -194,6 +195,8 @@ def _build_shape(config: Mapping[str, Any]) -> Any:
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     """Return a member of an archive, which is not read if it claims more than `limit` bytes."""
     info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others take what memory they ask for
+        raise FileFormatError(f"{name} must be stored or deflated, got compression {info.compress_type}")
     if info.file_size > limit:
         raise FileFormatError(f"{name} claims {info.file_size} bytes, at most {limit} are plausible")
     with archive.open(info) as member:

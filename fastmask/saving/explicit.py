@@ -49,6 +49,15 @@ class Masks:
         self.named, self.operations = named, operations
         self.needed: dict[str, Config] = {}
         self._known: dict[Ref, Any] = {}
+        self._read: dict[Ref, Any] = {}
+        self._forms: dict[tuple[Any, ...], object] = {}
+
+    def _form(self, *parts: Any) -> object:
+        """Return what stands for an operation on its parts, one for all that are equal.
+
+        Written out in full, a graph in which masks are used twice would grow without bounds.
+        """
+        return self._forms.setdefault(parts, object())
 
     def explicit(self, given: Any, args: Any, layer: str) -> Any:
         """Return a mask argument as it is, or None if fastmask computes all its masks by itself."""
@@ -89,24 +98,27 @@ class Masks:
             self._need(source, layer)
 
     def _stated(self, ref: Ref) -> Any:
-        """Return what a mask of the file is made of, in nested tuples."""
-        if ref[0] not in self.operations:
-            return ref
+        """Return what a mask of the file is made of."""
+        if ref not in self._read:
+            self._read[ref] = self._form_of(ref) if ref[0] in self.operations else ref
+        return self._read[ref]
+
+    def _form_of(self, ref: Ref) -> Any:
         entry = self.named[ref[0]]
         call = modern_node(entry["inbound_nodes"][0], entry)
         name, sources = entry["class_name"], list(tensors([call["args"], call["kwargs"]]))
         numbers = [arg for arg in call["args"] if isinstance(arg, (int, float))]
         if name == "NotEqual" and numbers:
-            return (name, sources[0], numbers[0])
+            return self._form(name, sources[0], numbers[0])
         if name == "OnesLike":
             return None
         parts = [self._stated(source) for source in sources if not self._is(source, "ZerosLike")]
         if name == "Concatenate":
-            return (name, entry["config"].get("axis"), *parts)
+            return self._form(name, entry["config"].get("axis"), *parts)
         merged = name == "Any" and self._is(sources[0], "Concatenate")
         if merged or name in _SAME or (name == "LogicalOr" and len(parts) == 1):
             return parts[0]
-        return (name, *parts)
+        return self._form(name, *parts)
 
     def _is(self, ref: Ref, operation: str) -> bool:
         return ref[0] in self.operations and self.named[ref[0]]["class_name"] == operation
@@ -127,9 +139,9 @@ class Masks:
         call = modern_node(nodes[ref[1]], entry)
         sources = list(tensors(call["args"]))
         if name == "Embedding" and config.get("mask_zero"):
-            return ("NotEqual", sources[0], 0)
+            return self._form("NotEqual", sources[0], 0)
         if name == "Masking":
-            return ("Any", ("NotEqual", sources[0], config.get("mask_value")))
+            return self._form("Any", self._form("NotEqual", sources[0], config.get("mask_value")))
         if name in ("Embedding", *_PASSING, *_MERGING, "Concatenate"):
             return self._passed(name, config, sources, self._given(call["kwargs"].get("mask"), sources))
         if name in layers.__all__ and not getattr(layers, name).supports_masking:
@@ -150,10 +162,10 @@ class Masks:
             sequences = inner.get("config", {}).get("return_sequences") if inner else config.get("return_sequences")
             return masks[0] if name not in _RECURRENT or sequences else None
         if name == "Concatenate":
-            return None if not any(masks) else (name, config.get("axis"), *masks)
+            return None if not any(masks) else self._form(name, config.get("axis"), *masks)
         found = masks[0]
         for mask in masks[1:]:
-            found = ("LogicalOr", found, mask)
+            found = self._form("LogicalOr", found, mask)
         return None if None in masks else found
 
     def _made_upstream(self, mask: Ref, layer: str) -> bool:

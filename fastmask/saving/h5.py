@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 # Arrays may be stored compressed, but hardly by more than this; a file that claims more is refused.
 LARGEST_EXPANSION = 100
-_SPARE_BYTES = 1 << 20
+_SPARE_BYTES = 1 << 22
 # What is packed, unpacked by turns into one of two buffers that may be too large by half.
 _BUFFERS = 4
 # A collection of strings in the file: signature, version 1, three zeros (HDF5 File Format Specification, III.E).
@@ -26,7 +26,7 @@ _HEAP = b"GCOL\x01\0\0\0"
 
 
 def allowance(file_size: int) -> int:
-    """Return how many bytes of weights a file of a size may hold."""
+    """Return how many bytes of weights, and of layers and metrics around them, a file of a size may hold."""
     return LARGEST_EXPANSION * file_size + _SPARE_BYTES
 
 

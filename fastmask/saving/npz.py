@@ -53,6 +53,8 @@ def read(path: Path) -> Any:
     size = path.stat().st_size
     with reading(path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise FileFormatError("its members must be stored as they are")
         if sum(member.file_size for member in members) > size:
             raise FileFormatError(f"its members claim more than the {size} bytes of the file")
         found = {member.filename: _array(archive.read(member)) for member in members}
