@@ -40,5 +40,5 @@ def take(size: int, what: str) -> None:
     if left is None:
         return
     if size > left:
-        raise ValueError(f"{what}: expected at most {left} bytes for a file of this size, got {size}")
+        raise ValueError(f"{what}: expected nothing larger than the {left} bytes that the file may ask for, got {size}")
     _left.set(left - size)

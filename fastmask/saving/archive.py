@@ -42,7 +42,10 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     Raises
     ------
     FileFormatError
-        If the file is malformed, or holds what fastmask has no counterpart of, by name.
+        If the file is malformed, asks for much more memory than its size, or holds what fastmask has no
+        counterpart of, by name.
+    MemoryError
+        If memory is short.
     ImportError
         If h5py is missing (``pip install "fastmask[keras]"``).
     FileNotFoundError

@@ -38,6 +38,8 @@ def load_weights(model: Any, path: Any, skip_mismatch: bool = False) -> None:
     ------
     FileFormatError
         If the file is malformed or does not fit the model; no weight has changed then.
+    MemoryError
+        If memory is short; no weight has changed then either.
     ValueError
         If the model is not built.
     ImportError, OSError
