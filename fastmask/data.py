@@ -108,7 +108,8 @@ def as_batch(x: Any, y: Any, sample_weight: Any, layout: Layout) -> Batch:
     Parameters
     ----------
     x : array_like (B, ...), or sequence of B sequences of different lengths
-        Those have shape (t_i,) for ids, else (t_i, F). An array of objects is a sequence too.
+        Those have shape (t_i,) for ids, else (t_i, F), or more axes as the input has. An array of objects is a sequence
+        too.
         A list or dict of these for several inputs.
     y : array_like (B, ...), or sequence of B arrays, optional
         A list or dict of these for several outputs.
@@ -172,7 +173,7 @@ def _shared(weights: Any, outputs: Sequence[str]) -> list[Any]:
 
 
 def _input(x: Any, spec: InputSpec) -> Values:
-    values = _sequences(x, spec.ids) if _is_rows(x) else np.asarray(x)
+    values = _sequences(x, spec) if _is_rows(x) else np.asarray(x)
     if not isinstance(values, list) and values.ndim == 0:
         raise ValueError(f"x must have an axis of rows, got {x!r}")
     if not len(values):
@@ -188,6 +189,7 @@ def _input(x: Any, spec: InputSpec) -> Values:
 
 def _followed(inputs: list[list[Array]], plan: Packing) -> list[Array]:
     """Return the input whose sequences have the lengths of a plan; failing that, one that could have."""
+    plan = plan if len(plan.leading) == 1 else plan.outer
     lengths = [np.array([len(row) for row in rows]) for rows in inputs]
     for rows, own in zip(inputs, lengths, strict=True):
         if np.array_equal(own, plan.lengths):
@@ -202,9 +204,12 @@ def _take(values: Any, chosen: slice | Array) -> Any:
     return None if values is None else values[chosen]
 
 
-def _sequences(x: Sequence[Any], ids: bool) -> Values:
+def _sequences(x: Sequence[Any], spec: InputSpec) -> Values:
     """Return sequences as a list of arrays, or rows of plain features as one array."""
-    rows = _arrays(x)
+    rows, ids = _arrays(x), spec.ids
+    shape = spec.shape or ()
+    axes = max(len(shape) - 1, 1 if ids else 2)
+    within = shape[2 : axes + 1 if ids else axes]
     if not ids and all(row.ndim < 2 for row in rows):
         if len({row.shape for row in rows}) > 1:
             raise ValueError(
@@ -213,10 +218,15 @@ def _sequences(x: Sequence[Any], ids: bool) -> Values:
             )
         return np.array(rows)
     for i, row in enumerate(rows):
-        if row.ndim != (1 if ids else 2):
-            wanted = "(t,) of ids" if ids else "(t, F)"
+        if row.ndim != axes or (within and not _fits(within, row.shape[1:])):
+            names = ["t", *("?" if n is None else str(n) for n in within), *([] if ids else ["F"])]
+            wanted = f"({', '.join(names)}{',' if axes == 1 else ''}){' of ids' if ids else ''}"
             raise ValueError(f"x[{i}] must have shape {wanted}, got {row.shape}")
     return [row.astype(np.int64) for row in rows] if ids and not any(map(len, rows)) else rows
+
+
+def _fits(wanted: Sequence[int | None], shape: Sequence[int]) -> bool:
+    return all(n in (None, own) for n, own in zip(wanted, shape, strict=False))
 
 
 def _per_row(name: str, values: Any) -> Any:

@@ -151,8 +151,8 @@ class PackedSequence:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the padded array, (B, T, ...)."""
-        return (self.packing.batch_size, self.packing.total_length, *self.values.shape[1:])
+        """Shape of the padded array, (B, T, ...), or with all axes of a mask that has more than two."""
+        return (*self.packing.leading, self.packing.total_length, *self.values.shape[1:])
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -200,23 +200,21 @@ class PackedSequence:
     def from_padded(cls, x: ArrayLike, mask: ArrayLike | None = None, copy: bool = True) -> PackedSequence:
         """Pack an array (B, T, ...); what stands where the mask (B, T) is False is not read.
 
-        Without a mask every step counts. Without a copy the tokens stay where they stand, if ``x`` is contiguous:
-        ``values`` are (B * T, ...).
+        Without a mask every step counts. One of more axes, (B, S, T), is for as many axes of ``x``. Without a copy the
+        tokens stay where they stand, if ``x`` is contiguous: ``values`` are (B * T, ...).
         """
         grid = as_array("x", x)
         shape = grid.shape
         if len(shape) < 2:
             raise ValueError(f"x: expected an array (batch, steps, ...), got shape {shape}.")
-        if mask is None:
-            plan = Packing.full(shape[0], shape[1])
-        else:
-            plan = Packing.from_mask(mask)
-            if (plan.batch_size, plan.total_length) != shape[:2]:
-                raise ValueError(
-                    f"mask: expected shape {shape[:2]} to go with x of shape {shape}, "
-                    f"got {(plan.batch_size, plan.total_length)}."
-                )
-        places = grid.reshape(shape[0] * shape[1], *shape[2:])
+        plan = Packing.full(shape[0], shape[1]) if mask is None else Packing.from_mask(mask)
+        axes = len(plan.leading) + 1
+        if (*plan.leading, plan.total_length) != shape[:axes]:
+            raise ValueError(
+                f"mask: expected shape {shape[:axes]} to go with x of shape {shape}, "
+                f"got {(*plan.leading, plan.total_length)}."
+            )
+        places = grid.reshape(plan.batch_size * plan.total_length, *shape[axes:])
         if copy:
             return cls(take_rows(places, plan.positions), plan)
         return cls(places, plan, plan.positions, apart=True)

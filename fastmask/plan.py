@@ -1,11 +1,18 @@
 """The plan of a packed batch: which steps of a masked batch count, and in which order a recurrent layer meets them.
 
+A mask of more than two axes, such as ``(B, S, T)`` of the words of sentences of documents, is the plan of the ``B * S``
+rows that stand behind its leading axes, and remembers these axes.
+
 A batch ``(B, T, ...)`` with a mask is compacted row by row, the rows are sorted by length (longest first)
 and the tokens laid out by time: step 0 of every row, then step 1 of every row that has one, and so on.
 This is the layout of ``torch.nn.utils.rnn.PackedSequence``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +31,9 @@ class Packing:
     ----------
     batch_size : int
         Rows of the batch, B.
+    leading : tuple of int
+        Lengths of the axes before that of the steps: (B,) for a mask (B, T). Those of a mask with more axes count
+        rows too: their product is B.
     total_length : int
         Steps of the padded grid, T.
     tokens : int
@@ -47,6 +57,7 @@ class Packing:
     """
 
     batch_size: int
+    leading: tuple[int, ...]
     total_length: int
     tokens: int
     masked: bool
@@ -84,6 +95,7 @@ class Packing:
         kernels.lay_out(mask, lengths, total_length, longest, tokens, memory)
         self = object.__new__(cls)
         self.batch_size = batch_size
+        self.leading = (batch_size,)
         self.total_length = total_length
         self.masked = masked
         self.lengths = lengths
@@ -104,15 +116,19 @@ class Packing:
         Parameters
         ----------
         mask : bool or integer array (B, T)
-            True (or nonzero) where a step counts; any pattern, rows without a valid step too.
+            True (or nonzero) where a step counts; any pattern, rows without a valid step too. It may have more
+            axes, of which the last one is that of the steps.
         """
         grid = as_array("mask", mask)
         kind = grid.dtype.kind
-        if grid.ndim != 2 or kind not in "biu":
+        if grid.ndim < 2 or kind not in "biu":
             raise ValueError(
                 f"mask: expected a bool or integer array (batch, steps), got {grid.dtype} with shape {grid.shape}."
             )
         valid = np.ascontiguousarray(grid if kind == "b" else grid != 0).view(np.uint8)
+        if grid.ndim > 2:
+            leading, steps = grid.shape[:-1], grid.shape[-1]
+            return cls.from_mask(valid.reshape(prod(leading), steps)).over(leading)
         lengths = np.empty(valid.shape[0], np.int64)
         longest, tokens = kernels.count_valid(valid, lengths)
         return cls._laid_out(lengths, valid.shape[1], longest, tokens, valid, True)
@@ -167,7 +183,7 @@ class Packing:
                 f"sorted_indices: expected a permutation of at least {first} rows, got {order.tolist()}."
             )
         plan = object.__new__(cls)
-        plan.batch_size, plan.total_length, plan.masked = order.size, sizes.size, True
+        plan.batch_size, plan.leading, plan.total_length, plan.masked = order.size, (order.size,), sizes.size, True
         plan.batch_sizes, plan.sorted_indices, plan.unsorted_indices = sizes, order, unsorted
         plan.offsets = np.cumsum(sizes) - sizes
         plan.tokens = int(sizes.sum())
@@ -180,10 +196,30 @@ class Packing:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """The mask, bool (B, T)."""
+        """The mask, bool (B, T), or with the axes of the mask that the plan was made of."""
         grid = np.zeros(self.batch_size * self.total_length, np.bool_)
         grid[self.positions] = True
-        return grid.reshape(self.batch_size, self.total_length)
+        return grid.reshape(*self.leading, self.total_length)
+
+    def over(self, leading: Sequence[int]) -> Packing:
+        """The same plan with its rows counted along other axes."""
+        axes = tuple(leading)
+        return self if axes == self.leading else self._changed(leading=axes)
+
+    @stored_property
+    def folded(self) -> Packing:
+        """The plan with the first two axes of its rows made one: that of the steps of the batch, each by itself."""
+        first, second, *others = self.leading
+        return self.over((first * second, *others))
+
+    @stored_property
+    def outer(self) -> Packing:
+        """The plan of the first two axes of a mask with more: a step counts if anything within it does."""
+        rows, steps = self.leading[:2]
+        if not self.masked:
+            return Packing.full(rows, steps)
+        within = prod(self.leading[2:])
+        return Packing.from_mask((self.lengths > 0).reshape(rows, steps, within).any(axis=2))
 
     @stored_property
     def sorted_lengths(self) -> Indices:
@@ -217,12 +253,16 @@ class Packing:
     @stored_property
     def reversed(self) -> Packing:
         """The plan of the batch flipped in time, whose token order is that of a run from the end."""
+        step = self.positions[self.reverse] - self.rows * self.total_length
+        return self._changed(positions=self.rows * self.total_length + (self.total_length - 1 - step))
+
+    def _changed(self, **attributes: Any) -> Packing:
+        """A copy with other attributes, and without what was made of those of this one."""
         plan = object.__new__(Packing)
         plan.__dict__.update({k: v for k, v in self.__dict__.items() if not k.startswith("_")})
-        for cached in ("reverse", "reversed"):
+        for cached in ("reverse", "reversed", "folded", "outer"):
             plan.__dict__.pop(cached, None)
-        step = self.positions[self.reverse] - self.rows * self.total_length
-        plan.positions = self.rows * self.total_length + (self.total_length - 1 - step)
+        plan.__dict__.update(attributes)
         return plan
 
     def grid(self, repeat: bool = False) -> Indices:

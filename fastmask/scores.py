@@ -113,7 +113,7 @@ class Scores:
                 continue
             for pairs, weights in ((head.plain, None), (head.weighted, tokens.weights)):
                 for _, metric in pairs:
-                    metric.update_tokens(tokens.target, tokens.prediction, weights, tokens.steps)
+                    metric.update_tokens(tokens.target, tokens.prediction, weights)
 
     def logs(self, prefix: str = "") -> dict[str, float]:
         """Return the results by name, sorted."""

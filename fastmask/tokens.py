@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,12 @@ class Tokens:
     ----------
     prediction : ndarray of float, shape (N, C), or (B, ..., C) if the output is no packed sequence
     target : ndarray, without the last axis if each token has one number
-    weights : ndarray of the shape of `prediction` less an axis, or None
-    steps : int
-        Time steps of the padded batch.
+    weights : ndarray of the shape of `prediction` less an axis, (N,) for predictions (N,), or None
     """
 
     prediction: Array
     target: Array
     weights: Array | None
-    steps: int
 
 
 def align(
@@ -58,25 +56,25 @@ def align(
     if rows.y is None:
         raise ValueError("y must be given to train and to evaluate, got None")
     if isinstance(output, PackedSequence):
-        steps = max(output.packing.total_length, 1)
         target = _pick("y", rows.y, output.packing, rows.lengths)
         weights = _pick_weights(rows, output.packing)
     else:
-        steps = max(int(np.prod(output.shape[1:-1])), 1)
         target = _whole("y", rows.y)
         weights = None if rows.weights is None else _whole("sample_weight", rows.weights)
-    shape = prediction.shape[:-1]
+    shape = prediction.shape[:-1] if prediction.ndim > 1 else prediction.shape
     if weights is not None:
         weights = expand_weights(weights, shape, prediction.dtype)
     if class_weight is not None:
         own = _class_weights(target, shape, class_weight).astype(prediction.dtype)
         weights = own if weights is None else weights * own
-    return Tokens(prediction, target, weights, steps)
+    return Tokens(prediction, target, weights)
 
 
 def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
     """Return the output of each row as an array (length, ...), masked places as in padding."""
     packing, data = output.packing, output.data
+    if len(packing.leading) > 1:
+        return [row[:n] for row, n in zip(output.pad(), lengths, strict=True)]
     starts = np.cumsum([0, *lengths])
     if packing.tokens == starts[-1]:
         flat = np.empty_like(data)
@@ -88,37 +86,49 @@ def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
     return np.split(flat, starts[1:-1])
 
 
-def _places(packing: Packing, starts: Array) -> Array:
-    """Return where each token stands in the concatenation of rows that begin at `starts`."""
-    return np.asarray(
-        starts[packing.rows] + packing.positions - packing.rows * packing.total_length
-    )
+def _places(packing: Packing, starts: Array, axes: int = 2) -> Array:
+    """Return for each token the entry that it has in the concatenation of rows that begin at `starts`.
+
+    Rows have entries for all of the first `axes` axes of the grid, and these are counted together.
+    """
+    grid = (*packing.leading, packing.total_length)
+    cells = packing.positions // max(prod(grid[axes:]), 1)
+    per_step = prod(grid[2:axes])
+    rows = cells // max(grid[1] * per_step, 1)
+    return np.asarray(starts[rows] * per_step + cells - rows * (grid[1] * per_step))
 
 
 def _pick(
-    name: str, values: Array | list[Array], packing: Packing, lengths: Sequence[int] | None
+    name: str, values: Array | list[Array], packing: Packing, lengths: Sequence[int] | None, most: int | None = None
 ) -> Array:
-    """Return the entries of `values` (B, T, ...) that belong to the tokens of a packing."""
+    """Return the entries of `values` (B, T, ...) that belong to the tokens of a packing.
+
+    Values with fewer axes than the grid, or with `most` of these, have entries that several tokens share.
+    """
     if isinstance(values, list) and lengths is None:
         values = _whole(name, values)
+    grid = (*packing.leading, packing.total_length)
+    axes = len(grid) if most is None else min(most, len(grid))
     if isinstance(values, list):
-        _check_lengths(name, values, lengths or ())
+        _check_lengths(name, values, lengths or (), grid[2:axes])
         starts = np.cumsum([0, *map(len, values)])
-        return np.asarray(np.concatenate(values)[_places(packing, starts)])
-    grid = (packing.batch_size, packing.total_length)
-    if values.shape[:2] != grid:
+        flat = np.concatenate(values)
+        return np.asarray(flat.reshape(-1, *flat.shape[axes - 1 :])[_places(packing, starts, axes)])
+    if values.shape[:axes] != grid[:axes]:
         raise ValueError(
             f"{name} must have one entry per step, as the output has: expected shape "
-            f"{_open((*grid, '...'))}, got {_open(values.shape)}"
+            f"{_open((*grid[:axes], '...'))}, got {_open(values.shape)}"
         )
-    return np.asarray(values.reshape(-1, *values.shape[2:])[packing.positions])
+    cells = packing.positions // max(prod(grid[axes:]), 1)
+    return np.asarray(values.reshape(-1, *values.shape[axes:])[cells])
 
 
-def _check_lengths(name: str, values: list[Array], lengths: Sequence[int]) -> None:
+def _check_lengths(name: str, values: list[Array], lengths: Sequence[int], within: Sequence[int]) -> None:
     for value, length in zip(values, lengths, strict=True):
-        if value.shape[:1] != (length,):
+        if value.shape[: 1 + len(within)] != (length, *within):
+            inner = f" and {', '.join(map(str, within))} within it" if within else ""
             raise ValueError(
-                f"{name} must have one entry for each step of each sequence of x, "
+                f"{name} must have one entry for each step of each sequence of x{inner}, "
                 f"got shape {value.shape} for a sequence of {length} steps"
             )
 
@@ -127,9 +137,11 @@ def _pick_weights(rows: Rows, packing: Packing) -> Array | None:
     weights = rows.weights
     if weights is None:
         return None
-    if isinstance(weights, list) or (weights.ndim > 1 and weights.shape[1:] != (1,)):
-        return _pick("sample_weight", weights, packing, rows.lengths)
-    return np.asarray(weights.reshape(-1)[packing.rows])
+    if isinstance(weights, list):
+        return _pick("sample_weight", weights, packing, rows.lengths, weights[0].ndim + 1)
+    if weights.shape[1:] == (1,):
+        weights = weights[:, 0]
+    return _pick("sample_weight", weights, packing, rows.lengths, weights.ndim)
 
 
 def _whole(name: str, values: Array | list[Array]) -> Array:
@@ -150,7 +162,9 @@ def _class_weights(
     labels = target
     if target.ndim > len(shape):
         labels = target[..., 0] if target.shape[-1] == 1 else np.argmax(target, axis=-1)
-    classes, index = np.unique(np.rint(labels).astype(np.int64), return_inverse=True)
+    with np.errstate(invalid="ignore"):
+        numbers = np.rint(labels).astype(np.int64)
+    classes, index = np.unique(numbers, return_inverse=True)
     weights = np.array([class_weight.get(int(c), 1.0) for c in classes], dtype=np.float64)
     return np.asarray(weights[index].reshape(shape))
 
@@ -231,19 +245,46 @@ def expand_weights(
     Raises
     ------
     ValueError
-        If they are neither one per token nor one per row.
+        If they are neither one per token nor one per row, nor the same for all along an axis.
     """
     array = real(name, weights).astype(dtype, copy=False)
-    if array.ndim == len(shape) + 1 and array.shape[-1] == 1:
+    while array.ndim > len(shape) and array.shape[-1] == 1:
         array = array[..., 0]
     missing = len(shape) - array.ndim
     fits = missing >= 0 and all(
         own in (1, full) for own, full in zip(array.shape, shape[: array.ndim], strict=True)
     )
-    if not fits or (array.ndim and array.shape[0] != shape[0]):
+    if not fits:
         wanted = " or ".join(dict.fromkeys([str(shape), str(shape[:1])]))
         raise ValueError(f"{name} must have shape {wanted}, got shape {np.shape(weights)}")
     return np.broadcast_to(array.reshape(array.shape + (1,) * missing), shape)
+
+
+def entry_weights(
+    sample_weight: ArrayLike | None, mask: ArrayLike | None, y_pred: Array
+) -> Array | None:
+    """Return the weights of the tokens of `y_pred` (..., C), 0 where the mask is False; None if all count alike.
+
+    Where weights or mask have an entry for each output they are those of the outputs.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit.
+    """
+    axis = y_pred.ndim - 1
+    shapes = [np.shape(given)[axis : axis + 1] for given in (sample_weight, mask) if given is not None]
+    shape = y_pred.shape if any(own not in ((), (1,)) for own in shapes) else y_pred.shape[:-1]
+    weights = None if sample_weight is None else expand_weights(sample_weight, shape, y_pred.dtype)
+    if mask is None:
+        return weights
+    keep = expand_weights(mask, shape, np.bool_, "mask")
+    return np.where(keep, y_pred.dtype.type(1) if weights is None else weights, y_pred.dtype.type(0))
+
+
+def as_columns(y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+    """Return predictions (B,), one number for each row, and their targets (B,) or (B, 1) as columns (B, 1)."""
+    return y_true.reshape(-1, 1) if y_true.ndim == 1 else y_true, y_pred.reshape(-1, 1)
 
 
 def _open(shape: tuple[Any, ...]) -> str:

@@ -99,7 +99,8 @@ class Trainer(Loop, Storable):
         ----------
         x : array_like (B, ...), sequence of B sequences, or iterable of batches
             Sequences of different lengths, (t_i,) of ids or (t_i, F), are taken as they are: no
-            padding is made. A list or dict of these for several inputs. An iterable yields tuples
+            padding is made. Where the input has more axes they have too: (t_i, W) of the ids of W
+            words each, padded with zeros. A list or dict of these for several inputs. An iterable yields tuples
             (x, y) or (x, y, sample_weight).
         y : array_like (B, ...), or sequence of B arrays (t_i, ...)
             Targets. If the model's output has a time axis there is one per step. A list or dict of
@@ -121,7 +122,8 @@ class Trainer(Loop, Storable):
         class_weight : mapping of class number to weight, optional
             Weight of every token (row, if the output has no time axis) by the class in `y`.
         sample_weight : array_like (B,) or (B, T), or sequence of B arrays (t_i,), optional
-            Weights of rows or tokens; for several outputs also a list or dict.
+            Weights of rows or tokens, with as many of the axes of a mask as are wanted; for several outputs also a
+            list or dict.
         initial_epoch : int, default 0
         steps_per_epoch, validation_steps : int, optional
             Batches per epoch and per validation; by default all. An epoch goes on in the rows where the one before

@@ -338,7 +338,7 @@ class TestMasking:
         assert layers.Masking(np.nan).compute_mask(np.full((1, 2, 3), np.nan)).all()
 
     def test_needs_three_axes(self):
-        with pytest.raises(ValueError, match="x must have 3 axes"):
+        with pytest.raises(ValueError, match="x must have at least 3 axes"):
             layers.Masking()(np.zeros((2, 3)))
 
 

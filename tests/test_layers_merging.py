@@ -6,7 +6,7 @@ from helpers.layers import BATCH, FEATURES, TIME, normal
 from helpers.masks import MASK_KINDS, make_mask
 from helpers.merging import assert_gradients
 
-from fastmask import PackedSequence, layers, ops
+from fastmask import Input, Model, PackedSequence, layers, ops
 
 ELEMENTWISE = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"]
 PAIRS = [("none", "none"), ("holes", "none"), ("right", "left"), ("holes", "empty_row"), ("all_empty", "holes")]
@@ -57,17 +57,111 @@ def test_different_masks(name, kinds, repeat, fill):
         np.testing.assert_array_equal(y.packing.mask, expected)
 
 
+def entry(name, mode, values, counted):
+    """One step of the output in Keras, and whether it counts; `counted` holds None for an input without a mask."""
+    own = [flag for flag in counted if flag is not None]
+    every = name != "Concatenate" and mode == "or" and len(own) < len(counted)
+    unmasked = [True if flag is None else flag for flag in counted]
+    counts = every or not own or (all if mode == "and" else any)(unmasked)
+    if name in ("Multiply", "Maximum", "Minimum") and mode == "or":
+        values = [value for value, flag in zip(values, unmasked, strict=True) if flag]
+    arithmetic = {
+        "Add": sum, "Subtract": lambda v: v[0] - v[1], "Average": lambda v: sum(v) / len(v), "Multiply": np.prod,
+        "Maximum": np.max, "Minimum": np.min, "Concatenate": np.concatenate,
+    }  # fmt: skip
+    along = {"axis": 0} if name in ("Multiply", "Maximum", "Minimum") else {}
+    return (arithmetic[name](values, **along) if counts else None), bool(counts)
+
+
+@pytest.mark.parametrize("mode", ["or", "and"])
 @pytest.mark.parametrize("kinds", PAIRS)
 @pytest.mark.parametrize("name", [*ELEMENTWISE, "Concatenate"])
-def test_padded(name, kinds):
-    """Padded arrays with masks are what their packed forms are; nothing reads the padding."""
-    xs = [packed(kind, FEATURES, seed=i, mask_seed=i) for i, kind in enumerate(kinds)]
-    masks = [x.packing.mask if x.packing.masked else None for x in xs]
-    grids = [x.pad() for x in xs]
-    layer = make(name)
+def test_entries_of_padded_arrays(name, kinds, mode):
+    """An entry is read exactly where the output counts, and there the value is Keras's."""
+    grids = [normal(BATCH, TIME, FEATURES, seed=i) for i in range(2)]
+    masks = [None if kind == "none" else make_mask(kind, BATCH, TIME, i) for i, kind in enumerate(kinds)]
+    layer = getattr(layers, name)(mask_mode=mode, dtype="float64")
+    expected, seen = {}, np.zeros((BATCH, TIME), bool)
+    for cell in np.ndindex(BATCH, TIME):
+        counted = [None if mask is None else bool(mask[cell]) for mask in masks]
+        expected[cell], seen[cell] = entry(name, mode, [grid[cell] for grid in grids], counted)
+    poisoned = [np.where(seen[..., None], grid, np.nan) for grid in grids]
+    y, pullback = layer.vjp(poisoned, masks)
+    np.testing.assert_array_equal(y, layer(poisoned, masks))
+    for cell in zip(*np.nonzero(seen), strict=True):
+        np.testing.assert_allclose(y[cell], expected[cell], rtol=1e-14)
+    found = layer.compute_mask(grids, masks)
+    np.testing.assert_array_equal(np.ones_like(seen) if found is None else found, seen)
+    for gradient in pullback(normal(*y.shape, seed=9)).inputs:
+        assert np.isfinite(gradient).all()
+        np.testing.assert_array_equal(gradient[~seen], 0)
     assert_gradients(layer, grids, masks)
-    poisoned = [g if m is None else np.where(m[..., None], g, np.nan) for g, m in zip(grids, masks, strict=True)]
-    np.testing.assert_array_equal(layer(poisoned, masks), layer(xs).pad())
+
+
+@pytest.mark.parametrize("name", [*ELEMENTWISE, "Concatenate"])
+def test_entries_beside_a_packed_batch(name):
+    first, grid = packed("right", FEATURES, fill=True), normal(BATCH, TIME, FEATURES, seed=1)
+    mask, layer = make_mask("left", BATCH, TIME), make(name)
+    y = layer([first, grid], [None, mask])
+    assert isinstance(y, PackedSequence)
+    seen = first.packing.mask | mask
+    np.testing.assert_array_equal(y.packing.mask, seen)
+    both = layer([first.pad(), grid], [first.packing.mask, mask])
+    np.testing.assert_array_equal(y.pad()[seen], both[seen])
+    assert_gradients(layer, [first, grid], [None, mask])
+    with pytest.raises(ValueError, match="mask must be None for a PackedSequence"):
+        layer([first, grid], [mask, mask])
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_entries_of_arrays_that_broadcast(name):
+    """One step that stands for all is read if the output counts anywhere in its row."""
+    one, grid = normal(BATCH, 1, FEATURES), normal(BATCH, TIME, FEATURES, seed=1)
+    masks = [np.zeros((BATCH, 1), bool), make_mask("empty_row", BATCH, TIME)]
+    layer = make(name)
+    wide = [np.repeat(one, TIME, axis=1), grid], [np.repeat(masks[0], TIME, axis=1), masks[1]]
+    np.testing.assert_array_equal(layer([one, grid], masks)[masks[1]], layer(*wide)[masks[1]])
+    assert_gradients(layer, [one, grid], masks)
+    poisoned = np.where(masks[1].any(axis=1)[:, None, None], one, np.nan)
+    assert np.isfinite(layer([poisoned, grid], masks)).all()
+
+
+@pytest.mark.parametrize("name", [*ELEMENTWISE, "Concatenate"])
+def test_entries_in_a_graph(name):
+    """Masks passed to a call in a graph, of inputs and of results, and masks passed to the model."""
+    kept = [make_mask("right", BATCH, TIME), make_mask("holes", BATCH, TIME, 1)]
+    xs, layer = [normal(BATCH, TIME, FEATURES, seed=i) for i in range(2)], make(name)
+    seen = kept[0] | kept[1]
+    ids = [np.where(mask, 1, 0) for mask in kept]
+    inputs = [*[Input((TIME, FEATURES), dtype="float64") for _ in xs], *[Input((TIME,), dtype="int32") for _ in xs]]
+    given = [tensor != 0 for tensor in inputs[2:]]
+    model = Model(inputs, layer(inputs[:2], mask=given))
+    poisoned = [np.where(seen[..., None], x, np.nan) for x in xs]
+    np.testing.assert_array_equal(model([*poisoned, *ids]), layer(xs, kept))
+    dense = layers.Dense(FEATURES, dtype="float64")
+    model = Model(inputs, layer([dense(inputs[0]), inputs[1]], mask=given))
+    y, pullback = model.vjp([*xs, *ids])
+    hidden, dense_back = dense.vjp(xs[0])
+    expected, back = layer.vjp([hidden, xs[1]], kept)
+    np.testing.assert_array_equal(y, expected)
+    found, wanted = pullback(normal(*y.shape, seed=8)), back(normal(*y.shape, seed=8))
+    np.testing.assert_array_equal(found.inputs[1], wanted.inputs[1])
+    for gradient, own in zip(found.weights, dense_back(wanted.inputs[0]).weights, strict=True):
+        np.testing.assert_allclose(gradient, own, rtol=1e-12)
+    two = Model(inputs[:2], layer(inputs[:2]))
+    half = [np.where(kept[0][..., None], x, np.nan) for x in xs]
+    np.testing.assert_array_equal(two(half, mask=kept[0])[kept[0]], layer(xs)[kept[0]])
+
+
+def test_a_run_of_masked_steps_may_show_two_things():
+    """Joined in time, one input stops showing what it shows where another begins."""
+    masks = [np.ones((2, 3), bool), np.ones((2, 3), bool), np.ones((2, 6), bool)]
+    masks[0][:, 2] = masks[1][:, 0] = masks[2][:, 2:4] = False
+    values = [PackedSequence.from_padded(normal(*m.shape, FEATURES, seed=i), m) for i, m in enumerate(masks)]
+    xs = [x.with_values(x.values, fill=normal(FEATURES, seed=5 + i)) for i, x in enumerate(values)]
+    joined = make("Concatenate", 1)(xs[:2])
+    merged = make("DropMask")(make("Add")([joined, xs[2]]))
+    np.testing.assert_allclose(merged.pad(), joined.pad() + xs[2].pad(), rtol=1e-14)
 
 
 @pytest.mark.parametrize("kinds", PAIRS)
@@ -109,7 +203,7 @@ def test_values_under_masks():
     """The numbers of Keras 3: masked factors are 1, masked extremes do not take part."""
     a, b = np.array([[[1.0], [2.0], [3.0]]]), np.array([[[5.0], [-6.0], [7.0]]])
     masks = [np.array([[True, True, False]]), np.array([[True, False, False]])]
-    expected = {"Multiply": [5, 2, 0], "Maximum": [5, 2, 0], "Minimum": [1, 2, 0], "Add": [6, 2, 0]}
+    expected = {"Multiply": [5, 2, 0], "Maximum": [5, 2, 0], "Minimum": [1, 2, 0], "Add": [6, -4, 0]}
     for name, numbers in expected.items():
         np.testing.assert_array_equal(make(name)([a, b], masks)[0, :, 0], numbers)
     np.testing.assert_array_equal(make("Multiply")([a, b], [masks[0], None])[0, :, 0], [5, -12, 7])
@@ -215,3 +309,14 @@ def test_layers_after_a_merge_of_different_masks(name):
         if name != "Masking":
             assert_gradients(layer, merged, training=training)
             np.testing.assert_array_equal(y.packing.mask, merged.packing.mask)
+
+
+def test_models_keep_what_masked_places_show():
+    """Also of a packed batch whose plan equals that of another input."""
+    masks = np.array([[[1, 0, 0]], [[0, 1, 0]]], bool)
+    values = [PackedSequence.from_padded(normal(1, 3, FEATURES, seed=i), mask) for i, mask in enumerate(masks)]
+    merged = make("Add")([x.with_values(x.values, fill=normal(FEATURES, seed=9)) for x in values])
+    inputs = [Input((None, FEATURES), dtype="float64") for _ in range(2)]
+    model = Model(inputs, layers.DropMask(dtype="float64")(make("Add")(inputs)))
+    plain = PackedSequence.from_padded(normal(1, 3, FEATURES), masks[0] | masks[1])
+    np.testing.assert_array_equal(model([plain, merged]).pad(), plain.pad() + merged.pad())

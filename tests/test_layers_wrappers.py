@@ -269,7 +269,7 @@ class TestTimeDistributed:
                 ValueError,
                 "dtype must be float32 like",
             ),
-            (lambda: layers.TimeDistributed(layers.Masking()), ValueError, "makes_mask"),
+            (lambda: layers.TimeDistributed(layers.Masking())(np.zeros((2, 3))), ValueError, "must have at least 3"),
             (lambda: layers.TimeDistributed(layers.GRU(2, stateful=True)), ValueError, "stateful"),
             (lambda: layers.TimeDistributed(layers.GRU(2, return_state=True)), ValueError, "return_state"),
             (lambda: layers.TimeDistributed(layers.Dense(2))(np.zeros(3)), ValueError, "x must have at least"),

@@ -308,3 +308,12 @@ def test_serialized():
     assert losses.deserialize(function, {"mine": mine}).function is mine
     with pytest.raises(ValueError, match=r"loss must be one of .*Huber.*, got 'CTC'"):
         losses.deserialize({"class_name": "CTC", "config": {}})
+
+
+@pytest.mark.parametrize("loss", [losses.MeanAbsoluteError(), losses.MeanAbsolutePercentageError()])
+def test_a_prediction_that_is_right_is_not_pushed(loss):
+    """The slope of a difference of 0 is 0, as in Keras."""
+    target = np.array([[0.0, 1.0, -2.0, 3.0]], np.float32)
+    gradient = loss.value_and_gradient(target, np.array([[0.0, 1.0, -2.0, 4.0]], np.float32))[1]
+    np.testing.assert_array_equal(gradient[0] > 0, [False, False, False, True])
+    np.testing.assert_array_equal(gradient[0, :3], 0)

@@ -32,7 +32,7 @@ def test_the_other_accuracies():
 
 
 def test_mask_and_weights():
-    """total += sum(v w m) / T and count += sum(w m) / T for every batch."""
+    """total += sum(v w m) and count += sum(w m), whatever the number of steps of a batch."""
     y_true = np.array([[1, 1, 0], [0, 1, 1]])
     y_pred = np.array([[P[0], P[1], P[1]], [P[0], P[0], P[0]]])
     hits = np.array([[1, 0, 1], [0, 1, 1]])
@@ -44,8 +44,8 @@ def test_mask_and_weights():
     found = metric(y_true, y_pred, weights, mask)
     assert found == pytest.approx((hits * weights * mask).sum() / (weights * mask).sum())
     metric.update_state(y_true[:, :1], y_pred[:, :1])
-    total = (hits * weights * mask).sum() / 3 + hits[:, 0].sum()
-    assert metric.result() == pytest.approx(total / ((weights * mask).sum() / 3 + 2))
+    total = (hits * weights * mask).sum() + hits[:, 0].sum()
+    assert metric.result() == pytest.approx(total / ((weights * mask).sum() + 2))
 
 
 def test_tokens_equal_the_padded_batch():
@@ -54,7 +54,7 @@ def test_tokens_equal_the_padded_batch():
     mask, weights = rng.uniform(size=(4, 5)) < 0.5, rng.uniform(size=(4, 5))
     padded, tokens = metrics.get("acc"), metrics.get("acc")
     padded.update_state(y_true, y_pred, weights, mask)
-    tokens.update_tokens(y_true[mask], y_pred[mask], weights[mask], steps=5)
+    tokens.update_tokens(y_true[mask], y_pred[mask], weights[mask])
     assert tokens.total == pytest.approx(padded.total)
     assert tokens.count == pytest.approx(padded.count)
 
@@ -138,7 +138,9 @@ def test_mean_of_numbers():
     metric = metrics.Mean()
     metric.update_state([1.0, 3.0])
     metric.update_state([[2.0, 4.0]], sample_weight=[2.0])
-    assert metric.result() == pytest.approx((1 + 3 + 6) / 4)
+    assert metric.result() == pytest.approx((1 + 3 + 4 + 8) / 6)
+    metric.update_state([1.0, np.nan], sample_weight=[2.0, 0.0])
+    assert metric.result() == pytest.approx((1 + 3 + 4 + 8 + 2) / 8)
     metric.reset_state()
     metric.add(2.0, 5.0)
     assert metric.result() == 2
@@ -160,7 +162,13 @@ def test_errors():
         (lambda: metrics.AUC(num_labels=3), "num_labels must be None unless"),
         (lambda: metrics.Precision(thresholds=1.5), "thresholds must lie between 0 and 1"),
         (lambda: metrics.CosineSimilarity(axis=1), "axis must be -1"),
-        (lambda: metrics.get(lambda t, p: p)([[1.0]], [[1.0]]), "must return one value per token"),
+        (lambda: metrics.get(lambda t, p: p.sum())([[1.0]], [[1.0]]), "must return one value per token"),
+        (lambda: metrics.Precision(class_id=1)([0, 1], [0.5, 0.5]), "y_pred must have an axis of classes for class_id"),
+        (lambda: metrics.AUC(multi_label=True)([0, 1], [0.5, 0.5]), "y_pred must have an axis of labels"),
+        (lambda: metrics.get("mse")([[1, 0]], [[1, 0]], [[1, 2]]), "one entry per token for the metric 'mse'"),
+        (lambda: metrics.get("mse")([[1, 0]], [[1, 0]], mask=[[1, 0]]), "one entry per token for the metric 'mse'"),
+        (lambda: metrics.get("acc")([1, 0], np.ones((3, 2)), mask=[1, 0, 1]), "y must have one class number per token"),
+        (lambda: metrics.get("auc")([[1, 0]], [[1, 0]], [1, 2]), "sample_weight must have shape"),
         (lambda: metrics.get({"class_name": "F1Score"}), "metric must be one of .*AUC.*, got 'F1Score'"),
     ],
 )

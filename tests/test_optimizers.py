@@ -303,3 +303,11 @@ def test_lazy_adam_has_no_weight_decay():
         optimizers.LazyAdam(weight_decay=0.1)
     config = optimizers.LazyAdam(beta_1=0.8, clipnorm=1.0).get_config()
     assert optimizers.LazyAdam.from_config(config).get_config() == config
+
+
+def test_lion_rests_where_nothing_has_moved():
+    """The sign of a running mean of 0 is 0."""
+    variable, optimizer = Variable(np.ones(3), "w"), optimizers.Lion(0.5)
+    for _ in range(2):
+        optimizer.apply([np.array([1.0, 0.0, -1.0])], [variable])
+    np.testing.assert_array_equal(variable.value, [0, 1, 2])

@@ -5,6 +5,7 @@ import pytest
 from helpers.layers import normal
 from helpers.numeric import assert_gradient
 
+import fastmask as fm
 from fastmask import constraints, layers, regularizers
 
 REGULARIZERS = [regularizers.L1(0.3), regularizers.L2(0.2), regularizers.L1L2(0.1, 0.4), regularizers.l1_l2()]
@@ -108,3 +109,39 @@ def test_wiring_and_configs(name):
     assert len(layer.losses) == sum(w.regularizer is not None for w in layer.trainable_weights)
     layer.trainable = False
     assert layer.losses == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("make", [regularizers.L1, lambda l1: regularizers.L1L2(l1, 0.5)])
+def test_a_weight_of_zero_is_not_pushed(make, dtype):
+    """Whatever the sign of the zero."""
+    tiny, regularizer = np.finfo(dtype).tiny, make(0.25)
+    w = np.array([0.0, -0.0, 2.0, -2.0, tiny, -tiny], dtype)
+    expected = np.array([0, 0, 0.25, -0.25, 0.25, -0.25], dtype) + dtype(2 * regularizer.l2) * w
+    np.testing.assert_array_equal(regularizer.gradient(w), expected)
+
+
+L1 = {"class_name": "L1L2", "config": {"l1": 0.5, "l2": 0.5}}
+PENALIZED = {
+    "dense": lambda: [fm.Input((3,)), layers.Dense(1, kernel_regularizer="l1", bias_regularizer=L1)],
+    "embedding": lambda: [
+        fm.Input((3,), dtype="int32"), layers.Embedding(4, 1, embeddings_regularizer=L1),
+        layers.GlobalAveragePooling1D(),
+    ],
+    "recurrent": lambda: [
+        fm.Input((2, 3)), layers.LSTM(1, kernel_regularizer=L1, recurrent_regularizer="l1", bias_regularizer="l1"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PENALIZED)
+def test_weights_of_zero_stay_in_training(name):
+    """Where nothing but the penalty acts on them: the zeros that L1 has made do not move again."""
+    model = fm.Sequential(PENALIZED[name]())
+    model.compile(fm.optimizers.SGD(0.1), "mse")
+    model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
+    x = np.zeros((2, *model.input_shape[1:]), model.inputs[0].dtype)
+    for _ in range(3):
+        model.train_on_batch(x, np.zeros((2, 1)))
+    for weight in model.get_weights():
+        np.testing.assert_array_equal(weight, 0)

@@ -1,9 +1,8 @@
 """Legacy HDF5 files as Keras 1 and 2 wrote them, made by hand."""
 
-import json
-
 import numpy as np
 import pytest
+from helpers.legacy import random, write
 
 import fastmask as fm
 from fastmask import layers
@@ -12,36 +11,6 @@ from fastmask.saving import FileFormatError
 h5py = pytest.importorskip("h5py")
 
 IDS = np.array([[1, 2, 3, 0, 0], [4, 5, 1, 2, 3], [2, 0, 0, 0, 0]])
-RNG = np.random.default_rng(11)
-
-
-def random(*shape):
-    """Weights."""
-    return RNG.uniform(-0.8, 0.8, shape).astype(np.float32)
-
-
-def write(path, config, weights, version=None, optimizer=None, training=None):
-    """Write a whole-model file: weights by layer name, each a list of arrays or of (name, array)."""
-    with h5py.File(path, "w") as root:
-        if config is not None:
-            root.attrs["model_config"] = json.dumps(config).encode()
-        if version is not None:
-            root.attrs["keras_version"] = version.encode()
-        if training is not None:
-            root.attrs["training_config"] = json.dumps(training).encode()
-        group = root.create_group("model_weights") if config is not None else root
-        group.attrs["layer_names"] = [name.encode() for name in weights]
-        for name, arrays in weights.items():
-            _arrays(group.create_group(name), name, arrays)
-        if optimizer is not None:
-            _arrays(root.create_group("optimizer_weights"), "opt", optimizer)
-
-
-def _arrays(group, prefix, arrays):
-    named = [a if isinstance(a, tuple) else (f"{prefix}_{i}:0", a) for i, a in enumerate(arrays)]
-    group.attrs["weight_names"] = [name.encode() for name, _ in named]
-    for name, array in named:
-        group.create_dataset(name, data=array)
 
 
 def expected(layer, weights, table, x=IDS):
@@ -97,7 +66,9 @@ def test_keras1_gru_both_ways(tmp_path):
     write(tmp_path / "a.h5", config, {"embedding_1": [table], "both": arrays}, "1.2.2")
     model = fm.models.load_model(tmp_path / "a.h5")
     joined = [np.concatenate([gate[part] for gate in way], axis=-1) for way in gates for part in range(3)]
-    layer = layers.Bidirectional(layers.GRU(3, return_sequences=True, reset_after=False), merge_mode="sum")
+    layer = layers.Bidirectional(
+        layers.GRU(3, return_sequences=True, reset_after=False), merge_mode="sum", zero_output_for_mask=False
+    )
     np.testing.assert_array_equal(model.predict(IDS, verbose=0), expected(layer, joined, table))
 
 

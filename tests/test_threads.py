@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -112,6 +113,55 @@ def _end_after(seconds, ended):
     ended.append(seconds)
 
 
+@pytest.fixture
+def ctrl_c():
+    """A function that sends Ctrl-C to the main thread; a shell may have had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals of POSIX")
+@pytest.mark.parametrize("awake", [0.0, 5e-3, 60.0])
+def test_ctrl_c_while_the_caller_waits_for_the_last_task(awake, ctrl_c, set_threads, monkeypatch):
+    """It is raised, however often it comes, when the task has ended that another thread is at."""
+    begun, waits, returned, ended = threading.Event(), threading.Event(), threading.Event(), []
+
+    class Watched:
+        """A counter that tells when the caller begins to wait."""
+
+        def __init__(self):
+            self.counter = Counter()
+            self.add = self.counter.add
+
+        def await_zero(self, seconds):
+            waits.set()
+            return self.counter.await_zero(seconds)
+
+    def task():
+        if threading.current_thread() is threading.main_thread():
+            begun.wait(60)
+            return
+        begun.set()
+        waits.wait(60)
+        for _ in range(3):
+            time.sleep(0.02)
+            if not returned.is_set():
+                ctrl_c()
+        time.sleep(0.05)
+        ended.append(True)
+
+    monkeypatch.setattr(threads, "Counter", Watched)
+    monkeypatch.setattr(threads, "_AWAKE", awake)
+    set_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            threads.run([task, task])
+        assert ended == [True]
+    finally:
+        returned.set()
+
+
 def test_python_threads_may_share_a_model(model, x, set_threads):
     set_threads(2)
     expected = model.predict(x)
@@ -130,16 +180,43 @@ def test_python_threads_may_share_a_model(model, x, set_threads):
     assert wrong == []
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_fork_has_a_pool_of_its_own(model, x, set_threads):
-    set_threads(2)
-    expected = model.predict(x)
+def in_a_fork(function):
+    """What a function returns in a fork of this process."""
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
-    child = context.Process(target=lambda: answers.put(np.array_equal(model.predict(x), expected)), daemon=True)
+    child = context.Process(target=lambda: answers.put(function()), daemon=True)
     child.start()
     child.join(60)
+    child.kill()
     assert child.exitcode == 0
-    assert answers.get()
-    np.testing.assert_array_equal(model.predict(x), expected)
+    return answers.get()
+
+
+def meet():
+    """Run two tasks that end only together, each in a thread of its own."""
+    barrier = threading.Barrier(2)
+    threads.run([partial(barrier.wait, 20)] * 2)
+    return True
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+class TestForks:
+    def test_a_fork_has_a_pool_of_its_own(self, model, x, set_threads):
+        set_threads(2)
+        expected = model.predict(x)
+        assert in_a_fork(lambda: np.array_equal(model.predict(x), expected))
+        np.testing.assert_array_equal(model.predict(x), expected)
+
+    def test_a_fork_has_threads_of_its_own(self, set_threads):
+        set_threads(2)
+        assert meet()
+        assert in_a_fork(meet)
+        assert meet()
+
+    def test_a_fork_while_a_thread_offers_work(self, set_threads):
+        set_threads(2)
+        meet()
+        with threads._pool._lock:
+            assert in_a_fork(meet)
+        assert meet()

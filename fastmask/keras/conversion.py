@@ -13,7 +13,7 @@ from fastmask.models import Model
 from fastmask.saving import compiled, configs
 from fastmask.saving.archive import require_built
 from fastmask.saving.errors import FileFormatError
-from fastmask.saving.masks import keras_config
+from fastmask.saving.masks import keras_config, old_rules
 from fastmask.saving.order import of_config, trained
 
 Classes = Mapping[str, Any] | None
@@ -52,6 +52,12 @@ def to_keras(model: Model, compile: bool = True) -> Any:
     config = keras_config(model, own=False)
     if f'"{_ONLY_HERE}"' in json.dumps(config):
         raise ValueError(f"model {model.name!r} has the activation {_ONLY_HERE!r}, which Keras 3 has not")
+    old = old_rules(config)
+    if old:
+        raise ValueError(
+            f"model {model.name!r} must do to masks what Keras 3 does, but layer {old[0]!r} joins or shows them as the "
+            "Keras before did whose file it is from (mask_mode, zero_output_for_mask)"
+        )
     found = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))  # Keras takes it apart
     if not found.built:
         found.build(model.input_shape)

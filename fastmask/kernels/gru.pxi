@@ -5,7 +5,7 @@
 # belongs to the recurrent side, the last three or two, lies side by side.
 
 cdef struct GruStep:
-    Py_ssize_t units, depth
+    Py_ssize_t units, depth     # depth: units, or 0 where nothing is to be multiplied
     int activation, recurrent_activation
     const real *x               # in   [*, 3 * units]  input products plus bias: z, r, n
     const int64_t *x_index      # in   [rows] or NULL
@@ -178,7 +178,7 @@ cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
     keep_sums(&t)
     start_from(&zero, &t)
     t.panel = s.candidate
-    t.depth = s.units
+    t.depth = s.depth
     while unit < s.units:
         width = panel_width(s.units, unit)
         row = 0
@@ -199,7 +199,7 @@ cdef void gru_candidate(const GruStep *s, Py_ssize_t rows) noexcept nogil:
                     store(gates, n, k)
                     store(s.h + (row + i) * s.units + column, v_fma(load(gates + s.units, k), h - n, n), k)
             row = row + m
-        t.panel = t.panel + s.units * WIDTH * LANES
+        t.panel = t.panel + t.depth * WIDTH * LANES
         unit = unit + WIDTH * LANES
 
 
@@ -256,10 +256,9 @@ def gru_forward(Recurrence run, const real[::1] panels, const real[::1] candidat
                 s.h = &h[state_after(shard, every_step, t), 0]
                 if gates is not None:
                     s.gates = &gates[shard.begin + (shard.offsets[t] if gates_by_token else 0), 0]
-                if dropout is not None:
+                if dropout is not None and s.depth > 0:
                     gru_masked_products(&s, &dropout.forward, shard.begin, n, dropout.z)
                     s.products = dropout.z
-                    s.depth = 0
                 while next_panel(slices, s.units, &units):
                     if reset_after:
                         gru_gates(&s, n, True, &units)

@@ -32,15 +32,16 @@ cdef inline void gru_cell_backward(const bint fused, const bint reset_after, con
 
 
 cdef void gru_reset_backward(const GruBackward *s, Py_ssize_t token, Py_ssize_t row, Py_ssize_t before,
-                             Py_ssize_t rows) noexcept nogil:
-    # From the gradient of n through (r * h) @ U_n to r and h.
+                             Py_ssize_t rows, bint zero_state) noexcept nogil:
+    # From the gradient of n through (r * h) @ U_n to r and h. Zeros that the first step starts from are not multiplied.
     cdef Product p
     cdef Py_ssize_t i, unit, units = s.state.units
     cdef real *gates
     cdef real *carry
     cdef vec dreset, r
     cdef int k
-    p.depth = p.columns = units
+    p.depth = 0 if zero_state else units
+    p.columns = units
     p.x = s.gates + token * 4 * units
     p.x_stride = 4 * units
     p.x_index = NULL
@@ -103,7 +104,8 @@ cdef void gru_step_backward(const GruBackward *s, const Shard *shard, Py_ssize_t
 
 def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] candidate, real[:, ::1] gates,
                  const real[:, ::1] h, const real[:, ::1] dy, real[:, ::1] dh, real[:, ::1] reset, int activation,
-                 int recurrent_activation, bint reset_after, RecurrentDropout dropout, const real[:, ::1] reset_mask):
+                 int recurrent_activation, bint reset_after, bint zero_state, RecurrentDropout dropout,
+                 const real[:, ::1] reset_mask):
     """Turn gates into gradients of pre-activations; dh goes from final to initial state. h: [rows + tokens, units]."""
     cdef uint64_t mode
     cdef GruBackward s
@@ -148,7 +150,8 @@ def gru_backward(Recurrence run, const real[::1] transposed, const real[::1] can
                     gru_step_backward(&s, shard, t, 0, going_on, False, False, &units)
                     gru_step_backward(&s, shard, t, going_on, n, False, True, &units)
             if not reset_after:
-                gru_reset_backward(&s, shard.offsets[t] + shard.begin, shard.begin, state_before(shard, True, t), n)
+                gru_reset_backward(&s, shard.offsets[t] + shard.begin, shard.begin, state_before(shard, True, t), n,
+                                   zero_state and t == 0)
             t = t - 1
         initial_state_gradient(&s.state, shard, slices, masked, dropout.dh if dropout is not None else NULL)
         set_float_mode(mode)

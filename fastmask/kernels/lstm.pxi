@@ -176,7 +176,7 @@ def lstm_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, real[:,
                 s.c = &c[after, 0] if training else &c[shard.begin, 0]
                 if training:
                     s.gates = &gates[shard.offsets[t] + shard.begin, 0]
-                if dropout is not None:
+                if dropout is not None and s.depth > 0:
                     copy_rows(s.z, s.z_index, 4 * s.units, n, dropout.z)
                     masked_forward(&dropout.forward, s.h_previous, shard.begin, n, dropout.z)
                     s.z = dropout.z

@@ -60,7 +60,7 @@ def simple_rnn_forward(Recurrence run, const real[::1] panels, real[:, ::1] h, i
                 z = inputs.product.out
                 z_index = inputs.z_index + count
                 depth = 0 if t == 0 and zero_state else units
-                if dropout is not None:
+                if dropout is not None and depth > 0:
                     copy_rows(z, z_index, units, n, dropout.z)
                     masked_forward(&dropout.forward, &h[before, 0], shard.begin, n, dropout.z)
                     z = dropout.z

@@ -6,6 +6,7 @@ from fastmask import objects
 from fastmask.layers.arguments import reset_names
 from fastmask.layers.attention import Attention
 from fastmask.layers.base import Gradients, Layer, require_mask_support
+from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.core import Activation, Dense, Dropout, Flatten, Identity, SpatialDropout1D
 from fastmask.layers.embedding import Embedding
 from fastmask.layers.input import Input, InputLayer
@@ -35,8 +36,8 @@ from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.reshaping import DropMask, RepeatVector, Reshape
 from fastmask.layers.serialization import deserialize, serialize
+from fastmask.layers.time_distributed import TimeDistributed
 from fastmask.layers.variable import Variable
-from fastmask.layers.wrappers import Bidirectional, TimeDistributed
 
 GlobalAvgPool1D, GlobalMaxPool1D = GlobalAveragePooling1D, GlobalMaxPooling1D
 

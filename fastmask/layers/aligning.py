@@ -18,8 +18,13 @@ def equal_plans(a: Packing, b: Packing) -> bool:
     """Return whether two plans put the same steps in the same places, under a mask or not."""
     if a is b:
         return True
-    alike = (a.batch_size, a.total_length, a.tokens) == (b.batch_size, b.total_length, b.tokens)
+    alike = (a.leading, a.total_length, a.tokens) == (b.leading, b.total_length, b.tokens)
     return alike and a.masked == b.masked and np.array_equal(a.positions, b.positions)
+
+
+def nested(xs: Sequence[Any]) -> bool:
+    """Return whether the plan of an input goes on within the steps of the batch."""
+    return any(isinstance(x, PackedSequence) and len(x.packing.leading) > 1 for x in xs)
 
 
 def share_plan(xs: Sequence[Any]) -> bool:
@@ -58,14 +63,17 @@ def plan_of(mask: Mask | None, xs: Sequence[PackedSequence]) -> Packing:
     return Packing.full(*xs[0].shape[:2]) if mask is None else Packing.from_mask(mask)
 
 
-def visible_cells(plan: Packing) -> tuple[Indices, Indices]:
-    """Return the cells of the tokens, and after them one of each run of masked cells, and which of these each shows.
+def visible_cells(plan: Packing, xs: Sequence[PackedSequence]) -> tuple[Indices, Indices]:
+    """Return the cells of the tokens, and after them masked ones, and which of these each masked cell shows.
 
-    Where every input is masked, none changes: one masked cell stands for the run that it begins.
+    Where no input shows anything else than in the masked cell before, that cell stands for both.
     """
     blank = ~plan.mask
     begins = blank.copy()
     begins[:, 1:] &= ~blank[:, :-1]
+    for x in xs:
+        source = x.cells().reshape(blank.shape)
+        begins[:, 1:] |= blank[:, 1:] & (source[:, 1:] != source[:, :-1])
     runs = np.cumsum(begins.reshape(-1)) - 1 + plan.tokens
     return np.concatenate([plan.positions, np.flatnonzero(begins)]), runs[blank.reshape(-1)].astype(np.int64)
 

@@ -3,12 +3,16 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmask import config
 from fastmask.layers.checks import Shape
+from fastmask.layers.holder import describe
+
+if TYPE_CHECKING:
+    from fastmask.layers.base import Layer
 
 _name_counts: Counter[str] = Counter()
 
@@ -61,3 +65,11 @@ def own_arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
     inner = ("self", "__class__", "kwargs")
     extra: dict[str, Any] = scope["kwargs"]
     return {name: value for name, value in scope.items() if name not in inner} | extra
+
+
+def with_dtype_of(layer: "Layer", kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a wrapper with the dtype of the wrapped layer; ValueError if they give another."""
+    given = kwargs.get("dtype")
+    if given is not None and layer_dtype(given) != layer.dtype:
+        raise ValueError(f"dtype must be {layer.dtype} like that of {describe(layer)}, got {given!r}")
+    return kwargs | {"dtype": layer.dtype}

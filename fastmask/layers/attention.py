@@ -1,6 +1,6 @@
 """Attention: every query looks at all valid values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,8 +82,23 @@ class Attention(Layer):
         y: Shape = (*query[:-1], value[-1])
         return (y, (*query[:-1], key[1])) if return_attention_scores else y
 
-    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        return [masked[0], *[False] * (outputs - 1)]
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        return [masked[0], *[0] * (outputs - 1)]
+
+    def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+        """Return the steps of queries that count, and those of values and keys that get a weight.
+
+        A query that may look at none looks at all alike, as in Keras, and attention weights are those of all queries.
+        """
+        self.compute_output_shape(shapes)
+        everywhere, read = np.ones(shapes[0][:2], bool), masks[1]
+        queries = everywhere if masks[0] is None or options.get("return_attention_scores") else masks[0]
+        if read is not None:
+            visible = self._visible(read, (shapes[0][1], shapes[1][1]), options)
+            blind = queries & ~visible.any(axis=2)
+            read = read | blind.any(axis=1, keepdims=True)
+        keys = np.ones(shapes[-1][:2], bool) if read is None else read
+        return [queries, read, keys][: len(shapes)]
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the mask of the query."""
@@ -94,7 +109,7 @@ class Attention(Layer):
         arrays, masks, ways = aligning.grids(x, call.keep)
         query, value, key = arrays[0], arrays[1], arrays[-1]
         scale, concat = (None if w is None else w.value for w in (self.scale, self.concat_score_weight))
-        visible = self._visible(masks[1], (query.shape[1], value.shape[1]), call)
+        visible = self._visible(masks[1], (query.shape[1], value.shape[1]), call.options)
         factor = None
         if call.training and self.stochastic:
             shape = (*query.shape[:2], value.shape[1])
@@ -112,10 +127,10 @@ class Attention(Layer):
 
         return output, pullback
 
-    def _visible(self, value_mask: Any, size: tuple[int, int], call: Call) -> Any:
+    def _visible(self, value_mask: Any, size: tuple[Any, Any], options: Mapping[str, Any]) -> Any:
         """Return which values each query may look at, to be broadcast to (B, Q, V); None for all."""
         visible = None if value_mask is None else value_mask[:, None]
-        if not call.options.get("use_causal_mask"):
+        if not options.get("use_causal_mask"):
             return visible
         causal = np.tri(*size, dtype=bool)[None]
         return causal if visible is None else visible & causal

@@ -149,12 +149,33 @@ class Layer(WeightHolder):
         """Return whether input number `index` holds integer ids."""
         return self.takes_ids
 
-    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        """Return for each output whether it carries a mask, given which inputs do."""
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        """Return the number of axes of the mask of each output, 0 for none, given those of the masks of the inputs."""
         if custom.computes_mask(self):
             return custom.mask_flow(self, masked, outputs)
-        flows = self.makes_mask or (self.passes_mask and any(masked))
-        return [flows, *[False] * (outputs - 1)]
+        flows = self.made_axes if self.makes_mask else max(masked) if self.passes_mask else 0
+        return [flows, *[0] * (outputs - 1)]
+
+    @property
+    def made_axes(self) -> int:
+        """Number of axes of the mask that the layer derives from its input."""
+        return len(self.input_shape or ()) - (not self.takes_ids)
+
+    def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+        """Return for each of several inputs the steps that the output depends on; None for those that count.
+
+        Parameters
+        ----------
+        shapes : sequence of tuple of int
+        masks : sequence of ndarray of bool (B, T) or None
+        options : mapping
+            Further arguments of the call.
+
+        Returns
+        -------
+        list of ndarray of bool (B, T) or None
+        """
+        return [None] * len(shapes)
 
     def __call__(
         self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
@@ -218,7 +239,7 @@ class Layer(WeightHolder):
                 raise ValueError("mask must be None for a PackedSequence, which carries its own")
             masked = x.packing.masked
         else:
-            mask = checks.mask_for(mask, x.shape)
+            mask = checks.mask_for(mask, x.shape, self.takes_ids)
             masked = mask is not None
         if masked:
             self.require_masking()
@@ -235,13 +256,13 @@ class Layer(WeightHolder):
         inputs = symbolic.symbolic_list("x", x)
         if len(inputs) != 1 and not self.takes_list:
             raise ValueError(f"x must be one tensor for {describe(self)}, got {len(inputs)}")
-        masks = symbolic.symbolic_masks(mask, inputs)
+        masks = symbolic.symbolic_masks(mask, inputs, self)
         outputs = symbolic.connect(symbolic.Node(self, inputs, states, training, options, masks=masks))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def require_masking(self, source: "Layer | None" = None) -> None:
-        """Raise TypeError if the layer cannot be given a mask; the mask comes from `source`."""
-        require_mask_support(self, source)
+    def require_masking(self, source: "Layer | None" = None, axes: int = 2) -> None:
+        """Raise TypeError if the layer cannot be given a mask of so many axes; the mask comes from `source`."""
+        require_mask_support(self, source, axes)
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         unknown = [name for name in options if name not in self.call_options]
@@ -322,7 +343,7 @@ class Layer(WeightHolder):
         Layers that make a mask ignore `mask` and pack by their own. Errors as for a call.
         """
         x = self.check_input(x)
-        return PackedSequence.from_padded(x, checks.mask_for(mask, x.shape))
+        return PackedSequence.from_padded(x, checks.mask_for(mask, x.shape, self.takes_ids))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in a form that JSON can hold."""
@@ -355,11 +376,17 @@ class Layer(WeightHolder):
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"
 
 
-def require_mask_support(layer: Layer, source: Layer | None = None) -> None:
-    """Raise TypeError if `layer` cannot be given a mask; the mask comes from `source`."""
-    if layer.supports_masking:
+def require_mask_support(layer: Layer, source: Layer | None = None, axes: int = 2) -> None:
+    """Raise TypeError if `layer` cannot be given a mask of so many axes; the mask comes from `source`."""
+    deep = layer.supports_masking and axes > 2 and layer.input_rank is not None
+    if layer.supports_masking and not deep:
         return
     origin = "its input" if source is None else f"the output of {describe(source)}"
+    if deep:
+        raise TypeError(
+            f"{describe(layer)} takes masks of two axes (B, T), but {origin} carries one of {axes}. Wrap the layer in "
+            "TimeDistributed, or drop the mask with DropMask."
+        )
     remedy = "give none (a list of sequences has one)" if source is None else "make none (mask_zero=False, no Masking)"
     raise TypeError(
         f"{describe(layer)} does not support masking, but {origin} carries a mask. Use it up before with a recurrent "

@@ -122,23 +122,27 @@ def _memory() -> int:
     return min(limits)
 
 
-def mask_for(mask: Any, shape: tuple[int, ...]) -> "npt.NDArray[np.bool_] | None":
+def mask_for(mask: Any, shape: tuple[int, ...], ids: bool = False) -> "npt.NDArray[np.bool_] | None":
     """Return `mask` as bool (B, T) for a padded array of `shape`; None stays None.
+
+    It may have more axes of the array, but not its last one, unless this is of `ids`.
 
     Raises
     ------
     TypeError
         If it is neither bool nor integer.
     ValueError
-        If its shape is not ``shape[:2]`` or an integer is neither 0 nor 1.
+        If its shape is not ``shape[:2]``, nor that of more axes, or an integer is neither 0 nor 1.
     """
     if mask is None:
         return None
     mask = as_array("mask", mask)
     if mask.dtype.kind not in "biu":
         raise TypeError(f"mask must be bool (or integers 0 and 1), got dtype {mask.dtype}")
-    if len(shape) < 2 or mask.shape != tuple(shape[:2]):
-        raise ValueError(f"mask must have shape (B, T) = {tuple(shape[:2])}, got {mask.shape}")
+    most = max(2, len(shape) if ids else len(shape) - 1)
+    if len(shape) < 2 or not 2 <= mask.ndim <= most or mask.shape != tuple(shape[: mask.ndim]):
+        more = f", or more axes up to {tuple(shape[:most])}" if most > 2 else ""
+        raise ValueError(f"mask must have shape (B, T) = {tuple(shape[:2])}{more}, got {mask.shape}")
     if mask.dtype.kind != "b" and not np.isin(mask, (0, 1)).all():
         raise ValueError("mask must hold only 0 and 1 when it is of integers")
     valid: npt.NDArray[np.bool_] = mask if mask.dtype.kind == "b" else mask.astype(bool)

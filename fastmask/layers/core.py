@@ -251,8 +251,9 @@ class Dropout(Layer):
         noise = keep_factor(self.seed_generator, self.rate, tuple(wanted), self.dtype)
         if not isinstance(x, PackedSequence):
             return np.broadcast_to(noise, shape)
-        row, step = x.packing.rows, x.packing.positions % max(1, x.packing.total_length)
-        chosen = noise[row if wanted[0] > 1 else row * 0, step if wanted[1] > 1 else step * 0]
+        grid = (*x.packing.leading, x.packing.total_length)
+        places = np.unravel_index(x.packing.positions, tuple(max(1, n) for n in grid))
+        chosen = noise[tuple(place if n > 1 else place * 0 for place, n in zip(places, wanted, strict=False))]
         return np.broadcast_to(chosen, shape)
 
 

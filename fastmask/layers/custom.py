@@ -74,16 +74,16 @@ def computes_mask(layer: "Layer") -> bool:
     return type(layer).forward is base.forward and type(layer).compute_mask is not base.compute_mask  # type: ignore[attr-defined]
 
 
-def mask_flow(layer: "Layer", masked: Sequence[bool], outputs: int) -> list[bool]:
-    """Ask a layer's own `compute_mask`, on arrays of zeros, which outputs carry a mask."""
+def mask_flow(layer: "Layer", masked: Sequence[int], outputs: int) -> list[int]:
+    """Ask a layer's own `compute_mask`, on arrays of zeros, for the number of axes of the mask of each output."""
     shapes: Any = layer.input_shape if layer.takes_list else [layer.input_shape]
     whole = [tuple(2 if n is None else n for n in shape) for shape in shapes]
     for shape in whole:
         budget.take(prod(shape) * layer.dtype.itemsize, f"an input of {describe(layer)}")
     grids = [np.zeros(shape, layer.dtype) for shape in whole]
-    masks = [np.ones(grid.shape[:2], bool) if flag else None for grid, flag in zip(grids, masked, strict=True)]
+    masks = [np.ones(grid.shape[:axes], bool) if axes else None for grid, axes in zip(grids, masked, strict=True)]
     found = layer.compute_mask(*((grids, masks) if layer.takes_list else (grids[0], masks[0])))
-    return [mask is not None for mask in _per_output(found, outputs)]
+    return [0 if mask is None else np.ndim(mask) for mask in _per_output(found, outputs)]
 
 
 def _grid(x: Any, call: Call) -> tuple[Array, Any, Back]:
@@ -144,7 +144,7 @@ def _leave(y: Array, plan: Packing | None) -> tuple[Any, Back]:
     if plan is None:
         return y, same
     cells = plan.batch_size * plan.total_length
-    tokens = take_rows(y.reshape(cells, *y.shape[2:]), plan.positions)
+    tokens = take_rows(y.reshape(cells, *y.shape[len(plan.leading) + 1 :]), plan.positions)
     return PackedSequence(tokens, plan), lambda d: put_rows(d, plan.positions, cells).reshape(y.shape)
 
 

@@ -45,9 +45,10 @@ class Embedding(Layer):
 
     Notes
     -----
-    Input ids of any shape, or packed ids; output has one axis more. The weight is embeddings
-    (input_dim, output_dim); its gradient is sparse (``SparseRows``). Ids from 0 to input_dim - 1
-    are legal, others raise IndexError. Row 0 is an ordinary row even with `mask_zero`.
+    Input ids of any shape, or packed ids; output has one axis more, and the mask has the shape of
+    the ids. The weight is embeddings (input_dim, output_dim); its gradient is sparse
+    (``SparseRows``). Ids from 0 to input_dim - 1 are legal, others raise IndexError. Row 0 is an
+    ordinary row even with `mask_zero`.
 
     A mask that is passed in is ignored with `mask_zero`. Without, it is passed on, and id 0 is looked up
     where it masks: what stands there is not read.
@@ -101,11 +102,7 @@ class Embedding(Layer):
         ids = x.values if isinstance(x, PackedSequence) else checks.as_array("x", x)
         if ids.dtype.kind not in "iu":
             raise TypeError(f"x must hold integer ids, got dtype {ids.dtype}")
-        if not isinstance(x, PackedSequence):
-            return ids
-        if ids.ndim != 1:
-            raise ValueError(f"x must hold one id per step when packed, got shape {x.shape}")
-        return x
+        return x if isinstance(x, PackedSequence) else ids
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return ``x != 0`` with `mask_zero`, which ignores `mask`; else `mask`. `x` may be symbolic."""
@@ -116,7 +113,7 @@ class Embedding(Layer):
     def pack_input(self, x: Any, mask: Any = None) -> PackedSequence:
         """Pack padded ids (B, T) by the mask that `compute_mask` gives."""
         x = self.check_input(x)
-        return super().pack_input(x, self.compute_mask(x, checks.mask_for(mask, x.shape)))
+        return super().pack_input(x, self.compute_mask(x, checks.mask_for(mask, x.shape, ids=True)))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         table, version = self.embeddings.value, self.embeddings.version
@@ -124,6 +121,8 @@ class Embedding(Layer):
             x = self.pack_input(x.pad())
         elif call.mask is not None and not self.mask_zero:
             x = unread_ids(x, call.mask)
+        if isinstance(x, PackedSequence) and x.values.ndim > 1:
+            return self._several_each(x, call.keep)
         y, back = run("embedding", call.keep, x, table, **({} if call.keep else {"version": version}))
         if isinstance(x, PackedSequence) and x.packing.masked:
             y = replace(y, fill=self._vector(x.fill))
@@ -134,6 +133,18 @@ class Embedding(Layer):
                 shown = np.array([0 if x.fill is None else x.fill], np.int64)
                 gradient = add(gradient, SparseRows(shown, dy.fill[None], gradient.shape))
             return Gradients(None, [gradient])
+
+        return y, pullback
+
+    def _several_each(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Pullback]:
+        """Look up the ids (N, ...) of tokens that have several each."""
+        fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill, x.dtype)
+        stored, back = run("embedding", keep, np.concatenate([x.values, fill[None]]), self.embeddings.value)
+        y = x.with_values(stored[:-1], fill=stored[-1] if x.packing.masked else None)
+
+        def pullback(dy: Any) -> Gradients:
+            shown = dy.fill if isinstance(dy, Shown) else np.zeros_like(stored[-1])
+            return Gradients(None, [back(np.concatenate([cotangents(dy, y, self.dtype)[0], shown[None]]))])
 
         return y, pullback
 

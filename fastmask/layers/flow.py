@@ -1,7 +1,8 @@
 """How batches enter and leave layers, with or without a pullback."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from fastmask import ops
 from fastmask.layers import checks
 from fastmask.layers.calls import Call, Gradients
 from fastmask.layers.checks import Array, Shape
-from fastmask.packing import PackedSequence
+from fastmask.packing import PackedSequence, Packing, put_rows, take_rows
 
 Back = Callable[..., Any]
 
@@ -37,6 +38,39 @@ def enter(x: "Array | PackedSequence", mask: Any, keep: bool) -> tuple[PackedSeq
     return (x, same) if isinstance(x, PackedSequence) else run("pack", keep, x, mask)
 
 
+def enter_read(x: Array, mask: Any, read: Any, keep: bool) -> tuple[Any, Back]:
+    """Pack a padded batch under its mask, if it has one; it holds and shows zeros where `read` is False.
+
+    Where `read` is True outside the mask, it shows what stands there.
+    """
+    if read is None or np.array_equal(read, np.ones(x.shape[:2], bool) if mask is None else mask):
+        return (x, same) if mask is None else enter(x, mask, keep)
+    cells, features = np.flatnonzero(read), x.shape[read.ndim :]
+
+    def hidden(values: Array) -> Array:
+        return np.where(read.reshape(*read.shape, *[1] * len(features)), values, values.dtype.type(0))
+
+    if mask is None:
+        return hidden(x), hidden
+    values = np.concatenate([take_rows(x.reshape(read.size, *features), cells), np.zeros((1, *features), x.dtype)])
+    number = np.full(read.size, len(cells))
+    number[cells] = np.arange(len(cells))
+    plan = Packing.from_mask(mask)
+    y = PackedSequence(values, plan, number[plan.positions], None, False, number[~mask.reshape(-1)])
+    return y, lambda d: put_rows(d[:-1], cells, read.size).reshape(x.shape)
+
+
+def enter_several(layer: Any, xs: Sequence[Any], masks: Sequence[Any], call: Call) -> list[tuple[Any, Back]]:
+    """Pack the padded arrays among several inputs that have a mask; what the layer does not read becomes zeros."""
+    if all(m is None for m in masks):
+        return [(x, same) for x in xs]
+    carried = [x.packing.mask if isinstance(x, PackedSequence) and x.packing.masked else None for x in xs]
+    known = [own if mask is None else mask for own, mask in zip(carried, masks, strict=True)]
+    reads = layer.reads([x.shape for x in xs], known, call.options)
+    pairs = zip(xs, masks, reads, strict=True)
+    return [(x, same) if isinstance(x, PackedSequence) else enter_read(x, m, read, call.keep) for x, m, read in pairs]
+
+
 def enter_in_place(x: "Array | PackedSequence", mask: Any) -> tuple[PackedSequence, Back]:
     """As `enter`, for a layer that finds each token where it stands; `x` must not change until its pullback."""
     if isinstance(x, PackedSequence):
@@ -51,8 +85,28 @@ def leave(y: PackedSequence, padded: bool, keep: bool) -> tuple[Any, Back]:
 
 
 def unread_ids(ids: Array, mask: Array) -> Array:
-    """Return ids (B, T, ...) with 0 where the mask (B, T) is False, whatever stands there."""
-    return np.where(mask.reshape(*mask.shape, *[1] * (ids.ndim - 2)), ids, ids.dtype.type(0))
+    """Return ids with 0 where the mask, of some of their first axes, is False, whatever stands there."""
+    return np.where(mask.reshape(*mask.shape, *[1] * (ids.ndim - mask.ndim)), ids, ids.dtype.type(0))
+
+
+def folded(x: "Array | PackedSequence") -> Any:
+    """Return a batch with its first two axes made one, so that its steps are rows."""
+    if isinstance(x, PackedSequence):
+        return replace(x, packing=x.packing.folded)
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def unfolded(y: "Array | PackedSequence", plan: Packing) -> PackedSequence:
+    """Return what came of a batch of a plan that was `folded`, with the first two axes apart.
+
+    The values, and so their gradients, stay as they are. An array has one entry for each step: those of steps in
+    which nothing counts are what masked places show.
+    """
+    if isinstance(y, PackedSequence):
+        own = y.packing
+        return replace(y, packing=plan if own is plan.folded else own.over((*plan.leading[:2], *own.leading[1:])))
+    outer = plan.outer
+    return PackedSequence(y, outer, outer.positions, shown=np.flatnonzero(~outer.mask))
 
 
 def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any]:
@@ -64,8 +118,8 @@ def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any
     if len(masks) != len(xs):
         raise ValueError(f"mask must hold one mask or None for each of {len(xs)} inputs, got {len(masks)}")
     padded = not any(isinstance(x, PackedSequence) for x in xs)
-    pairs = zip(xs, masks, strict=True)
-    entered = [(x, same) if m is None else enter(x, checks.mask_for(m, x.shape), call.keep) for x, m in pairs]
+    masks = [_own_mask(x, mask) for x, mask in zip(xs, masks, strict=True)]
+    entered = enter_several(layer, xs, masks, call)
     values = [x for x, _ in entered]
     if any(isinstance(x, PackedSequence) and x.packing.masked for x in values):
         layer.require_masking()
@@ -84,6 +138,13 @@ def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any
         return gradients._replace(inputs=inputs)
 
     return y, through
+
+
+def _own_mask(x: Any, mask: Any) -> Any:
+    """Return the mask that was passed for one of several inputs, checked."""
+    if mask is not None and isinstance(x, PackedSequence):
+        raise ValueError("mask must be None for a PackedSequence, which carries its own")
+    return checks.mask_for(mask, x.shape)
 
 
 def leave_all(y: Any, padded: bool, keep: bool) -> tuple[Any, Back]:
@@ -122,7 +183,8 @@ def open_shape(x: "Array | PackedSequence") -> Shape:
     """Return the shape of `x` with None for the axes that differ from batch to batch."""
     shape = x.shape
     if isinstance(x, PackedSequence):
-        return (None, None, *shape[2:])
+        axes = len(x.packing.leading) + 1
+        return (*[None] * axes, *shape[axes:])
     return (None, *shape[1:]) if shape else ()
 
 
@@ -168,7 +230,7 @@ def unpack_shown(x: PackedSequence, keep: bool) -> tuple[Array, Back]:
     grid, back = run("unpack", keep, x)
     if not (keep and x.packing.masked) or x.shown is not None:
         return grid, back
-    blank = (x.packing.grid(x.repeat) < 0).reshape(grid.shape[:2])
+    blank = (x.packing.grid(x.repeat) < 0).reshape(*x.packing.leading, x.packing.total_length)
 
     def pullback(d: Array) -> Any:
         return Shown(back(d), d[blank].sum(axis=0))

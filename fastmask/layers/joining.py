@@ -1,19 +1,22 @@
 """Concatenate and Dot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
+from functools import reduce
 from typing import Any, cast
 
 import numpy as np
 
 from fastmask.layers import aligning
+from fastmask.layers.aligning import Mask
 from fastmask.layers.base import Call, Gradients, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import Back, Shown, cotangents, run
-from fastmask.layers.merging import Merge
+from fastmask.layers.merging import MaskMerge, Merge
 from fastmask.packing import PackedSequence, Packing
 
 
-class Concatenate(Merge):
+class Concatenate(MaskMerge):
     """Put the inputs one behind the other along an axis.
 
     Parameters
@@ -21,29 +24,48 @@ class Concatenate(Merge):
     axis : int, default -1
         Not the batch axis; 1 is that of time.
     **kwargs
-        See `Layer`.
+        See `MaskMerge` for `mask_mode`, and `Layer`.
 
     Notes
     -----
     The output has a mask if any input has one; inputs without count as valid everywhere. Along the
     time axis the masks are put one behind the other too, else a step counts where it counts in any
-    input.
+    input; `mask_mode` may say otherwise.
     """
 
     def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = int(axis)
 
-    def compute_mask(self, x: Any, mask: Any = None) -> Any:
-        """Return the masks joined; None if no input has one."""
-        masks = [None] * len(x) if mask is None else self._checked_masks(x, mask)
-        return self._joined(masks, [np.shape(entry)[:2] for entry in x], self._along(np.ndim(x[0])))
-
-    def _joined(self, masks: Sequence[Any], sizes: Sequence[tuple[int, ...]], axis: int) -> Any:
-        if all(m is None for m in masks):
+    def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
+        present = [mask for mask in masks if mask is not None]
+        if self.mask_mode == "drop" or not present:
             return None
-        found = [np.ones(n, bool) if m is None else m for m, n in zip(masks, sizes, strict=True)]
-        return np.concatenate(found, axis=1) if axis == 1 else np.logical_or.reduce(found)
+        axes, axis = present[0].ndim, self._along(len(shapes[0]))
+        found = [np.ones(shape[:axes], bool) if m is None else m for m, shape in zip(masks, shapes, strict=True)]
+        if axis < axes:
+            return np.concatenate(found, axis=axis)
+        return reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, found)
+
+    def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+        """Return the steps of each input at which the output counts."""
+        axes = max([2, *(mask.ndim for mask in masks if mask is not None)])
+        in_time = self._along(len(shapes[0])) < axes and self.mask_mode != "drop"
+        return [None] * len(shapes) if in_time else super().reads(shapes, masks, options)
+
+    def flow_within(self, masked: Sequence[int]) -> None:
+        super().flow_within(masked)
+        axis = self._along(len(cast(Any, self.input_shape)[0])) if self.input_shape else 0
+        if 0 < axis < max(masked) - 1:
+            raise TypeError(
+                f"{describe(self)} joins masks of {max(masked)} axes along the last of these and the axes behind it, "
+                f"got axis {self.axis}"
+            )
+
+    def by_steps(self, x: list[Any], call: Call) -> tuple[PackedSequence, Pullback]:
+        one = copy(self)
+        one.axis = self._along(len(x[0].shape)) - len(x[0].shape)
+        return Merge.by_steps(one, x, call)
 
     def _along(self, rank: int) -> int:
         axis = self.axis + rank if self.axis < 0 else self.axis
@@ -64,6 +86,8 @@ class Concatenate(Merge):
         return (*rest[:axis], joined, *rest[axis:])
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        if aligning.nested(x):
+            return self.by_steps(x, call)
         axis = self._along(len(x[0].shape))
         self.compute_output_shape([entry.shape for entry in x])
         y: Any
@@ -90,6 +114,7 @@ class Concatenate(Merge):
     def _fits(self, xs: list[PackedSequence]) -> bool:
         """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
         alike = all(x.shown is xs[0].shown and (x.shown is None or x.index is xs[0].index) for x in xs)
+        alike = alike and not (self.mask_mode == "drop" and xs[0].packing.masked)
         return aligning.share_plan(xs) and alike and len({x.repeat for x in xs}) == 1
 
     def _stored(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back, Back]:
@@ -101,9 +126,9 @@ class Concatenate(Merge):
         return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
 
     def _cells(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back]:
-        mask = self._joined([aligning.mask_of(x) for x in xs], [x.shape[:2] for x in xs], axis)
+        mask = self.joined_mask([x.shape for x in xs], [aligning.mask_of(x) for x in xs])
         plan = aligning.plan_of(mask, xs)
-        cells, shown = aligning.visible_cells(plan) if plan.masked else (plan.positions, None)
+        cells, shown = aligning.visible_cells(plan, xs) if plan.masked else (plan.positions, None)
         pairs = [aligning.gather(x, cells, keep) for x in xs]
         values, back = _join([rows for rows, _ in pairs], axis - 1)
         y = aligning.from_cells(values, plan, shown)
@@ -111,7 +136,7 @@ class Concatenate(Merge):
 
     def _in_time(self, xs: list[PackedSequence], ways: list[Back]) -> tuple[PackedSequence, Pullback]:
         """Join in time without a padded grid: the values stay as they are and get a new index."""
-        mask = self._joined([aligning.mask_of(x) for x in xs], [x.shape[:2] for x in xs], 1)
+        mask = self.joined_mask([x.shape for x in xs], [aligning.mask_of(x) for x in xs])
         plan = Packing.full(len(xs[0].packing.lengths), sum(x.packing.total_length for x in xs))
         plan = plan if mask is None else Packing.from_mask(mask)
         stored, offsets = zip(*[_with_fill_row(x) for x in xs], strict=True)

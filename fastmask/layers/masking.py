@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmask.layers import checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback
-from fastmask.layers.checks import Array
+from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import Back, cotangents, run, same
 from fastmask.layers.logic import AnyFeature, NotEqual
 from fastmask.layers.symbolic import KerasTensor
@@ -26,14 +26,13 @@ class Masking(Layer):
 
     Notes
     -----
-    Input (B, T, F), output the same with zeros at masked steps. The mask is made anew: one that
-    came in is ignored. A step of genuine values that all equal `mask_value` is masked too; NaN
-    equals nothing.
+    Input (B, T, F), output the same with zeros at masked steps; the mask of an input with more axes
+    has all but the last of them. The mask is made anew: one that came in is ignored. A step of
+    genuine values that all equal `mask_value` is masked too; NaN equals nothing.
     """
 
     supports_masking = True
     makes_mask = True
-    input_rank = 3
 
     def __init__(self, mask_value: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -42,6 +41,10 @@ class Masking(Layer):
     @property
     def pack_key(self) -> Hashable:
         return ("masking", self.mask_value)
+
+    def check_rank(self, name: str, shape: Shape) -> None:
+        if len(shape) < 3:
+            raise ValueError(f"{name} must have at least 3 axes for {describe(self)}, got shape {shape}")
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the mask (B, T) of a padded or symbolic `x`: True where a feature is not `mask_value`."""
@@ -54,7 +57,7 @@ class Masking(Layer):
         x = self.check_input(x)
         checks.mask_for(mask, x.shape)
         packed = PackedSequence.from_padded(x, self._differs(x))
-        return packed.with_values(packed.values, fill=np.full(x.shape[2:], self.mask_value, x.dtype))
+        return packed.with_values(packed.values, fill=np.full(x.shape[-1:], self.mask_value, x.dtype))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         y, back = (self._packed if isinstance(x, PackedSequence) else self._grid)(x, call.keep)
@@ -71,8 +74,8 @@ class Masking(Layer):
     def _packed(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Back]:
         """Return `x` with zeros at masked places; packed anew if the mask changes."""
         # Without a fill there is nothing at masked places: they are behind the ends of a list's sequences.
-        filled = x.repeat or x.shown is not None or (x.fill is not None and self._differs(np.asarray(x.fill)))
-        stays_masked = not (x.packing.masked and filled)
+        filled = x.repeat or x.shown is not None or (x.fill is not None and self._differs(np.asarray(x.fill)).any())
+        stays_masked = x.values.ndim == 2 and not (x.packing.masked and filled)
         if stays_masked and self._differs(x.values).all():
             return x.with_values(x.values), same
         if x.fill is None and not x.repeat and x.shown is None:

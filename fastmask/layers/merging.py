@@ -1,14 +1,16 @@
 """Merging layers, entry by entry: Add, Subtract, Multiply, Average, Maximum and Minimum."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from fastmask.layers import aligning, checks
+from fastmask.layers.aligning import Mask
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Back, Shown, cotangents, run, same
+from fastmask.layers.flow import Back, Shown, cotangents, enter_read, folded, run, same, unfolded
 from fastmask.packing import PackedSequence
 
 
@@ -17,6 +19,17 @@ class Merge(Layer):
 
     supports_masking = True
     takes_list = True
+
+    def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
+        """Return the mask of the output for inputs of known shapes, or None."""
+        return None
+
+    def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+        """Return the steps of each input at which the output counts."""
+        self.compute_output_shape(tuple(shapes))
+        self.flow_within([0 if mask is None else mask.ndim for mask in masks])
+        found, rank = self.joined_mask(shapes, masks), max(map(len, shapes))
+        return [_seen(found, shape, rank) for shape in shapes]
 
     def create_weights(self, input_shape: Any) -> None:
         self._checked_shapes(input_shape)
@@ -38,34 +51,98 @@ class Merge(Layer):
         ]
         return [x for x, _ in pairs], [way for _, way in pairs]
 
+    def flow_within(self, masked: Sequence[int]) -> None:
+        """Raise TypeError if there are masks of more than two axes that do not go together."""
+        ranks = {len(cast(Any, shape)) for shape in self.input_shape or ()}
+        if max(masked) > 2 and (len({*masked} - {0}) > 1 or len(ranks) > 1):
+            raise TypeError(
+                f"{describe(self)} joins masks of more than two axes only where they have as many axes, and the inputs "
+                f"too; got masks of {list(masked)} axes (0 for none) for inputs of shapes {self.input_shape}"
+            )
+
+    def by_steps(self, x: list[Any], call: Call) -> tuple[PackedSequence, Pullback]:
+        """Merge inputs whose plans go on within the steps of the batch: step by step, as if these were the rows."""
+        plans = [entry.packing if isinstance(entry, PackedSequence) else None for entry in x]
+        self.flow_within([len(plan.leading) + 1 if plan is not None and plan.masked else 0 for plan in plans])
+        plan = next(plan for plan in plans if plan is not None and len(plan.leading) > 1)
+        # What is packed by the steps alone has no mask here.
+        flat = [own is not None and len(own.leading) == 1 for own in plans]
+        pairs = [run("unpack", call.keep, e) if unpack else (e, same) for e, unpack in zip(x, flat, strict=True)]
+        y, pullback = self.forward([folded(e) for e, _ in pairs], call)
+
+        def through(dy: Any) -> Gradients:
+            gradients = cast(Pullback, pullback)(dy)
+            found = zip(pairs, gradients.inputs, strict=True)
+            inputs = [d if isinstance(e, PackedSequence) else way(d.reshape(e.shape)) for (e, way), d in found]
+            return gradients._replace(inputs=inputs)
+
+        return unfolded(y, plan), through
+
     def _checked_masks(self, x: Any, mask: Any) -> list[Any]:
         for name, value in (("mask", mask), ("x", x)):
             if not isinstance(value, (list, tuple)):
                 raise ValueError(f"{name} must be a list for {describe(self)}, got {type(value).__name__}")
         if len(mask) != len(x):
             raise ValueError(f"mask must hold one mask or None for each of {len(x)} inputs, got {len(mask)}")
-        return [checks.mask_for(m, np.shape(m)) for m in mask]
+        return [checks.mask_for(m, np.shape(m), ids=True) for m in mask]
 
 
-class Elementwise(Merge):
+class MaskMerge(Merge):
+    """Base of the merging layers whose output has a mask made of those of the inputs.
+
+    Parameters
+    ----------
+    mask_mode : {"or", "and", "drop"}, default "or"
+        How masks are joined. "or" is the rule of Keras since version 3.4, "and" that of Keras 1 and 2: a step
+        counts where it counts in every input that has a mask. From 3.0 to 3.3 the output had no mask, "drop".
+        Under the old rules values do not depend on masks. Layers in a file follow the Keras that wrote it.
+    **kwargs
+        See `Layer`.
+    """
+
+    def __init__(self, *, mask_mode: str = "or", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mask_mode = checks.choice("mask_mode", mask_mode, ("or", "and", "drop"))
+
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        self.flow_within(masked)
+        return [0 if self.mask_mode == "drop" else max(masked)]
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        """Return the masks joined, or None."""
+        masks = [None] * len(x) if mask is None else self._checked_masks(x, mask)
+        return self.joined_mask([np.shape(entry) for entry in x], masks)
+
+    def get_config(self) -> dict[str, Any]:
+        # Keras's constructors have no such argument.
+        config = {name: value for name, value in super().get_config().items() if name != "mask_mode"}
+        return config if self.mask_mode == "or" else config | {"mask_mode": self.mask_mode}
+
+
+class Elementwise(MaskMerge):
     """Base of the layers that merge entry by entry.
 
     Inputs with fewer axes than others get axes of length 1 behind the batch axis, and axes of
     length 1 are repeated. The output has a mask if every input has: a step counts where it counts
-    in any of them.
+    in any of them. For ``mask_mode="and"`` see `MaskMerge`.
     """
 
     mode: ClassVar[str]
 
-    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        return [all(masked)]
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        joined = super().mask_flow(masked, outputs)
+        return [0] if self.mask_mode == "or" and not all(masked) else joined
 
-    def compute_mask(self, x: Any, mask: Any = None) -> Any:
-        """Return where any of the masks is True; None if an input has none."""
-        if mask is None:
+
+    def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
+        rank = max(map(len, shapes))
+        own = [mask for mask, shape in zip(masks, shapes, strict=True) if mask is not None and len(shape) == rank]
+        if not own or self.mask_mode == "drop" or (self.mask_mode == "or" and len(own) < len(masks)):
             return None
-        masks = self._checked_masks(x, mask)
-        return None if any(m is None for m in masks) else np.logical_or.reduce(masks)
+        axes = own[0].ndim
+        steps = np.broadcast_shapes(*[shape[:axes] for shape in shapes if len(shape) == rank])
+        found = reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, own)
+        return np.broadcast_to(found, steps)
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         shapes = self._checked_shapes(input_shape)
@@ -77,6 +154,8 @@ class Elementwise(Merge):
         return tuple(cast(list[int | None], out))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        if aligning.nested(x):
+            return self.by_steps(x, call)
         self.compute_output_shape([entry.shape for entry in x])
         packed, ways = self.packed(x, call.keep)
         if not aligning.same_grid(packed):
@@ -98,33 +177,32 @@ class Elementwise(Merge):
 
     def _fits(self, xs: list[PackedSequence]) -> bool:
         """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
-        if not aligning.share_plan(xs):
+        if not aligning.share_plan(xs) or (self.mask_mode == "drop" and xs[0].packing.masked):
             return False
-        first, linear = xs[0], self.mode in ("add", "subtract", "average")
+        first, alike = xs[0], self.mask_mode != "or" or self.mode in ("add", "subtract", "average")
         if any(x.shown is not None for x in xs):
-            return linear and all(x.shown is first.shown and x.index is first.index for x in xs)
-        if not first.packing.masked or self.mode == "multiply":
+            return alike and all(x.shown is first.shown and x.index is first.index for x in xs)
+        if not first.packing.masked or (self.mode == "multiply" and not alike):
             return True
-        return len({x.repeat for x in xs}) == 1 and (linear or not first.repeat)
+        return len({x.repeat for x in xs}) == 1 and (alike or not first.repeat)
 
     def _stored(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back, Back | None]:
         arrays, index, ways = aligning.stored(xs, keep)
         values, back = run("merge", keep, arrays, self.mode)
         plan = xs[0].packing
         fill, fill_back = self._fill(xs, keep) if plan.masked else (None, None)
-        repeat = all(x.repeat for x in xs) and self.mode != "multiply"
+        repeat = all(x.repeat for x in xs) and (self.mode != "multiply" or self.mask_mode != "or")
         y = PackedSequence(values, plan, index, fill, repeat, xs[0].shown)
         return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
 
     def _cells(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back]:
         """Merge what the inputs show at the tokens of the output, and where it is masked."""
         masks = [aligning.mask_of(x) for x in xs]
-        masked = all(m is not None for m in masks)
-        plan = aligning.plan_of(np.logical_or.reduce(cast(Any, masks)) if masked else None, xs)
-        cells, shown = aligning.visible_cells(plan) if masked else (plan.positions, None)
+        plan = aligning.plan_of(self.joined_mask([x.shape for x in xs], masks), xs)
+        cells, shown = aligning.visible_cells(plan, xs) if plan.masked else (plan.positions, None)
         pairs = [aligning.gather(x, cells, keep) for x in xs]
         valid = [None if m is None else m.reshape(-1)[cells] for m in masks]
-        values, back = run("merge", keep, [rows for rows, _ in pairs], self.mode, valid)
+        values, back = run("merge", keep, [rows for rows, _ in pairs], self.mode, self._acting(valid))
         y = aligning.from_cells(values, plan, shown)
         return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
 
@@ -134,12 +212,11 @@ class Elementwise(Merge):
         rank = max(array.ndim for array in arrays)
         wide = [a.reshape(a.shape[:1] + (1,) * (rank - a.ndim) + a.shape[1:]) for a in arrays]
         masks = [m if a.ndim == rank else None for m, a in zip(masks, arrays, strict=True)]
-        y, back = run("merge", keep, wide, self.mode, masks)
+        y, back = run("merge", keep, wide, self.mode, self._acting(masks))
         leave_back: Back = same
         if any(isinstance(x, PackedSequence) for x in xs):
-            masked = all(m is not None for m in masks)
-            mask = np.broadcast_to(np.logical_or.reduce(cast(Any, masks)), y.shape[:2]) if masked else None
-            y, leave_back = run("pack", keep, y, mask)
+            mask = self.joined_mask([array.shape for array in arrays], masks)
+            y, leave_back = run("pack", keep, y) if mask is None else enter_read(y, mask, np.ones_like(mask), keep)
 
         def pullback(dy: Any) -> Gradients:
             parts = back(leave_back(cotangents(dy, y, self.dtype)[0]))
@@ -150,9 +227,13 @@ class Elementwise(Merge):
 
     def _fill(self, xs: list[PackedSequence], keep: bool) -> tuple[Array, Back]:
         """Return what the output shows where every input is masked."""
-        nowhere = [np.zeros(1, bool) for _ in xs]
+        nowhere = self._acting([np.zeros(1, bool) for _ in xs])
         row, back = run("merge", keep, aligning.fills(xs), self.mode, nowhere)
         return row[0], back
+
+    def _acting(self, masks: list[Any]) -> list[Any] | None:
+        """Return the masks if the values depend on them."""
+        return masks if self.mask_mode == "or" else None
 
 
 class Add(Elementwise):
@@ -225,6 +306,21 @@ def maximum(inputs: Sequence[Any], **kwargs: Any) -> Any:
 def minimum(inputs: Sequence[Any], **kwargs: Any) -> Any:
     """Return ``Minimum(**kwargs)(inputs)``."""
     return Minimum(**kwargs)(inputs)
+
+
+def _seen(mask: Mask | None, shape: Any, rank: int) -> Mask:
+    """Return the steps of an input at which the output, of so many axes, counts; a mask of None is everywhere.
+
+    An input of fewer axes is seen at all steps of a row, and an axis of length 1 wherever the output has more.
+    """
+    if mask is None or len(shape) < 2:
+        return np.ones(shape[:2], bool) if mask is None else mask
+    steps = shape[: mask.ndim]
+    if len(shape) < rank:
+        rows: Mask = np.any(mask, axis=tuple(range(1, mask.ndim)), keepdims=True).reshape(-1, 1)
+        return np.broadcast_to(rows, shape[:2])
+    lost = tuple(axis for axis, size in enumerate(steps) if size != mask.shape[axis])
+    return np.broadcast_to(mask.any(axis=lost, keepdims=True), steps) if lost else mask
 
 
 def _common(sizes: Sequence[int | None]) -> int | str | None:

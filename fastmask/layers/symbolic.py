@@ -40,6 +40,8 @@ class KerasTensor:
         The layer that made the mask which the tensor carries.
     history : History
         The call of a layer that the tensor is a result of.
+    mask_axes : int
+        Number of axes of that mask, 0 if there is none.
     """
 
     shape: Shape
@@ -47,6 +49,7 @@ class KerasTensor:
     name: str
     mask_source: "Layer | None"
     history: History
+    mask_axes: int = 0
 
     @property
     def node(self) -> "Node":
@@ -122,6 +125,12 @@ class Node:
         pairs = zip(self.inputs, self.masks, strict=True)
         return [tensor.mask_source if mask is None else mask.history.layer for tensor, mask in pairs]
 
+    @property
+    def mask_axes(self) -> list[int]:
+        """For each input the number of axes of its mask, 0 if it has none."""
+        pairs = zip(self.inputs, self.masks, strict=True)
+        return [tensor.mask_axes if mask is None else mask.ndim for tensor, mask in pairs]
+
 
 def is_symbolic(x: Any) -> bool:
     """Return whether `x` is a symbolic tensor or holds any."""
@@ -141,8 +150,8 @@ def symbolic_list(name: str, value: Any) -> list[KerasTensor]:
     return values
 
 
-def symbolic_masks(mask: Any, inputs: Sequence[KerasTensor]) -> list[KerasTensor | None]:
-    """Return the mask of each input of a call that was passed to it, None where there is none.
+def symbolic_masks(mask: Any, inputs: Sequence[KerasTensor], layer: "Layer") -> list[KerasTensor | None]:
+    """Return the mask of each input of a call of a layer that was passed to it, None where there is none.
 
     Raises
     ------
@@ -155,16 +164,19 @@ def symbolic_masks(mask: Any, inputs: Sequence[KerasTensor]) -> list[KerasTensor
     masks = given if mask is not None else [None] * len(inputs)
     if len(masks) != len(inputs):
         raise ValueError(f"mask must hold one mask or None for each of {len(inputs)} inputs, got {len(masks)}")
-    for tensor, entry in zip(inputs, masks, strict=True):
+    for i, (tensor, entry) in enumerate(zip(inputs, masks, strict=True)):
         if entry is None and mask is not None and tensor.mask_source is not None:
             raise ValueError("mask must hold a mask for each input that carries one; layers.DropMask() takes it off")
         if entry is None:
             continue
         if not isinstance(entry, KerasTensor):
             raise TypeError(f"mask must be a symbolic tensor where x is one, got {type(entry).__name__}")
-        pairs = zip(entry.shape, tensor.shape[:2], strict=False)
-        if entry.ndim != 2 or tensor.ndim < 2 or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-            raise ValueError(f"mask must have shape (B, T) = {tensor.shape[:2]}, got {entry.shape}")
+        pairs = zip(entry.shape, tensor.shape, strict=False)
+        most = max(2, tensor.ndim - (not layer.input_takes_ids(i)))
+        fits = 2 <= entry.ndim <= most and tensor.ndim >= 2
+        if not fits or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            more = f", or more axes up to {tensor.shape[:most]}" if most > 2 else ""
+            raise ValueError(f"mask must have shape (B, T) = {tensor.shape[:2]}{more}, got {entry.shape}")
     return masks
 
 
@@ -176,22 +188,22 @@ def several(shape: Any) -> bool:
 def connect(node: Node) -> list[KerasTensor]:
     """Call a node's layer: check masks, build it, and give the node its outputs."""
     layer = node.layer
-    sources = node.mask_sources
+    sources, axes = node.mask_sources, node.mask_axes
     source = next((found for found in sources if found is not None), None)
     if source is not None:
-        layer.require_masking(source)
+        layer.require_masking(source, max(axes))
     given: Any = [tensor.shape for tensor in node.inputs]
     given = given if layer.takes_list else given[0]
     layer.build(given)
     found = layer.compute_output_shape(given, **node.options)
     shapes = list(found) if several(found) else [found]
-    flows = layer.mask_flow([entry is not None for entry in sources], len(shapes))
+    flows = layer.mask_flow(axes, len(shapes))
     origin = layer if layer.makes_mask or source is None else source
     place, name = len(layer.nodes), f"{layer.name}_output"
     for shape in shapes:
         budget.take(_CALL_BYTES + len(name) + _AXIS_BYTES * len(shape), f"the calls of {name[:80]!r}")
     node.outputs = [
-        KerasTensor(tuple(shape), layer.dtype.name, name, origin if flow else None, History(layer, place, i))
+        KerasTensor(tuple(shape), layer.dtype.name, name, origin if flow else None, History(layer, place, i), flow)
         for i, (shape, flow) in enumerate(zip(shapes, flows, strict=True))
     ]
     layer.nodes.append(node)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.tokens import expand_weights, floats
+from fastmask.tokens import as_columns, expand_weights, floats
 
 Array = NDArray[Any]
 
@@ -34,6 +34,9 @@ class Loss:
     axis : int
         Axis of the predictions that holds the outputs of one token, -1 unless a subclass takes it
         as an argument. Losses of sequences in a model need -1, because time is packed away there.
+    vectors : bool
+        Whether 1-D predictions are always the outputs of one token, False unless a subclass says so;
+        otherwise they become (B, 1), one output for each row, where rows have weights or a mask.
 
     Raises
     ------
@@ -42,6 +45,7 @@ class Loss:
     """
 
     identifier = "loss"
+    vectors = False
 
     def __init__(
         self, reduction: str | None = "sum_over_batch_size", name: str | None = None, dtype: Any = None
@@ -99,7 +103,12 @@ class Loss:
         sample_weight : array_like, optional
             One weight per token, or one per row, which then holds for all tokens of the row.
         mask : array_like of bool, optional
-            True where a token counts. What stands elsewhere does not matter, NaN included.
+            True where a token counts.
+
+        Notes
+        -----
+        Targets and predictions of tokens that weigh 0 or do not count are not read: NaN may stand
+        there, or the number of no class.
         """
         target, prediction, keep, factor, divisor = self._parts(y_true, y_pred, sample_weight, mask)
         values = _spread(self.per_token, keep, target, prediction)[0]
@@ -126,6 +135,8 @@ class Loss:
         target, prediction, keep, factor, divisor = self._parts(y_true, y_pred, sample_weight, mask)
         scale = np.asarray(factor / divisor if divisor else 0.0 * factor, dtype=prediction.dtype)
         values, gradient = _spread(self.scaled, keep, target, prediction, scale)
+        if np.ndim(y_pred) == 1:
+            gradient = gradient.reshape(-1)
         axis = self._axis(gradient.ndim)
         if axis != gradient.ndim - 1:
             gradient = np.moveaxis(gradient, -1, axis)
@@ -154,17 +165,23 @@ class Loss:
         sample_weight: ArrayLike | None,
         mask: ArrayLike | None,
     ) -> tuple[Array, Array, Array | None, Array, float]:
-        """Return targets, predictions, the tokens that count (None: all), the factor of each and the divisor."""
+        """Return targets, predictions, the tokens to read (None: all), the factor of each and the divisor."""
         prediction, target = self._last(y_true, y_pred)
+        given = [entries for entries in (sample_weight, mask) if entries is not None]
+        by_row = not self.vectors and any(np.shape(entries) not in ((), (1,)) for entries in given)
+        if prediction.ndim == 1 and (target.ndim == 2 or (target.ndim == 1 and by_row)):
+            target, prediction = as_columns(target, prediction)
         shape = prediction.shape[:-1]
         factor = np.ones(shape, prediction.dtype)
         if sample_weight is not None:
             factor = factor * expand_weights(sample_weight, shape, prediction.dtype)
         keep = _keep(mask, self.ignored(target, prediction), shape)
-        if keep is None or target.shape[: len(shape)] != shape:
+        if target.shape[: len(shape)] != shape:
             return target, prediction, None, factor, self._divisor(factor, factor.size)
-        factor = np.where(keep, factor, 0)
-        return target, prediction, keep, factor, self._divisor(factor, int(np.count_nonzero(keep)))
+        valid = factor.size if keep is None else int(np.count_nonzero(keep))
+        factor = factor if keep is None else np.where(keep, factor, 0)
+        read = factor != 0
+        return target, prediction, None if read.all() else read, factor, self._divisor(factor, valid)
 
     def _last(self, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array]:
         """Return predictions and targets with the axis of the outputs at the end."""
@@ -240,7 +257,7 @@ class FunctionLoss(Loss):
 def _spread(
     function: Callable[..., tuple[Array, Array]], keep: Array | None, target: Array, prediction: Array, *others: Array
 ) -> tuple[Array, Array]:
-    """Return what a function makes of the tokens that count, zeros for the others."""
+    """Return what a function makes of the tokens to read, zeros for the others."""
     if keep is None:
         return function(target, prediction, *others)
     values, gradient = np.zeros(prediction.shape[:-1], prediction.dtype), np.zeros_like(prediction)

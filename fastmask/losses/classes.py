@@ -86,6 +86,7 @@ class CategoricalCrossentropy(_Smoothed):
     """
 
     identifier = "categorical_crossentropy"
+    vectors = True
 
     def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
         """Return the cross-entropy of every token and its gradient."""
@@ -118,6 +119,7 @@ class SparseCategoricalCrossentropy(Loss):
     """
 
     identifier = "sparse_categorical_crossentropy"
+    vectors = True
 
     def __init__(
         self,
@@ -164,6 +166,7 @@ class KLDivergence(Loss):
     """Kullback-Leibler divergence ``sum(y log(y / p))`` of probabilities, both clipped to [eps, 1]."""
 
     identifier = "kl_divergence"
+    vectors = True
 
     def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
         """Return the divergence of every token and its gradient, which is 0 where p was clipped."""
@@ -189,7 +192,7 @@ class Poisson(Loss):
 class Crossentropy(Loss):
     """The cross-entropy that fits the shapes, as the name "crossentropy" has it in Keras.
 
-    One output per token: `BinaryCrossentropy`. Targets with one class number per token:
+    One output per token, or predictions (B,): `BinaryCrossentropy`. Targets with one class number per token:
     `SparseCategoricalCrossentropy`. Otherwise `CategoricalCrossentropy`.
     """
 
@@ -209,7 +212,9 @@ def kind_of_targets(y_true: Array, y_pred: Array) -> str:
     """Return "binary", "classes" or "one_hot", judged by the shapes of targets and predictions."""
     if y_pred.shape[-1] == 1:
         return "binary"
-    return "classes" if y_true.ndim < y_pred.ndim or y_true.shape[-1] == 1 else "one_hot"
+    if y_true.ndim < y_pred.ndim or y_true.shape[-1] == 1:
+        return "classes"
+    return "binary" if y_pred.ndim == 1 else "one_hot"
 
 
 def _clip(probability: Array) -> Array:

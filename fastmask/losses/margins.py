@@ -39,6 +39,7 @@ class CategoricalHinge(Loss):
     """``max(1 + max((1 - y) p) - sum(y p), 0)`` with one-hot targets."""
 
     identifier = "categorical_hinge"
+    vectors = True
 
     def per_token(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
         """Return the value of every token and its gradient; of equal rivals the first counts."""

@@ -123,6 +123,7 @@ class CosineSimilarity(Loss):
     """
 
     identifier = "cosine_similarity"
+    vectors = True
 
     def __init__(
         self,

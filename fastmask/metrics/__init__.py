@@ -1,8 +1,7 @@
-"""Metrics, averaged as Keras 3 does: masked tokens count in none of them.
+"""Metrics, with Keras's values of tokens: masked tokens count in none of them.
 
-Each update adds, with v the values, w the sample weights and m the mask of a (B, T) batch,
-``sum(v w m) / T`` to the total and ``sum(w m) / T`` to the count; the result is their ratio.
-Counts (`AUC`, `Precision` and the like) and `Perplexity` weigh every token alike.
+Each update adds, with v the values, w the sample weights and m the mask, ``sum(v w m)`` to the
+total and ``sum(w m)`` to the count; the result is their ratio, however rows are cut into batches.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,6 +43,7 @@ from fastmask.metrics.means import (
     LogCoshError,
     MeanAbsoluteError,
     MeanAbsolutePercentageError,
+    MeanOfLoss,
     MeanSquaredError,
     MeanSquaredLogarithmicError,
     Perplexity,
@@ -148,7 +148,7 @@ def get(identifier: Any) -> Metric:
     ----------
     identifier : str, Metric, type, callable or dict
         A name becomes the metric's key in the logs as it stands. A function takes `y_true` and
-        `y_pred` and returns one value per token, or (values, gradient) as that of a loss.
+        `y_pred` and returns what `MeanMetricWrapper` says.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def get(identifier: Any) -> Metric:
     if isinstance(identifier, type) and issubclass(identifier, Metric):
         return identifier()
     if isinstance(identifier, losses.Loss):
-        return MeanMetricWrapper(identifier.per_token, identifier.name)
+        return MeanOfLoss(identifier)
     if isinstance(identifier, Mapping):
         return deserialize(identifier)
     if isinstance(identifier, str):

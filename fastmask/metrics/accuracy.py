@@ -15,7 +15,7 @@ Array = NDArray[Any]
 class Accuracy(Metric):
     """The accuracy that fits the shapes, as the name "accuracy" has it in Keras's `compile`.
 
-    One output per token: `BinaryAccuracy`. Targets with one class number per token:
+    One output per token, or predictions (B,): `BinaryAccuracy`. Targets with one class number per token:
     `SparseCategoricalAccuracy`. Otherwise `CategoricalAccuracy`.
     """
 
@@ -54,7 +54,7 @@ class BinaryAccuracy(Metric):
         self.threshold = threshold
 
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
-        """Return the share of right outputs of every token."""
+        """Return 1.0 for every output that is right and 0.0 for the others."""
         return binary_accuracy(y_true, y_pred, self.threshold)
 
     def get_config(self) -> dict[str, Any]:
@@ -67,6 +67,7 @@ class CategoricalAccuracy(Metric):
 
     identifier = "categorical_accuracy"
     direction = "up"
+    vectors = True
 
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
         """Return 1.0 for every token that is right and 0.0 for the others."""
@@ -78,6 +79,7 @@ class SparseCategoricalAccuracy(Metric):
 
     identifier = "sparse_categorical_accuracy"
     direction = "up"
+    vectors = True
 
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
         """Return 1.0 for every token that is right and 0.0 for the others."""
@@ -97,6 +99,7 @@ class TopKCategoricalAccuracy(Metric):
 
     identifier = "top_k_categorical_accuracy"
     direction = "up"
+    vectors = True
 
     def __init__(self, k: int = 5, name: str | None = None, dtype: Any = None) -> None:
         super().__init__(name, dtype)
@@ -130,10 +133,9 @@ class SparseTopKCategoricalAccuracy(TopKCategoricalAccuracy):
 
 
 def binary_accuracy(y_true: ArrayLike, y_pred: ArrayLike, threshold: float = 0.5) -> Array:
-    """Return the share of outputs of every token on the right side of the threshold."""
+    """Return 1.0 for every output on the right side of the threshold, else 0.0."""
     prediction = floats(y_pred)
-    hits = same_shape(np.asarray(y_true), prediction) == (prediction > threshold)
-    return np.asarray(np.mean(hits, axis=-1))
+    return _number(same_shape(np.asarray(y_true), prediction) == (prediction > threshold))
 
 
 def categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> Array:
@@ -146,8 +148,7 @@ def categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> Array:
 def sparse_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> Array:
     """Return 1.0 for every token whose largest output is that of the target class, else 0.0."""
     prediction = floats(y_pred)
-    target = class_numbers(np.asarray(y_true), prediction)
-    return _number(target == np.argmax(prediction, axis=-1))
+    return _number(_classes(y_true, prediction) == np.argmax(prediction, axis=-1))
 
 
 def top_k_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike, k: int = 5) -> Array:
@@ -160,7 +161,15 @@ def top_k_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike, k: int = 5)
 def sparse_top_k_categorical_accuracy(y_true: ArrayLike, y_pred: ArrayLike, k: int = 5) -> Array:
     """Return 1.0 for every token whose target class is among the `k` largest outputs, else 0.0."""
     prediction = floats(y_pred)
-    return _among_largest(class_numbers(np.asarray(y_true), prediction), prediction, k)
+    return _among_largest(_classes(y_true, prediction), prediction, k)
+
+
+def _classes(y_true: ArrayLike, y_pred: Array) -> Array:
+    """Return the class number of every token; a missing one, NaN, is -1, which no output is of."""
+    labels = np.asarray(y_true)
+    if labels.dtype.kind == "f":
+        labels = np.where(np.isnan(labels), -1, labels)
+    return class_numbers(labels, y_pred)
 
 
 def _among_largest(label: Array, prediction: Array, k: int) -> Array:

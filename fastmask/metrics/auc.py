@@ -79,21 +79,16 @@ class AUC(Confusion):
         self.from_logits = from_logits
         super().__init__([-epsilon(), *inner, 1 + epsilon()], name, dtype)
 
-    def select(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
-        """Return targets and probabilities."""
+    def select(self, y_true: Array, y_pred: Array, weights: Array) -> tuple[Array, Array, Array]:
+        """Return targets, probabilities and weights; with `multi_label` those of labels come in at the end."""
+        if self.multi_label and y_pred.ndim == 1:
+            raise ValueError(f"y_pred must have an axis of labels for multi_label, got shape {y_pred.shape}")
         if self.from_logits:
             decay = np.exp(-np.abs(y_pred))
             y_pred = np.where(y_pred >= 0, 1, decay) / (1 + decay)
-        return y_true, y_pred
-
-    def update_tokens(
-        self, y_true: Array, y_pred: Array, weights: Array | None = None, steps: int = 1
-    ) -> None:
-        """Add a batch as `Metric.update_tokens` does, whatever its `steps`."""
         if self.label_weights is not None and not self.multi_label:
-            own = np.ones(y_pred.shape[:-1]) if weights is None else weights
-            weights = own[..., None] * self.label_weights
-        super().update_tokens(y_true, y_pred, weights)
+            weights = weights * self.label_weights
+        return y_true, y_pred, weights
 
     def result(self) -> float:
         """Return the area so far."""

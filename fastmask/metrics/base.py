@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.tokens import expand_weights, floats
+from fastmask.tokens import as_columns, entry_weights, expand_weights, floats
 
 Array = NDArray[Any]
 
@@ -25,10 +25,14 @@ class Metric:
     ----------
     direction : {"up", "down"} or None
         Which way is better; callbacks ask for it.
+    vectors : bool
+        Whether 1-D predictions are the outputs of a single token, False unless a subclass says so;
+        otherwise they are one output for each row, and `per_token` gets them as (B, 1).
     """
 
     identifier = "metric"
     direction: str | None = None
+    vectors = False
 
     def __init__(self, name: str | None = None, dtype: Any = None) -> None:
         self.name = name or self.identifier
@@ -46,7 +50,8 @@ class Metric:
 
         Returns
         -------
-        ndarray, shape (...)
+        ndarray, shape (...) or (..., C)
+            One value per token, or one per output, which sample weights of outputs can weigh.
         """
         raise NotImplementedError(f"{type(self).__name__} must override per_token")
 
@@ -54,31 +59,44 @@ class Metric:
         """Return a bool array of the tokens that the targets ask to leave out, or None."""
         return None
 
-    def update_tokens(
-        self, y_true: Array, y_pred: Array, weights: Array | None = None, steps: int = 1
-    ) -> None:
+    def update_tokens(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> None:
         """Add a batch given by its valid tokens.
 
         Parameters
         ----------
         y_true : ndarray, shape (N, ...)
-        y_pred : ndarray, shape (N, C)
-        weights : ndarray, shape (N,), optional
-        steps : int, default 1
-            Number of time steps of the padded batch.
+        y_pred : ndarray, shape (N, C) or (N,)
+        weights : ndarray, shape (N,), or (N, C) where the outputs have weights of their own, optional
+            Tokens that weigh 0 are not read.
         """
+        y_true, y_pred = self._by_row(y_true, y_pred)
+        keep = None
+        if weights is not None:
+            keep = weights != 0 if weights.ndim < y_pred.ndim else np.any(weights != 0, axis=-1)
         ignored = self.ignored(y_true, y_pred)
-        if ignored is not None and ignored.any():
-            keep = ~ignored
+        if ignored is not None:
+            keep = ~ignored if keep is None else keep & ~ignored
+        if keep is not None and not keep.all() and y_true.shape[: keep.ndim] == keep.shape:
             y_true, y_pred = y_true[keep], y_pred[keep]
             weights = None if weights is None else weights[keep]
+        self.add_tokens(y_true, y_pred, weights)
+
+    def add_tokens(self, y_true: Array, y_pred: Array, weights: Array | None) -> None:
+        """Add tokens that count to the sums; arguments are those of `update_tokens`."""
         values = self.per_token(y_true, y_pred)
         if weights is None:
-            self.count += values.size / steps
+            self.count += values.size
         else:
-            values = values * weights
-            self.count += float(np.sum(weights, dtype=np.float64)) / steps
-        self.total += float(np.sum(values, dtype=np.float64)) / steps
+            if weights.ndim > values.ndim:
+                raise ValueError(
+                    f"sample_weight and mask must have one entry per token for the metric {self.name!r}, "
+                    f"got one for each of {y_pred.shape[-1]} outputs"
+                )
+            weights = weights if weights.ndim == values.ndim else weights[..., None]
+            weights = np.broadcast_to(weights, values.shape)
+            values = np.where(weights == 0, 0, values) * weights
+            self.count += float(np.sum(weights, dtype=np.float64))
+        self.total += float(np.sum(values, dtype=np.float64))
 
     def update_state(
         self,
@@ -92,23 +110,26 @@ class Metric:
         Parameters
         ----------
         y_true : array_like, shape (B, ...)
-        y_pred : array_like, shape (B, ..., C)
+        y_pred : array_like, shape (B, ..., C) or (B,)
         sample_weight : array_like, optional
-            One weight per token or per row.
+            One weight per token or per row, or one per output for the metrics that look at each
+            output by itself, such as `BinaryAccuracy` and `AUC`. What weighs 0 is not read.
         mask : array_like of bool, optional
-            True where a token counts.
+            True where a token, or an output, counts.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit.
         """
-        target, prediction = np.asarray(y_true), floats(y_pred)
-        shape = prediction.shape[:-1]
-        steps = max(int(np.prod(shape[1:])), 1)
-        weights = None
-        if sample_weight is not None:
-            weights = expand_weights(sample_weight, shape, prediction.dtype)
-        if mask is not None:
-            keep = expand_weights(mask, shape, np.bool_, "mask")
-            target, prediction = target[keep], prediction[keep]
-            weights = None if weights is None else weights[keep]
-        self.update_tokens(target, prediction, weights, steps)
+        target, prediction = self._by_row(np.asarray(y_true), floats(y_pred))
+        self.update_tokens(target, prediction, entry_weights(sample_weight, mask, prediction))
+
+    def _by_row(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        """Return 1-D predictions as (B, 1) unless they are one token."""
+        if y_pred.ndim == 1 and (y_true.ndim == 2 or (y_true.ndim == 1 and not self.vectors)):
+            return as_columns(y_true, y_pred)
+        return y_true, y_pred
 
     def result(self) -> Any:
         """Return the mean so far, 0 before the first token."""
@@ -172,9 +193,8 @@ class Mean(Metric):
         weights = np.ones(array.shape)
         if sample_weight is not None:
             weights = expand_weights(sample_weight, array.shape, np.float64)
-        steps = max(int(np.prod(array.shape[1:])), 1)
-        self.total += float(np.sum(array * weights)) / steps
-        self.count += float(np.sum(weights)) / steps
+        self.total += float(np.sum(np.where(weights == 0, 0, array) * weights))
+        self.count += float(np.sum(weights))
 
 
 class MeanMetricWrapper(Metric):
@@ -183,8 +203,8 @@ class MeanMetricWrapper(Metric):
     Parameters
     ----------
     fn : callable
-        Takes `y_true` and `y_pred` of the valid tokens and returns one value per token, or
-        (values, gradient) as the function of a loss does.
+        Takes `y_true` and `y_pred` of the valid tokens and returns one value per token or per
+        output, or (values, gradient) as the function of a loss does.
     name : str, optional
         Defaults to the name of the function.
     dtype : optional
@@ -201,12 +221,12 @@ class MeanMetricWrapper(Metric):
         self.arguments = kwargs
 
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
-        """Return the function's values; ValueError if they are not one per token."""
+        """Return the function's values; ValueError if they are not one per token or per output."""
         found = self.function(y_true, y_pred, **self.arguments)
         values = np.asarray(found[0] if isinstance(found, tuple) else found)
-        if values.shape != y_pred.shape[:-1]:
+        if values.shape not in (y_pred.shape[:-1], y_pred.shape):
             raise ValueError(
                 f"metric {self.name!r} must return one value per token, that is shape "
-                f"{y_pred.shape[:-1]}, got {values.shape}"
+                f"{y_pred.shape[:-1]}, or one per output, got {values.shape}"
             )
         return values

@@ -33,6 +33,7 @@ class Confusion(Metric):
     """
 
     direction = "up"
+    vectors = True
     per_label = False
 
     def __init__(self, thresholds: Sequence[float], name: str | None, dtype: Any) -> None:
@@ -54,21 +55,19 @@ class Confusion(Metric):
         """Weights of the outputs that are wrongly no, for each threshold."""
         return np.asarray(self.positives - self.true_positives)
 
-    def select(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
-        """Return the targets and predictions that count."""
-        return y_true, y_pred
+    def select(self, y_true: Array, y_pred: Array, weights: Array) -> tuple[Array, Array, Array]:
+        """Return the targets, predictions and weights of the outputs that count."""
+        return y_true, y_pred, weights
 
-    def update_tokens(
-        self, y_true: Array, y_pred: Array, weights: Array | None = None, steps: int = 1
-    ) -> None:
-        """Add a batch as `Metric.update_tokens` does, whatever its `steps`."""
-        target, prediction = self.select(same_shape(y_true, y_pred), y_pred)
-        target, prediction = (a.reshape(-1, y_pred.shape[-1] if self.per_label else 1) for a in (target, prediction))
-        weight = np.ones((1, 1)) if weights is None else np.asarray(weights, np.float64).reshape(-1, 1)
-        if weights is not None and not self.per_label:
-            weight = np.repeat(weight, len(target) // max(len(weight), 1), axis=0)
-        yes, weight = target.astype(bool), np.broadcast_to(weight, target.shape)
-        bucket = bucket_of(prediction, self.thresholds)
+    def add_tokens(self, y_true: Array, y_pred: Array, weights: Array | None) -> None:
+        """Add the outputs of tokens to the sums, each with the weight of its token or its own."""
+        weight = np.ones(()) if weights is None else np.asarray(weights, np.float64)
+        if 0 < weight.ndim < y_pred.ndim:
+            weight = weight[..., None]
+        entries = self.select(same_shape(y_true, y_pred), y_pred, np.broadcast_to(weight, y_pred.shape))
+        labels = y_pred.shape[-1] if self.per_label else 1
+        target, prediction, weight = (array.reshape(-1, labels) for array in entries)
+        yes, bucket = target.astype(bool), bucket_of(np.where(weight == 0, 0, prediction), self.thresholds)
         self.true_positives = self.true_positives + self._above(bucket, weight * yes)
         self.false_positives = self.false_positives + self._above(bucket, weight * ~yes)
         self.positives = self.positives + np.sum(weight * yes, axis=0)
@@ -171,16 +170,19 @@ class Precision(Confusion):
         self.class_id = class_id
         super().__init__(_thresholds(thresholds, 0.5 if top_k is None else _BELOW_ALL), name, dtype)
 
-    def select(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+    def select(self, y_true: Array, y_pred: Array, weights: Array) -> tuple[Array, Array, Array]:
         """Return the outputs that count, those below the `top_k` largest as a sure no."""
         if self.top_k is not None:
             best = np.argsort(-y_pred, axis=-1, kind="stable")[..., : self.top_k]
             kept = np.zeros(y_pred.shape, bool)
             np.put_along_axis(kept, best, True, -1)
             y_pred = np.where(kept, y_pred, y_pred.dtype.type(_BELOW_ALL))
-        if self.class_id is not None:
-            y_true, y_pred = y_true[..., [self.class_id]], y_pred[..., [self.class_id]]
-        return y_true, y_pred
+        if self.class_id is None:
+            return y_true, y_pred, weights
+        if y_pred.ndim == 1:
+            raise ValueError(f"y_pred must have an axis of classes for class_id, got shape {y_pred.shape}")
+        own = [self.class_id]
+        return y_true[..., own], y_pred[..., own], weights[..., own]
 
     def result(self) -> Any:
         """Return the share, 0 of nothing: a float, or an array for several thresholds."""

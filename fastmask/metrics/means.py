@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fastmask import losses
 from fastmask.losses.classes import Crossentropy as ShapedCrossentropy
 from fastmask.metrics.base import Metric
+from fastmask.tokens import same_shape
 
 Array = NDArray[Any]
 
@@ -34,9 +35,17 @@ class MeanLoss(Metric):
         unknown = sorted({*arguments} - {*self.options})
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r}")
-        self.function = self.loss(**arguments)
-        if self.function.axis != -1:
-            raise ValueError(f"axis must be -1, the axis of the outputs, got {self.function.axis}")
+        self._use(self.loss(**arguments))
+
+    def _use(self, function: losses.Loss) -> None:
+        if function.axis != -1:
+            raise ValueError(f"axis must be -1, the axis of the outputs, got {function.axis}")
+        self.function = function
+
+    @property
+    def vectors(self) -> bool:  # type: ignore[override]
+        """Whether the loss takes the outputs of a token together."""
+        return self.function.vectors
 
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
         """Return the loss of every token."""
@@ -51,6 +60,24 @@ class MeanLoss(Metric):
         return super().get_config() | {name: getattr(self.function, name) for name in self.options}
 
 
+class MeanOfLoss(MeanLoss):
+    """Mean of any loss.
+
+    Parameters
+    ----------
+    function : Loss
+        Its reduction does not matter.
+    name : str, optional
+        Defaults to that of the loss.
+    dtype : optional
+        As in `Metric`.
+    """
+
+    def __init__(self, function: losses.Loss, name: str | None = None, dtype: Any = None) -> None:
+        Metric.__init__(self, name or function.name, dtype)
+        self._use(function)
+
+
 class MeanSquaredError(MeanLoss):
     """Mean of the squared differences."""
 
@@ -58,10 +85,15 @@ class MeanSquaredError(MeanLoss):
     loss = losses.MeanSquaredError
 
 
-class RootMeanSquaredError(MeanSquaredError):
+class RootMeanSquaredError(Metric):
     """Square root of the mean of the squared differences."""
 
     identifier = "root_mean_squared_error"
+    direction = "down"
+
+    def per_token(self, y_true: Array, y_pred: Array) -> Array:
+        """Return the squared difference of every output."""
+        return np.asarray((y_pred - same_shape(y_true, y_pred)) ** 2)
 
     def result(self) -> float:
         """Return the root of the mean so far."""
@@ -211,8 +243,6 @@ class Crossentropy(MeanLoss):
 class Perplexity(Metric):
     """Exponential of the mean cross-entropy of all tokens; targets are class numbers.
 
-    Unlike other metrics it gives every token of every batch the same weight.
-
     Parameters
     ----------
     from_logits : bool, default False
@@ -226,6 +256,7 @@ class Perplexity(Metric):
 
     identifier = "perplexity"
     direction = "down"
+    vectors = True
 
     def __init__(
         self,
@@ -246,12 +277,6 @@ class Perplexity(Metric):
     def ignored(self, y_true: Array, y_pred: Array) -> Array | None:
         """Return where the target is `mask_token_id`."""
         return self.function.ignored(y_true, y_pred)
-
-    def update_tokens(
-        self, y_true: Array, y_pred: Array, weights: Array | None = None, steps: int = 1
-    ) -> None:
-        """Add a batch as `Metric.update_tokens` does, whatever its `steps`."""
-        super().update_tokens(y_true, y_pred, weights)
 
     def result(self) -> float:
         """Return the perplexity so far, 0 before the first token, inf beyond all numbers."""

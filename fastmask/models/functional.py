@@ -201,15 +201,17 @@ class Model(Layer, Trainer):
             known |= dict(zip(node.outputs, shapes if len(node.outputs) > 1 else [shapes], strict=True))
         return _only([known[tensor] for tensor in self.outputs])
 
-    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
         known = dict(zip(self.inputs, masked, strict=True))
         for step in self.graph.steps:
             node = step.node
             pairs = zip(node.inputs, node.masks, strict=True)
-            given = [known[tensor] or explicit is not None for tensor, explicit in pairs]
-            flows = node.layer.mask_flow(given, len(node.outputs))
+            given = [known[tensor] if explicit is None else explicit.ndim for tensor, explicit in pairs]
             if any(given):
-                node.layer.require_masking()
+                node.layer.require_masking(axes=max(given))
+            flows = [tensor.mask_axes for tensor in node.outputs]
+            if given != node.mask_axes and not node.layer.makes_mask:
+                flows = node.layer.mask_flow(given, len(node.outputs))
             known |= dict(zip(node.outputs, flows, strict=True))
         return [known[tensor] for tensor in self.outputs]
 
@@ -239,7 +241,7 @@ class Model(Layer, Trainer):
             inputs = self._flat_inputs(x)
             for own, given in zip(self.inputs, inputs, strict=True):
                 self._require_shape(own, given.shape)
-            outputs = connect(Node(self, inputs, [], training, masks=symbolic_masks(mask, inputs)))
+            outputs = connect(Node(self, inputs, [], training, masks=symbolic_masks(mask, inputs, self)))
             return pack_as(self.output_structure, outputs)
         if any(isinstance(value, PackedSequence) for value in flatten(x)):
             return pack_as(self.output_structure, self.run(self._flat_inputs(x), training=bool(training))[0])

@@ -1,12 +1,14 @@
 """Runs of a graph on a batch, forwards and backwards."""
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmask.layers import Layer, flow
+from fastmask.layers import Layer, checks, flow
+from fastmask.layers.calls import Call
 from fastmask.layers.flow import Back, same
 from fastmask.models.graph import Graph, Step
 from fastmask.packing import PackedSequence, Packing, put_rows
@@ -21,7 +23,7 @@ class Entry:
     Parameters
     ----------
     x : ndarray or PackedSequence, or list of B sequences of different lengths
-    mask : array_like of bool (B, T), optional
+    mask : array_like of bool (B, T), or with more axes of `x`, optional
     plans : list of Packing
         All plans of the run; equal ones become one object, which later layers share.
     live : bool, default False
@@ -34,25 +36,31 @@ class Entry:
         self.x = self._shared(packed) if isinstance(packed, PackedSequence) else packed
         self.packed: dict[Hashable, PackedSequence] = {}
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether it is a padded array of tokens that have features, with a mask that was passed for it."""
+        return self.mask is not None and not isinstance(self.x, PackedSequence) and self.x.ndim > np.ndim(self.mask)
+
     def value_for(self, layer: Layer, index: int = 0) -> tuple[Any, Back]:
         """Return the batch as a layer gets it on input `index`, and the pullback to `x`."""
         if isinstance(self.x, PackedSequence):
             return self.x, same
-        if self.x.ndim != (2 if layer.input_takes_ids(index) else 3):
-            if self.mask is not None:
-                raise ValueError(f"mask must be None for x of shape {self.x.shape}, which has no time axis")
+        usual = 2 if layer.input_takes_ids(index) else 3
+        if self.x.ndim < usual and self.mask is not None:
+            raise ValueError(f"mask must be None for x of shape {self.x.shape}, which has no time axis")
+        if self.x.ndim < usual or (self.x.ndim > usual and self.mask is None and not layer.may_mask):
             return self.x, same
         key = layer.pack_key
         if key not in self.packed:
             self.packed[key] = self._shared(layer.pack_input(self.x, self.mask))
         found = self.packed[key]
-        shape, positions = self.x.shape, found.packing.positions
-        return found, lambda d: put_rows(_values(d), positions, shape[0] * shape[1]).reshape(shape)
+        shape, plan = self.x.shape, found.packing
+        return found, lambda d: put_rows(_values(d), plan.positions, plan.batch_size * plan.total_length).reshape(shape)
 
     def _shared(self, packed: PackedSequence) -> PackedSequence:
         for plan in self.plans:
             if plan is packed.packing or _equal(plan, packed.packing):
-                return PackedSequence(packed.values, plan, packed.index, packed.fill, packed.repeat)
+                return replace(packed, packing=plan)
         self.plans.append(packed.packing)
         return packed
 
@@ -120,8 +128,7 @@ class Run:
 
     def _call(self, step: Step) -> None:
         node = step.node
-        pairs = enumerate(zip(step.inputs, step.masks, strict=True))
-        given = [self._input(place, mask, node.layer, i) for i, (place, mask) in pairs]
+        given = self._inputs(step)
         states = tuple(self._output(place) for place in step.states) or None
         below = any(self.live[place] for place in (*step.inputs, *step.states))
         live = self.keep and (below or bool(node.layer.trainable_weights))
@@ -135,6 +142,30 @@ class Run:
             self.tape.append((step, pullback, [back for _, back in given], several))
         for place in step.released:
             self.values[place] = None
+
+    def _inputs(self, step: Step) -> list[tuple[Any, Back]]:
+        """Return the values of a call as its layer takes them, and the ways back."""
+        layer, places = step.node.layer, enumerate(zip(step.inputs, step.masks, strict=True))
+        if layer.is_graph or not layer.takes_list:
+            return [self._input(place, mask, layer, i) for i, (place, mask) in places]
+        sources = [self._source(place, mask, layer, i) for i, (place, mask) in places]
+        call = Call(keep=self.keep, options=step.node.options)
+        entered = flow.enter_several(layer, [x for x, _, _ in sources], [mask for _, mask, _ in sources], call)
+        packed = [x if way is same else Entry(x, None, self.plans).x for x, way in entered]
+        ways = [_through(way, back) for (_, way), (_, _, back) in zip(entered, sources, strict=True)]
+        return list(zip(packed, ways, strict=True))
+
+    def _source(self, place: int, mask: int | None, layer: Layer, index: int) -> tuple[Any, Any, Back]:
+        """Return one of several values, and beside it a mask that was passed to the call or to the model."""
+        value = self.values[place]
+        if mask is not None:
+            x, found, back = self._under(place, self._output(mask))
+        elif isinstance(value, Entry) and value.is_masked:
+            x, found, back = value.x, checks.mask_for(value.mask, value.x.shape), same
+        else:
+            x, back = self._input(place, None, layer, index)
+            return x, None, back
+        return (x if isinstance(x, PackedSequence) else layer.check_input(x)), found, back
 
     def _input(self, place: int, mask: int | None, layer: Layer, index: int) -> tuple[Any, Back]:
         """Return a value as a layer takes it: packed if it has a time axis and the layer could mask it."""
@@ -152,17 +183,25 @@ class Run:
 
     def _masked(self, place: int, mask: Any, layer: Layer, index: int) -> tuple[Any, Back]:
         """Return a value under the mask that was passed to the call, in place of its own."""
-        x, back = self._output(place), same
-        mask = np.not_equal(mask.pad() if isinstance(mask, PackedSequence) else mask, 0)
-        if isinstance(x, PackedSequence):
-            if x.packing.masked and np.array_equal(x.packing.mask, mask):
-                return x, same
-            x, back = flow.unpack_shown(x, self.keep)
-        entry = Entry(x, mask, self.plans, live=self.live[place])
+        x, found, back = self._under(place, mask)
+        if found is None:
+            return x, back
+        entry = Entry(x, found, self.plans, live=self.live[place])
         if layer.is_graph:
             return entry, back
         value, pack_back = entry.value_for(layer, index)
         return value, lambda d: back(pack_back(d))
+
+    def _under(self, place: int, mask: Any) -> tuple[Any, Any, Back]:
+        """Return a padded value, the mask that was passed for it and the way back; None if it is the value's own."""
+        x = self._output(place)
+        found = np.not_equal(mask.pad() if isinstance(mask, PackedSequence) else mask, 0)
+        if not isinstance(x, PackedSequence):
+            return x, found, same
+        if x.packing.masked and np.array_equal(x.packing.mask, found):
+            return x, None, same
+        grid, back = flow.unpack_shown(x, self.keep)
+        return grid, found, back
 
     def _output(self, place: int) -> Any:
         value = self.values[place]
@@ -172,7 +211,7 @@ class Run:
 def _equal(first: Packing, second: Packing) -> bool:
     return (
         first.masked == second.masked
-        and first.batch_size == second.batch_size
+        and first.leading == second.leading
         and first.total_length == second.total_length
         and np.array_equal(first.positions, second.positions)
     )
@@ -185,3 +224,8 @@ def _values(d: Any) -> Any:
 def _add(found: list[Any], place: int, gradient: Any) -> None:
     if gradient is not None:
         found[place] = gradient if found[place] is None else found[place] + gradient
+
+
+def _through(way: Back, back: Back) -> Back:
+    """Return the way back out of a packing and then on, which takes no gradient of what masked places show."""
+    return back if way is same else lambda d: back(way(_values(d)))

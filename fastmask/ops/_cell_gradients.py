@@ -176,7 +176,7 @@ class GruPass(CellPass):
 
     def backward(self, transposed: Array, dh: Array) -> Array:
         self.module.gru_backward(
-            self.run, transposed, None, self.gates, self.h, None, dh, None, *self.cell.codes, True, None, None
+            self.run, transposed, None, self.gates, self.h, None, dh, None, *self.cell.codes, True, True, None, None
         )
         return self.gates
 

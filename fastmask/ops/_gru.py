@@ -136,7 +136,7 @@ def _run_backward(
     form_team(problem, stored.runs)
     threads.run([
         partial(kernel.gru_backward, run, transposed, candidate, gates, stored.h, dy, dh, reset, *codes,
-                problem.reset_after, dropout, stored.reset_mask)
+                problem.reset_after, problem.zero_state, dropout, stored.reset_mask)
         for run, dropout in zip(stored.runs, stored.dropouts, strict=True)
     ])
 

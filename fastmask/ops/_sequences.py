@@ -32,7 +32,7 @@ def pack(x: ArrayLike, mask: ArrayLike | None = None) -> PackedSequence:
     x : array (B, T, ...)
         What stands where the mask is False is not read.
     mask : bool or integer array (B, T), optional
-        Which steps count, in any pattern; all by default.
+        Which steps count, in any pattern; all by default. It may have more axes of those of ``x``.
     """
     return PackedSequence.from_padded(x, mask)
 
@@ -40,12 +40,12 @@ def pack(x: ArrayLike, mask: ArrayLike | None = None) -> PackedSequence:
 def pack_vjp(x: ArrayLike, mask: ArrayLike | None = None) -> tuple[PackedSequence, Callable[[ArrayLike], Array]]:
     """:func:`pack` and its pullback: gradients of the values (N, ...) to those of ``x``, zeros at masked places."""
     packed = PackedSequence.from_padded(x, mask)
-    shape = packed.shape
+    plan, shape = packed.packing, packed.shape
 
     def pullback(d: ArrayLike) -> Array:
         gradient = as_array("d", d)
         check_shape("d", gradient, packed.values.shape)
-        return put_rows(gradient, packed.packing.positions, shape[0] * shape[1]).reshape(shape)
+        return put_rows(gradient, plan.positions, plan.batch_size * plan.total_length).reshape(shape)
 
     return packed, pullback
 
@@ -84,9 +84,10 @@ def unpack_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Arr
     def pullback(d: ArrayLike) -> Array:
         gradient = check_float("d", d, None, packed.dtype)
         check_shape("d", gradient, packed.shape)
-        flat = gradient.reshape(packed.shape[0] * packed.shape[1], *packed.values.shape[1:])
+        plan = packed.packing
+        flat = gradient.reshape(plan.batch_size * plan.total_length, *packed.values.shape[1:])
         if not packed.repeat and packed.shown is None:
-            tokens = take_rows(flat, packed.packing.positions)
+            tokens = take_rows(flat, plan.positions)
             return tokens if packed.index is None else _sum_tokens(tokens, packed.index, packed.values)
         return _sum_tokens(flat, packed.cells(), packed.values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ class PackPlan(NamedTuple):
 
 
 def pack_plan(mask: Mask) -> PackPlan:
-    """Plan the packing of a batch with this mask, bool [B, T]."""
+    """Plan the packing of a batch with this mask, bool [B, T], or of the rows [T] of one with more axes."""
+    mask = _two_axes(mask)
     batch, total_length = mask.shape
     valid_steps = [[t for t in range(total_length) if mask[row, t]] for row in range(batch)]
     order = sorted(range(batch), key=lambda row: -len(valid_steps[row]))
@@ -58,6 +60,7 @@ def pack_plan(mask: Mask) -> PackPlan:
 
 def reverse_order(mask: Mask) -> Indices:
     """Packed position of the token that a backward run visits in each token's place, int64 [N]."""
+    mask = _two_axes(mask)
     total_length = mask.shape[1]
     place = {position: n for n, position in enumerate(pack_plan(mask).positions.tolist())}
     visited = []
@@ -69,7 +72,11 @@ def reverse_order(mask: Mask) -> Indices:
 
 def pack(x: npt.NDArray[Any], mask: Mask) -> npt.NDArray[Any]:
     """Values of the valid tokens of ``x`` [B, T, ...] in packed order, [N, ...]."""
-    return x.reshape(mask.size, *x.shape[2:])[pack_plan(mask).positions]
+    return x.reshape(mask.size, *x.shape[mask.ndim :])[pack_plan(mask).positions]
+
+
+def _two_axes(mask: Mask) -> Mask:
+    return mask.reshape(prod(mask.shape[:-1]), mask.shape[-1])
 
 
 def unpack(

@@ -14,6 +14,7 @@ from fastmask.saving.atomic import replacing
 from fastmask.saving.errors import FileFormatError, reading, require_h5py
 from fastmask.saving.masks import keras_config
 from fastmask.saving.order import Orders, of_config
+from fastmask.saving.zipped import content_of
 
 KERAS_VERSION = "3.15.1"  # whose format is written
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -57,6 +58,11 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     `initial_state` counts, as in Keras 2, though Keras 3 passes it over. A mask that was
     passed to a call stays. A `hard_sigmoid` is that of the Keras that wrote
     the file. A GRU of a file that does not say has ``reset_after=False``.
+
+    What layers do to masks is what they did in the Keras that wrote the file: merging layers get their
+    `mask_mode`, `Bidirectional` of Keras 1 and 2 its `zero_output_for_mask`, and where the Keras 2 of
+    TensorFlow let a mask go without a word, before `GlobalMaxPooling1D`, `Flatten` and `Reshape`, there is a
+    `DropMask`.
     """
     require_h5py()
     path = Path(path)
@@ -71,7 +77,8 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
 def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
     """Write a model into a ``.keras`` file, which Keras 3 opens, too.
 
-    A model with the activation ``hard_sigmoid_keras2``, which Keras 3 has not, opens in fastmask only.
+    A model with the activation ``hard_sigmoid_keras2``, a `DropMask`, or masks joined or shown by rules that
+    Keras 3 has not (`mask_mode`, `zero_output_for_mask`), opens in fastmask only.
 
     The file holds the architecture, the weights, and if the model is compiled, its optimizer with
     its state, losses and metrics. It replaces an older file only once it is complete.
@@ -136,15 +143,16 @@ def require_built(model: Any) -> None:
 def archived_weights(path: Path) -> io.BytesIO:
     """Return the weights file in a ``.keras`` archive."""
     with zipfile.ZipFile(path) as archive:
-        return io.BytesIO(_member(archive, _WEIGHTS, h5.allowance(path.stat().st_size)))
+        return io.BytesIO(content_of(archive, archive.getinfo(_WEIGHTS), h5.allowance(path.stat().st_size)))
 
 
 def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
     limit = _TEXT_EXPANSION * path.stat().st_size + _SPARE_TEXT
     with zipfile.ZipFile(path) as archive:
-        config = _json(_member(archive, _CONFIG, limit), _CONFIG)
-        metadata = _json(_member(archive, _METADATA, limit), _METADATA)
-    version = str(metadata.get("keras_version") or "3")
+        config, metadata = (
+            _json(content_of(archive, archive.getinfo(name), limit), name) for name in (_CONFIG, _METADATA)
+        )
+    version = str(metadata.get("keras_version") or KERAS_VERSION)
     model, orders = _build(config, version, custom_objects)
     with h5.opened(archived_weights(path)) as root:
         tree.read(root, model, orders=orders)
@@ -193,20 +201,6 @@ def _build_shape(config: Mapping[str, Any]) -> Any:
     known = [inner.get("build_input_shape")] if isinstance(inner, Mapping) else []
     known.append((config.get("build_config") or {}).get("input_shape"))
     return next((shape for shape in known if shape), None)
-
-
-def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """Return a member of an archive, which is not read if it claims more than `limit` bytes."""
-    info = archive.getinfo(name)
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others take what memory they ask for
-        raise FileFormatError(f"{name} must be stored or deflated, got compression {info.compress_type}")
-    if info.file_size > limit:
-        raise FileFormatError(f"{name} claims {info.file_size} bytes, at most {limit} are plausible")
-    with archive.open(info) as member:
-        content = member.read(limit + 1)
-    if len(content) != info.file_size:
-        raise FileFormatError(f"{name} has {len(content)} bytes, not {info.file_size}")
-    return content
 
 
 def _json(content: bytes | str, name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from fastmask import layers, ops
 from fastmask.layers.checks import ACTIVATION_ALIASES
 from fastmask.layers.serialization import layer_configs
-from fastmask.saving import graphs, keras1
+from fastmask.saving import dropping, graphs, keras1, versions
 from fastmask.saving.errors import REMEDY, FileFormatError
 
 Config = dict[str, Any]
@@ -15,6 +15,7 @@ Classes = Mapping[str, Any] | None
 MODELS = ("Sequential", "Functional", "Model")
 _NOT_LAYERS = ("Layer", "Variable", "Gradients", "Recurrent")
 _CUDNN = {"CuDNNLSTM": "LSTM", "CuDNNGRU": "GRU"}
+_MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
 _ACTIVATIONS = ("activation", "recurrent_activation")
 _OLD_HARD_SIGMOID = "hard_sigmoid_keras2"
 # Arguments of Keras's layers that say nothing fastmask has to know, with the values they may have.
@@ -30,6 +31,7 @@ _IDLE: dict[str, tuple[Any, ...]] = {
     "virtual_batch_size": (None,),
     "adjustment": (None,),
     "synchronized": (False, None),
+    "causal": (False,),
 }
 
 
@@ -73,6 +75,7 @@ def modern(config: Any, version: str, custom_objects: Classes = None) -> Config:
     _drop_idle(name, found)
     if not version.startswith("3"):
         _from_keras2(name, found, config["class_name"])
+    _old_masks(name, found, version)
     for key in _ACTIVATIONS:
         if key in found:
             found[key] = _activation(found[key], name, version)
@@ -95,9 +98,9 @@ def _model(config: Config, name: str, inner: Any, version: str, custom_objects: 
         found = _of_class(inner, each, version)
         return {"module": None, "class_name": name, "config": found, "registered_name": name, **rest}
     if name == "Sequential":
-        found = _sequential(inner, each)
+        found = _sequential(inner, each, version)
         return {"module": "keras", "class_name": name, "config": found, "registered_name": None, **rest}
-    found = graphs.functional(inner, each, old=not version.startswith("3"))
+    found = graphs.functional(inner, each, version)
     return {
         "module": "keras.src.models.functional",
         "class_name": "Functional",
@@ -112,16 +115,16 @@ def _of_class(inner: Any, each: Callable[[Any], Config], version: str) -> Config
     found = dict(inner)
     if not layer_configs(found):
         return found
-    graph = "input_layers" in found
-    return found | (graphs.functional(found, each, not version.startswith("3")) if graph else _sequential(found, each))
+    graph = graphs.functional if "input_layers" in found else _sequential
+    return found | graph(found, each, version)
 
 
-def _sequential(inner: Any, each: Callable[[Any], Config]) -> Config:
+def _sequential(inner: Any, each: Callable[[Any], Config], version: str) -> Config:
     """Return the config of a Sequential; old ones are just the list of layers."""
     found = {"layers": inner} if isinstance(inner, list) else dict(inner)
     if not isinstance(found.get("layers"), list) or not found["layers"]:
         raise FileFormatError("a Sequential must have a list of layers")
-    found["layers"] = [each(layer) for layer in found["layers"]]
+    found["layers"] = dropping.in_stack([each(layer) for layer in found["layers"]], version)
     shape = found["layers"][0]["config"].pop("batch_input_shape", None)
     if found["layers"][0]["class_name"] != "InputLayer" and shape:
         found["layers"].insert(0, _input_layer(shape, found["layers"][0]))
@@ -193,6 +196,14 @@ def _from_keras2(name: str, config: Config, class_name: str) -> None:
         shape = config.pop("batch_input_shape", None)
         if shape is not None:
             config["batch_input_shape"] = shape
+
+
+def _old_masks(name: str, config: Config, version: str) -> None:
+    """Write out what a layer did to masks where that was not what it does in Keras 3 of today."""
+    if name in _MERGING and versions.mask_mode(version) != "or":
+        config["mask_mode"] = versions.mask_mode(version)
+    if name == "Bidirectional" and versions.repeats_both_ways(version):
+        config["zero_output_for_mask"] = False
 
 
 def _activation(value: Any, layer: str, version: str) -> Any:

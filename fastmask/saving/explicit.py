@@ -5,19 +5,22 @@ arguments of layers. fastmask computes masks again, so these operations go where
 before them would; the others stay, as layers.
 """
 
+from functools import reduce
 from typing import Any
 
-from fastmask import layers
+from fastmask import budget, layers
 from fastmask.saving.errors import REMEDY, FileFormatError
 from fastmask.saving.nodes import Config, Ref, modern_node, tensors
 from fastmask.saving.operations import as_layer
 
 _OPERATIONS = (
     "NotEqual", "LogicalOr", "LogicalAnd", "LogicalNot", "Concatenate", "ExpandDims", "ZerosLike", "OnesLike", "Any",
-    "BroadcastTo", "ConvertToTensor",
+    "All", "BroadcastTo", "ConvertToTensor",
 )  # fmt: skip
+_WITHIN = "within steps"
 _SAME = ("ConvertToTensor", "BroadcastTo", "ExpandDims")
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+_ENDING = ("Dot", "DropMask", "GlobalAveragePooling1D", "GlobalMaxPooling1D")
 _RECURRENT = ("SimpleRNN", "LSTM", "GRU", "Bidirectional")
 _PASSING = (
     "Dense", "Activation", "Dropout", "SpatialDropout1D", "LayerNormalization", "BatchNormalization", "TimeDistributed",
@@ -25,8 +28,20 @@ _PASSING = (
 )  # fmt: skip
 
 
-class _UnknownMaskError(Exception):
+_PAIR_BYTES = 256  # of two masks that were compared
+
+
+class UnknownMaskError(Exception):
     """What a layer does to masks cannot be told from its config."""
+
+
+class _Form:
+    """What stands for an operation on its parts, which are other forms, tensors, numbers and names."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: tuple[Any, ...]) -> None:
+        self.parts = parts
 
 
 class Masks:
@@ -50,14 +65,15 @@ class Masks:
         self.needed: dict[str, Config] = {}
         self._known: dict[Ref, Any] = {}
         self._read: dict[Ref, Any] = {}
-        self._forms: dict[tuple[Any, ...], object] = {}
+        self._forms: dict[tuple[Any, ...], _Form] = {}
+        self._compared: dict[tuple[Any, _Form], bool] = {}
 
-    def _form(self, *parts: Any) -> object:
+    def _form(self, *parts: Any) -> _Form:
         """Return what stands for an operation on its parts, one for all that are equal.
 
         Written out in full, a graph in which masks are used twice would grow without bounds.
         """
-        return self._forms.setdefault(parts, object())
+        return self._forms.setdefault(parts, _Form(parts))
 
     def explicit(self, given: Any, args: Any, layer: str) -> Any:
         """Return a mask argument as it is, or None if fastmask computes all its masks by itself."""
@@ -77,8 +93,8 @@ class Masks:
     def _computed(self, mask: Ref, source: Ref, layer: str) -> bool:
         """Return whether a mask is what fastmask has at `source`."""
         try:
-            return bool(self._stated(mask) == self._derived(source))
-        except _UnknownMaskError:
+            return self._same(self._stated(mask), self.derived(source))
+        except UnknownMaskError:
             return self._made_upstream(mask, layer)
 
     def _need(self, name: str, layer: str) -> None:
@@ -123,7 +139,7 @@ class Masks:
     def _is(self, ref: Ref, operation: str) -> bool:
         return ref[0] in self.operations and self.named[ref[0]]["class_name"] == operation
 
-    def _derived(self, ref: Ref) -> Any:
+    def derived(self, ref: Ref) -> Any:
         """Return what the mask is made of that fastmask has at the output of a layer; None if it has none."""
         if ref not in self._known:
             self._known[ref] = self._mask_of(ref)
@@ -131,11 +147,11 @@ class Masks:
 
     def _mask_of(self, ref: Ref) -> Any:
         entry = self.named[ref[0]]
-        name, config, nodes = entry["class_name"], entry["config"], entry.get("inbound_nodes") or []
-        if name == "InputLayer":
+        (name, config), nodes = _maker(entry), entry.get("inbound_nodes") or []
+        if name == "InputLayer" or name in _ENDING:
             return None
         if ref[1] >= len(nodes):
-            raise _UnknownMaskError
+            raise UnknownMaskError
         call = modern_node(nodes[ref[1]], entry)
         sources = list(tensors(call["args"]))
         if name == "Embedding" and config.get("mask_zero"):
@@ -146,27 +162,60 @@ class Masks:
             return self._passed(name, config, sources, self._given(call["kwargs"].get("mask"), sources))
         if name in layers.__all__ and not getattr(layers, name).supports_masking:
             return None
-        raise _UnknownMaskError
+        raise UnknownMaskError
 
     def _given(self, mask: Any, sources: list[Ref]) -> list[Any]:
         """Return the masks that a call gets: those that were passed, else those of its inputs."""
         entries = list(mask) if isinstance(mask, (list, tuple)) else [mask] * len(sources)
         refs = [next(tensors(entry), None) for entry in entries]
         pairs = zip(refs, sources, strict=True)
-        return [self._derived(source) if own is None else self._stated(own) for own, source in pairs]
+        return [self._counting(own, source) for own, source in pairs]
+
+    def _counting(self, mask: Ref | None, source: Ref) -> Any:
+        """Return the mask that counts at an input: the one passed, unless fastmask has the same at `source`."""
+        derived = self.derived(source)
+        stated = derived if mask is None else self._stated(mask)
+        return derived if self._same(stated, derived) else stated
+
+    def _same(self, stated: Any, derived: Any) -> bool:
+        """Return whether a mask of the file is the one that fastmask has.
+
+        Behind a `TimeDistributed` that is the mask before it, as far as the output has its axes, or as Keras has it,
+        which passes on all of them.
+        """
+        if stated is derived or not isinstance(derived, _Form):
+            return bool(stated == derived)
+        pair = stated, derived
+        if pair not in self._compared:
+            budget.take(_PAIR_BYTES, "the masks")
+            self._compared[pair] = self._fits(*pair)
+        return self._compared[pair]
+
+    def _fits(self, stated: Any, derived: _Form) -> bool:
+        """Return the same, from the parts of the masks."""
+        parts = stated.parts if isinstance(stated, _Form) else ()
+        if derived.parts[0] == _WITHIN:
+            return self._same(stated, derived.parts[1]) or (parts[:1] == ("Any",) and self._same(parts[1], derived))
+        return len(parts) == len(derived.parts) and all(map(self._same, parts, derived.parts))
 
     def _passed(self, name: str, config: Config, sources: list[Ref], masks: list[Any]) -> Any:
         """Return the mask of a layer's output, given those of its inputs."""
+        if name == "TimeDistributed":
+            known = masks[0] is None or (isinstance(masks[0], _Form) and masks[0].parts[0] == _WITHIN)
+            return masks[0] if known else self._form(_WITHIN, masks[0])
         if name in _PASSING or name == "Embedding":
             inner = config.get("layer") or {}
             sequences = inner.get("config", {}).get("return_sequences") if inner else config.get("return_sequences")
             return masks[0] if name not in _RECURRENT or sequences else None
+        present, mode = [mask for mask in masks if mask is not None], config.get("mask_mode", "or")
+        if not present or mode == "drop" or (name != "Concatenate" and mode == "or" and len(present) < len(masks)):
+            return None
+        in_time = name == "Concatenate" and config.get("axis") == 1
+        every = mode == "and" and not in_time and any(mask != masks[0] for mask in masks)
         if name == "Concatenate":
-            return None if not any(masks) else self._form(name, config.get("axis"), *masks)
-        found = masks[0]
-        for mask in masks[1:]:
-            found = self._form("LogicalOr", found, mask)
-        return None if None in masks else found
+            joined = self._form(name, config.get("axis"), *masks)
+            return self._form("All", joined) if every else joined
+        return reduce(lambda found, mask: self._form("LogicalAnd" if every else "LogicalOr", found, mask), present)
 
     def _made_upstream(self, mask: Ref, layer: str) -> bool:
         """Return whether a mask joins only comparisons that an `Embedding` or `Masking` before a layer makes."""
@@ -195,9 +244,9 @@ class Masks:
 
     def _makes(self, name: str, source: Ref, value: Any, reduced: bool) -> bool:
         entry = self.named[name]
-        inner = entry["config"]
-        fits = (entry["class_name"] == "Embedding" and inner.get("mask_zero") and value == 0) or (
-            entry["class_name"] == "Masking" and reduced and inner.get("mask_value") == value
+        maker, inner = _maker(entry)
+        fits = (maker == "Embedding" and inner.get("mask_zero") and value == 0) or (
+            maker == "Masking" and reduced and inner.get("mask_value") == value
         )
         calls = [modern_node(node, entry) for node in entry["inbound_nodes"]] if fits else []
         return any(source in tensors(call["args"]) for call in calls)
@@ -215,6 +264,16 @@ class Masks:
                         found.add(name)
                         todo.append(name)
         return found
+
+
+def _maker(entry: Config) -> tuple[str, Config]:
+    """Return the class and the config of a layer, or of that within a `TimeDistributed` that makes a mask."""
+    name, config = entry["class_name"], entry["config"]
+    inner, within = name, config
+    while inner == "TimeDistributed":
+        inner, within = within["layer"]["class_name"], within["layer"]["config"]
+    makes = inner == "Masking" or (inner == "Embedding" and within.get("mask_zero"))
+    return (inner, within) if makes else (name, config)
 
 
 def is_mask_operation(entry: Config) -> bool:

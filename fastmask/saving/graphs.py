@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from fastmask.saving import dropping
 from fastmask.saving.errors import REMEDY, FileFormatError
 from fastmask.saving.explicit import Masks, is_mask_operation
 from fastmask.saving.nodes import Config, modern_node, tensors, tensors_of
@@ -10,7 +11,7 @@ from fastmask.saving.nodes import Config, modern_node, tensors, tensors_of
 _MODELS = ("Sequential", "Functional", "Model")
 
 
-def functional(config: Config, each: Callable[[Any], Config], old: bool) -> Config:
+def functional(config: Config, each: Callable[[Any], Config], version: str) -> Config:
     """Return the config of a functional model in Keras 3's form, with no more operations on masks than it needs.
 
     Parameters
@@ -19,9 +20,10 @@ def functional(config: Config, each: Callable[[Any], Config], old: bool) -> Conf
         With "layers", "input_layers" and "output_layers".
     each : callable
         Turns the config of one layer.
-    old : bool
-        Whether Keras 1 or 2 wrote it, for which one output and a list of one are the same.
+    version : str
+        Of the Keras that wrote it. For Keras 1 and 2 one output and a list of one are the same.
     """
+    old = not version.startswith("3")
     entries = config.get("layers")
     if not isinstance(entries, list):
         raise FileFormatError("a functional model must have a list of layers")
@@ -46,7 +48,7 @@ def functional(config: Config, each: Callable[[Any], Config], old: bool) -> Conf
     ends = {key: _ends(config.get(key), old) for key in ("input_layers", "output_layers")}
     stacks = {name for name in counted if named[name]["class_name"] == "Sequential"}
     ends["output_layers"] = _recounted(ends["output_layers"], stacks)
-    found += masks.needed.values()
+    found = [*dropping.in_graph(found, version), *masks.needed.values()]
     return {"name": config.get("name"), "trainable": config.get("trainable", True), "layers": found, **ends}
 
 

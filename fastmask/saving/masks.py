@@ -12,6 +12,7 @@ from typing import Any
 from fastmask import layers
 from fastmask.layers.holder import describe
 from fastmask.layers.logic import MaskOperation
+from fastmask.layers.merging import MaskMerge
 from fastmask.layers.serialization import layer_configs, named
 from fastmask.layers.symbolic import KerasTensor, Node
 from fastmask.saving.nodes import modern_node, tensors, tensors_of
@@ -23,7 +24,10 @@ _TAKE_MASK = (
     "SimpleRNN", "LSTM", "GRU", "Bidirectional", "TimeDistributed", "GlobalAveragePooling1D", "BatchNormalization",
     "Attention",
 )  # fmt: skip
-_MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+_BY_MASK = ("Multiply", "Maximum", "Minimum")  # what they give depends on masks
+_MERGING = ("Add", "Subtract", "Average", *_BY_MASK)
+# Arguments that Keras 3 has not; a file with one opens in fastmask only.
+_OLD_RULES = dict.fromkeys((*_MERGING, "Concatenate"), "mask_mode") | {"Bidirectional": "zero_output_for_mask"}
 
 
 def keras_config(model: Any, own: bool = True) -> Config:
@@ -36,17 +40,27 @@ def keras_config(model: Any, own: bool = True) -> Config:
     return _entry(model, layers.serialize(model), own)
 
 
-def _entry(layer: Any, entry: Config, own: bool) -> Config:
+def old_rules(config: Config) -> list[str]:
+    """Return the names of the layers that do to masks what Keras 3 does not, in the config of a layer or model."""
+    inner = config["config"]
+    if _OLD_RULES.get(config["class_name"]) in inner:
+        return [inner["name"]]
+    entries = layer_configs(inner) + [entry for key, entry in inner.items() if key == "layer"]
+    return [name for entry in entries for name in old_rules(entry)]
+
+
+def _entry(layer: Any, entry: Config, own: bool, within: bool = False) -> Config:
     """Return the config of a layer or model, with the configs of the models in it made new as well."""
     if hasattr(layer, "layers"):
         entry = entry if own else entry | named(layer, layer.graph_config(), own)
-        return entry | {"config": _inner(layer, entry["config"], own)}
+        return entry | {"config": _inner(layer, entry["config"], own, within)}
     if not own and hasattr(layer, "layer"):
-        return entry | {"config": entry["config"] | {"layer": _entry(layer.layer, entry["config"]["layer"], own)}}
+        inner = _entry(layer.layer, entry["config"]["layer"], own, True)
+        return entry | {"config": entry["config"] | {"layer": inner}}
     return entry
 
 
-def _inner(model: Any, config: Config, own: bool) -> Config:
+def _inner(model: Any, config: Config, own: bool, within: bool) -> Config:
     """Return the config of a model with those of its layers made new."""
     given = layer_configs(config)
     made = model.operations
@@ -54,19 +68,51 @@ def _inner(model: Any, config: Config, own: bool) -> Config:
         return config
     entries = given[: -len(made)]  # that of the input of a stack
     for layer, entry in zip(made, given[-len(made) :], strict=True):
-        new = _entry(layer, entry, own)
+        new = _entry(layer, entry, own, True)
         entries.append(as_operation(new) if isinstance(layer, MaskOperation) else new)
+    masks = _Masks(model.graph, entries) if any("inbound_nodes" in entry for entry in entries) else None
+    # What masks come into a model that is called by another is not known here.
+    if not within:
+        ends = zip(made, entries[-len(made) :], strict=True)
+        entries[-len(made) :] = [_without_idle(entry, layer, masks) for layer, entry in ends]
     config = config | {"layers": entries}
-    if not any("inbound_nodes" in entry for entry in entries):
+    if masks is None:
         return config
-    config["layers"] = entries + _Masks(model.graph, entries).operations
+    config["layers"] = entries + masks.operations
     rank = {name: i for i, name in enumerate(keras_order(config))}
     return config | {"layers": sorted(config["layers"], key=lambda entry: rank[entry["name"]])}
 
 
+def _without_idle(entry: Config, layer: Any, masks: "_Masks | None") -> Config:
+    """Return the config of a layer without an old rule for masks that changes nothing where the layer stands."""
+    if isinstance(layer, layers.Bidirectional):
+        acts = layer.return_sequences and any(any(node.mask_sources) for node in layer.nodes)
+    else:
+        acts = masks is not None and layer in masks.by_old_rules
+    idle = None if acts else _OLD_RULES.get(entry["class_name"])
+    return entry | {"config": {name: value for name, value in entry["config"].items() if name != idle}}
+
+
+def _joins_by_and(layer: MaskMerge, masks: Sequence[Config | None]) -> bool:
+    """Return whether a merge of inputs with these masks gives another mask by AND than by OR."""
+    in_time = isinstance(layer, layers.Concatenate) and layer.axis == 1
+    return layer.mask_mode == "and" and not in_time and any(mask != masks[0] for mask in masks)
+
+
+def _acts_by_old_rules(layer: MaskMerge, masks: Sequence[Config | None]) -> bool:
+    """Return whether a merge of inputs with these masks gives anything else than in Keras 3."""
+    by_mask = type(layer).__name__ in _BY_MASK and layer.mask_mode != "or"
+    return any(masks) and (by_mask or layer.mask_mode == "drop" or _joins_by_and(layer, masks))
+
+
 def _require_keras_masks(model: Any) -> None:
-    """Raise ValueError if a mask was passed to a layer whose call takes none in Keras."""
+    """Raise ValueError if a layer's call gets a mask and takes none in Keras, or makes one that Keras drops."""
     for node in model.graph.nodes:
+        if getattr(node.layer, "masks_within", False) and not node.layer.makes_mask:
+            raise ValueError(
+                f"{describe(node.layer.layer)} makes a mask within {describe(node.layer)}, which Keras drops: make the "
+                "mask by a layer before it"
+            )
         name = type(node.layer).__name__
         own = "mask" in signature(type(node.layer).call).parameters
         if any(node.masks) and name not in _TAKE_MASK and not own and not hasattr(node.layer, "layers"):
@@ -111,6 +157,7 @@ class _Masks:
 
     def __init__(self, graph: Any, entries: Sequence[Config]) -> None:
         self.operations: list[Config] = []
+        self.by_old_rules: set[Any] = set()
         self._known: dict[KerasTensor, Config | None] = {}
         self._taken = {entry["name"] for entry in entries}
         kept, named = set(graph.nodes), {layer.name: layer for layer in graph.layers}
@@ -128,28 +175,36 @@ class _Masks:
         given = explicit if isinstance(explicit, list) else [explicit]
         masks = [self._known.get(tensor) for tensor in node.inputs]
         masks = masks if explicit is None else [own or mask for own, mask in zip(given, masks, strict=True)]
+        if isinstance(node.layer, MaskMerge) and _acts_by_old_rules(node.layer, masks):
+            self.by_old_rules.add(node.layer)
         if any(masks) and (name in _TAKE_MASK or hasattr(node.layer, "layers")):
             call["kwargs"] = call["kwargs"] | {"mask": masks if node.layer.takes_list else masks[0]}
         if not any(tensor.mask_source is not None for tensor in node.outputs) or hasattr(node.layer, "layers"):
             return
         given = call["args"][0] if node.layer.takes_list else call["args"]
-        found = self._output(name, node.layer, given, masks)
+        found = self._output(node.layer, given, masks)
+        if name == "TimeDistributed":
+            for _ in range(node.outputs[0].mask_axes, max(node.mask_axes)):
+                found = self._make("Any", found, axis=-1, keepdims=False)
         self._known |= {tensor: found for tensor in node.outputs if tensor.mask_source is not None}
 
-    def _output(self, name: str, layer: Any, given: list[Config], masks: list[Config | None]) -> Config | None:
+    def _output(self, layer: Any, given: list[Config], masks: list[Config | None]) -> Config | None:
+        while type(layer).__name__ == "TimeDistributed" and layer.makes_mask:
+            layer = layer.layer
+        name = type(layer).__name__
         if name == "Embedding" and layer.makes_mask:
             return self._make("NotEqual", given[0], 0)
         if name == "Masking":
             return self._make("Any", self._make("NotEqual", given[0], layer.mask_value), axis=-1, keepdims=False)
         if name == "Concatenate":
-            return self._concatenated(layer.axis, given, masks)
+            return self._concatenated(layer, given, masks)
         present = [mask for mask in masks if mask is not None]
         found = present[0] if present else None
         for mask in present[1:] if name in _MERGING else ():
-            found = self._make("LogicalOr", found, mask)
+            found = self._make("LogicalAnd" if _joins_by_and(layer, masks) else "LogicalOr", found, mask)
         return found
 
-    def _concatenated(self, axis: int, given: list[Config], masks: list[Config | None]) -> Config:
+    def _concatenated(self, layer: layers.Concatenate, given: list[Config], masks: list[Config | None]) -> Config:
         wide = []
         for tensor, mask in zip(given, masks, strict=True):
             if mask is None:
@@ -157,7 +212,8 @@ class _Masks:
             else:
                 zeros = self._make("ZerosLike", tensor, dtype="bool")
                 wide.append(self._make("LogicalOr", self._make("ExpandDims", mask, axis=-1), zeros))
-        return self._make("Any", self._make("Concatenate", wide, axis=axis), axis=-1, keepdims=False)
+        joined = self._make("Concatenate", wide, axis=layer.axis)
+        return self._make("All" if _joins_by_and(layer, masks) else "Any", joined, axis=-1, keepdims=False)
 
     def _make(self, class_name: str, *args: Any, **config: Any) -> Config:
         """Add an operation; return its output."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastmask.saving.atomic import replacing
 from fastmask.saving.errors import FileFormatError, reading
+from fastmask.saving.zipped import content_of
 
 Array = NDArray[Any]
 _TREE, _REFERENCE = "tree", "__array__"
@@ -53,11 +54,9 @@ def read(path: Path) -> Any:
     size = path.stat().st_size
     with reading(path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise FileFormatError("its members must be stored as they are")
         if sum(member.file_size for member in members) > size:
             raise FileFormatError(f"its members claim more than the {size} bytes of the file")
-        found = {member.filename: _array(archive.read(member)) for member in members}
+        found = {member.filename: _array(content_of(archive, member, size)) for member in members}
         return json.loads(found[f"{_TREE}.npy"].tobytes(), object_hook=lambda value: _resolved(value, found))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from fastmask.torch._ways import INSTEAD
+
 _FLOATS = (torch.float32, torch.float64)
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -16,7 +18,9 @@ def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) ->
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}.")
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
-        raise ValueError(f"{name}: expected a dense tensor on the CPU, got {tensor.layout} on {tensor.device}.")
+        raise ValueError(
+            f"{name}: expected a dense tensor on the CPU, got {tensor.layout} on {tensor.device}. {INSTEAD}"
+        )
     if tensor.dtype not in _FLOATS:
         raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {tensor.dtype}.")
     if dtype is not None and tensor.dtype != dtype:

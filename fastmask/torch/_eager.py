@@ -1,4 +1,5 @@
-"""Calls outside of torch.compile, as autograd functions: 15 us a call, custom operators of PyTorch 2.13 cost 150."""
+"""Calls that nothing but autograd watches, as autograd functions: 15 us a call, custom operators of PyTorch 2.13 cost
+150. What else watches them, such as ``torch.vmap``, or records gradients of gradients, sees PyTorch's own operators."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastmask import kernels
 from fastmask.ops._products import segment_sum
 from fastmask.packing import Packing, take_rows
 from fastmask.stored import stored_property
+from fastmask.torch import _plain
 from fastmask.torch._checks import differentiable
 from fastmask.torch._tape import Gradients, Inputs, Job, Outputs, Spec, as_array, forward, taped_forward
+from fastmask.torch._ways import Way, differentiate_plainly, values_of, way
 
 Indices = NDArray[np.int64]
 
@@ -32,9 +34,10 @@ class _Recurrent(torch.autograd.Function):
         return (sequence, *states)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_sequence: Tensor | None, *d_states: Tensor | None) -> Gradients:
         *tensors, sequence = ctx.saved_tensors
+        if differentiate_plainly((d_sequence, *d_states)):
+            return None, *_plain.gradients(ctx.tape.job, _inputs(tensors), d_sequence, d_states)
         return None, *ctx.tape.gradients(_inputs(tensors), sequence, d_sequence, d_states)
 
 
@@ -45,9 +48,11 @@ def _inputs(tensors: Any) -> Inputs:
 
 def recurrent(job: Job, inputs: Inputs, recorded: bool) -> Outputs:
     """Run a layer; with ``recorded`` PyTorch records it."""
+    if way(inputs.tensors) is not Way.KERNELS:
+        return _plain.run(job, inputs)
     if not recorded:
         return forward(job, inputs)
-    sequence, *states = _Recurrent.apply(job, inputs.values, *inputs.weights, *inputs.states)
+    sequence, *states = _Recurrent.apply(job, *inputs.tensors)
     return sequence, tuple(states)
 
 
@@ -60,8 +65,9 @@ class _TakeRows(torch.autograd.Function):
         return torch.from_numpy(take_rows(as_array(source), index))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None, None]:
+        if differentiate_plainly((d,)):
+            return _plain.sum_rows(d, ctx.index, ctx.count), None, None
         rows = np.ascontiguousarray(as_array(d))
         if ctx.inverse is not None:
             return torch.from_numpy(take_rows(rows, ctx.inverse)), None, None
@@ -70,6 +76,8 @@ class _TakeRows(torch.autograd.Function):
 
 def take(source: Tensor, index: Indices, inverse: Indices | None) -> Tensor:
     """Rows (m, F) of ``source`` (n, F) by an index (m,); zeros where it is -1."""
+    if way((source,)) is not Way.KERNELS:
+        return _plain.take(source, index)
     if not differentiable((source,)):
         return torch.from_numpy(take_rows(as_array(source), index))
     rows: Tensor = _TakeRows.apply(source, index, inverse)
@@ -93,13 +101,13 @@ class EagerPlan:
     @classmethod
     def from_mask(cls, mask: Tensor, time_major: bool = False) -> EagerPlan:
         """The plan of a mask (B, T), or (T, B) if ``time_major``."""
-        grid = as_array(mask)
+        grid = values_of("mask", mask)
         return cls(Packing.from_mask(grid.T if time_major else grid), time_major)
 
     @classmethod
     def from_lengths(cls, lengths: Tensor, steps: int, time_major: bool = False) -> EagerPlan:
         """The plan of rows whose first ``lengths[b]`` of ``steps`` steps count."""
-        return cls(Packing.from_lengths(as_array(lengths), steps), time_major)
+        return cls(Packing.from_lengths(values_of("lengths", lengths), steps), time_major)
 
     @classmethod
     def full(cls, batch: int, steps: int, time_major: bool = False) -> EagerPlan:
@@ -109,8 +117,8 @@ class EagerPlan:
     @classmethod
     def from_batch_sizes(cls, batch_sizes: Tensor, sorted_indices: Tensor | None) -> EagerPlan:
         """The plan of a ``torch.nn.utils.rnn.PackedSequence``."""
-        order = None if sorted_indices is None else as_array(sorted_indices)
-        return cls(Packing.from_batch_sizes(as_array(batch_sizes), order))
+        order = None if sorted_indices is None else values_of("sorted_indices", sorted_indices)
+        return cls(Packing.from_batch_sizes(values_of("batch_sizes", batch_sizes), order))
 
     @property
     def batch_size(self) -> int:
@@ -172,4 +180,5 @@ class EagerPlan:
 
     def run(self, spec: Spec, inputs: Inputs, recorded: bool, index: Tensor | None = None) -> Outputs:
         """Run a layer on packed values."""
-        return recurrent(Job(spec, self.packing, None if index is None else as_array(index)), inputs, recorded)
+        places = None if index is None else values_of("index", index)
+        return recurrent(Job(spec, self.packing, places), inputs, recorded)

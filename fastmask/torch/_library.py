@@ -7,19 +7,25 @@ backward pass came or not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from fastmask import kernels
 from fastmask.ops._embedding import distinct_ids
 from fastmask.ops._products import segment_sum
 from fastmask.packing import Packing, take_rows
-from fastmask.torch._tape import STATES, Inputs, Job, Spec, Tape, as_array, forward, taped_forward
+from fastmask.torch import _plain
+from fastmask.torch._tape import STATES, Gradients, Inputs, Job, Spec, Tape, as_array, forward, taped_forward
+from fastmask.torch._ways import INSTEAD, check_no_tangents, differentiate_plainly, refuse, values_of
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _tapes: dict[int, Tape] = {}
 _numbers = count(1)
@@ -38,6 +44,42 @@ class _Ticket:
         _tapes.pop(self._number, None)
 
 
+class _UnknownSize(DynamicOutputShapeException):
+    """What torch.compile takes for its own exception, with words for the reader of a traceback."""
+
+    def __str__(self) -> str:
+        return (
+            "mask, lengths: expected none for fake tensors without a ShapeEnv, as the number of steps that count is "
+            f"not known of them. {INSTEAD}"
+        )
+
+
+def _dynamic_sizes(count: int) -> list[Any]:
+    try:
+        return [torch.library.get_ctx().new_dynamic_size() for _ in range(count)]
+    except DynamicOutputShapeException as error:
+        raise _UnknownSize(error.func) from None
+
+
+def _fake(operator: Any) -> Callable[[Function], Function]:
+    """Register the function that makes the operator's results from fake tensors.
+
+    All that records the operators calls it; the ONNX exporter cannot translate them.
+    """
+
+    def register(function: Function) -> Function:
+        @wraps(function)
+        def checked(*arguments: Any, **keywords: Any) -> Any:
+            if torch.onnx.is_in_onnx_export():
+                refuse("torch.onnx.export")
+            return function(*arguments, **keywords)
+
+        operator.register_fake(checked)
+        return function
+
+    return register
+
+
 # -- plans and rows ---------------------------------------------------------------------------------------
 
 
@@ -53,10 +95,9 @@ def plan(mask: Tensor, repeat: bool, flipped: bool) -> tuple[Tensor, Tensor, Ten
     return steps, order, positions, cells, shown_positions, shown
 
 
-@plan.register_fake
+@_fake(plan)
 def _(mask: Tensor, repeat: bool, flipped: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    context = torch.library.get_ctx()
-    steps, tokens = context.new_dynamic_size(), context.new_dynamic_size()
+    steps, tokens = _dynamic_sizes(2)
     sizes = (steps, mask.shape[0], tokens, mask.numel(), tokens, mask.numel())
     a, b, c, d, e, f = (mask.new_empty(size, dtype=torch.int64) for size in sizes)
     return a, b, c, d, e, f
@@ -68,9 +109,9 @@ def sorted_order(batch_sizes: Tensor) -> Tensor:
     return torch.arange(int(batch_sizes[0]) if batch_sizes.numel() else 0)
 
 
-@sorted_order.register_fake
+@_fake(sorted_order)
 def _(batch_sizes: Tensor) -> Tensor:
-    return batch_sizes.new_empty(torch.library.get_ctx().new_dynamic_size())
+    return batch_sizes.new_empty(_dynamic_sizes(1)[0])
 
 
 @torch.library.custom_op("fastmask::take_rows", mutates_args=())
@@ -79,7 +120,7 @@ def take(source: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
     return torch.from_numpy(take_rows(as_array(source), as_array(index)))
 
 
-@take.register_fake
+@_fake(take)
 def _(source: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
     return source.new_empty((index.shape[0], source.shape[1]))
 
@@ -91,7 +132,7 @@ def sum_rows(rows: Tensor, index: Tensor, count: int) -> Tensor:
     return torch.from_numpy(segment_sum(kernels.module(array.dtype), array, as_array(index), count))
 
 
-@sum_rows.register_fake
+@_fake(sum_rows)
 def _(rows: Tensor, index: Tensor, count: int) -> Tensor:
     return rows.new_empty((count, rows.shape[1]))
 
@@ -112,6 +153,17 @@ def _take_backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
 take.register_autograd(_take_backward, setup_context=_save_take)
 
 
+def _save_sum(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _sum_backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
+    return take(d, ctx.saved_tensors[0], None), None, None
+
+
+sum_rows.register_autograd(_sum_backward, setup_context=_save_sum)
+
+
 @torch.library.custom_op("fastmask::reverse_rows", mutates_args=())
 def reverse(values: Tensor, batch_sizes: Tensor) -> Tensor:
     """Packed values (N, H) in the opposite order of time."""
@@ -119,7 +171,7 @@ def reverse(values: Tensor, batch_sizes: Tensor) -> Tensor:
     return torch.from_numpy(take_rows(as_array(values), packing.reverse))
 
 
-@reverse.register_fake
+@_fake(reverse)
 def _(values: Tensor, batch_sizes: Tensor) -> Tensor:
     return values.new_empty(values.shape)
 
@@ -142,9 +194,9 @@ def distinct(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(unique), torch.from_numpy(index)
 
 
-@distinct.register_fake
+@_fake(distinct)
 def _(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    size = torch.library.get_ctx().new_dynamic_size()
+    size = _dynamic_sizes(1)[0]
     return ids.new_empty(size, dtype=torch.int64), ids.new_empty(ids.shape, dtype=torch.int64)
 
 
@@ -152,6 +204,7 @@ def _(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
 
 
 def _job(spec: Spec, index: Tensor | None, batch_sizes: Tensor, sorted_indices: Tensor) -> Job:
+    check_no_tangents()
     packing = Packing.from_batch_sizes(as_array(batch_sizes), as_array(sorted_indices))
     return Job(spec, packing, None if index is None else as_array(index))
 
@@ -178,7 +231,7 @@ def recurrent(
     return nothing if sequence is None else sequence, states[0], c_out, handle
 
 
-@recurrent.register_fake
+@_fake(recurrent)
 def _(
     values: Tensor, kernel: Tensor, recurrent_kernel: Tensor, bias: Tensor | None, recurrent_bias: Tensor | None,
     h: Tensor | None, c: Tensor | None, index: Tensor | None, batch_sizes: Tensor, sorted_indices: Tensor,
@@ -220,7 +273,7 @@ def recurrent_backward(
     return [gradient for gradient in gradients if gradient is not None]
 
 
-@recurrent_backward.register_fake
+@_fake(recurrent_backward)
 def _(
     handle: Tensor, sequence: Tensor | None, d_sequence: Tensor | None, d_h: Tensor | None, d_c: Tensor | None,
     values: Tensor, kernel: Tensor, recurrent_kernel: Tensor, bias: Tensor | None, recurrent_bias: Tensor | None,
@@ -245,11 +298,24 @@ def _recurrent_backward(
     ctx: Any, d_sequence: Tensor | None, d_h: Tensor | None, d_c: Tensor | None, d_handle: None
 ) -> tuple[Tensor | None, ...]:
     *tensors, sequence, handle = ctx.saved_tensors
-    if not ctx.spec[-1]:
+    spec = Spec(*ctx.spec)
+    if not spec.return_sequences:
         sequence = d_sequence = None
-    gradients = iter(recurrent_backward(handle, sequence, d_sequence, d_h, d_c, *tensors, *ctx.spec))
-    found = [None if tensor is None else next(gradients) for tensor in tensors[:_DIFFERENTIABLE]]
-    return (*found, *(None,) * (3 + 1 + len(ctx.spec)))
+    if differentiate_plainly((d_sequence, d_h, d_c)):
+        found = _plain_gradients(spec, tensors, d_sequence, (d_h, d_c)[: STATES[spec.cell]])
+    else:
+        present = iter(recurrent_backward(handle, sequence, d_sequence, d_h, d_c, *tensors, *spec))
+        found = tuple(None if tensor is None else next(present) for tensor in tensors[:_DIFFERENTIABLE])
+    return (*found, *(None,) * (_DIFFERENTIABLE + 3 + 1 + len(spec) - len(found)))
+
+
+def _plain_gradients(
+    spec: Spec, tensors: Sequence[Any], d_sequence: Tensor | None, d_states: Sequence[Tensor | None]
+) -> Gradients:
+    index, *plan = tensors[_DIFFERENTIABLE:]
+    packing = Packing.from_batch_sizes(*(values_of("batch_sizes, sorted_indices", tensor) for tensor in plan))
+    job = Job(spec, packing, None if index is None else values_of("index", index))
+    return _plain.gradients(job, _inputs(tensors[:_DIFFERENTIABLE]), d_sequence, d_states)
 
 
 recurrent.register_autograd(_recurrent_backward, setup_context=_save_recurrent)

@@ -12,6 +12,7 @@ from fastmask.torch._checks import check_mask
 from fastmask.torch._eager import EagerPlan
 from fastmask.torch._tape import Inputs, Outputs, Spec
 from fastmask.torch._traced import TracedPlan
+from fastmask.torch._ways import Way
 
 
 class Plan(Protocol):
@@ -49,12 +50,13 @@ class Plan(Protocol):
         ...
 
 
-def _plan_type() -> type[EagerPlan] | type[TracedPlan]:
-    return TracedPlan if torch.compiler.is_compiling() else EagerPlan
+def _plan_type(found: Way) -> type[EagerPlan] | type[TracedPlan]:
+    return TracedPlan if found is Way.OPERATORS else EagerPlan
 
 
 def padded_plan(
-    shape: Sequence[int], mask: Tensor | None, lengths: Tensor | Sequence[int] | None, time_major: bool = False
+    found: Way, shape: Sequence[int], mask: Tensor | None, lengths: Tensor | Sequence[int] | None,
+    time_major: bool = False,
 ) -> Plan:
     """The plan of padded tensors whose first two dimensions are ``shape``; the mask has this shape, too."""
     steps, batch = shape if time_major else (shape[1], shape[0])
@@ -62,10 +64,10 @@ def padded_plan(
         raise ValueError("mask, lengths: expected one of them, got both.")
     if mask is not None:
         check_mask(mask, shape)
-        return _plan_type().from_mask(mask, time_major)
+        return _plan_type(found).from_mask(mask, time_major)
     if lengths is not None:
-        return _plan_type().from_lengths(_checked_lengths(lengths, batch), steps, time_major)
-    return _plan_type().full(batch, steps, time_major)
+        return _plan_type(found).from_lengths(_checked_lengths(lengths, batch), steps, time_major)
+    return _plan_type(found).full(batch, steps, time_major)
 
 
 def _checked_lengths(lengths: Tensor | Sequence[int], batch: int) -> Tensor:
@@ -79,6 +81,6 @@ def _checked_lengths(lengths: Tensor | Sequence[int], batch: int) -> Tensor:
     return tensor.to(torch.int64)
 
 
-def packed_plan(batch_sizes: Tensor, sorted_indices: Tensor | None) -> Plan:
+def packed_plan(found: Way, batch_sizes: Tensor, sorted_indices: Tensor | None) -> Plan:
     """The plan of a ``torch.nn.utils.rnn.PackedSequence``."""
-    return _plan_type().from_batch_sizes(batch_sizes, sorted_indices)
+    return _plan_type(found).from_batch_sizes(batch_sizes, sorted_indices)

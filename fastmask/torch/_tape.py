@@ -59,6 +59,11 @@ class Inputs(NamedTuple):
     weights: tuple[Tensor | None, ...]
     states: tuple[Tensor, ...]
 
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All of them."""
+        return (self.values, *self.weights, *self.states)
+
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
     """The memory of a tensor as an array."""
@@ -104,7 +109,7 @@ class Tape:
     def __init__(
         self, job: Job, pullback: Callable[..., RecurrentGradients] | None, read: Sequence[Tensor | None]
     ) -> None:
-        self._job = job
+        self.job = job
         self._pullback = pullback
         self._addresses = _addresses(read)
 
@@ -119,9 +124,9 @@ class Tape:
         """
         pullback, self._pullback = self._pullback, None
         if pullback is None or self._addresses != _addresses(_read(inputs, sequence)):
-            pullback = _call(_vjp(self._job), self._job, inputs)[1]
+            pullback = _call(_vjp(self.job), self.job, inputs)[1]
         d_values = None if d_sequence is None else as_array(d_sequence)
-        spec = self._job.spec
+        spec = self.job.spec
         gradients = pullback(d_values, tuple(None if d is None else as_array(d) for d in d_states))
         weights = layout_gradients(spec.cell, spec.layout, gradients)
         arrays = (gradients.inputs, *weights, *(gradients.initial_state or ()))
@@ -134,7 +139,7 @@ def _vjp(job: Job) -> Callable[..., Any]:
 
 
 def _read(inputs: Inputs, sequence: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (inputs.values, *inputs.weights, *inputs.states, sequence)
+    return (*inputs.tensors, sequence)
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
 from fastmask.ops._embedding import distinct_ids
@@ -16,6 +15,7 @@ from fastmask.torch._checks import check_tensor
 from fastmask.torch._plan import packed_plan, padded_plan
 from fastmask.torch._rows import PackedRows
 from fastmask.torch._tape import as_array
+from fastmask.torch._ways import Unscriptable, Way, way
 
 __all__ = ["Embedding"]
 
@@ -30,7 +30,6 @@ class _DistinctRows(torch.autograd.Function):
         return weight.index_select(0, unique)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         (unique,) = ctx.saved_tensors
         if ctx.padding is not None:
@@ -38,7 +37,7 @@ class _DistinctRows(torch.autograd.Function):
             unique, d = unique[kept], d[kept]
         if ctx.sparse:
             return torch.sparse_coo_tensor(unique[None], d, ctx.shape, check_invariants=False), None, None, None
-        return d.new_zeros(ctx.shape).index_copy_(0, unique, d), None, None, None
+        return d.new_zeros(ctx.shape).index_copy(0, unique, d), None, None, None
 
 
 def _check_ids(ids: Tensor) -> None:
@@ -50,7 +49,7 @@ def _check_ids(ids: Tensor) -> None:
         raise ValueError(f"input: expected ids on the CPU, got {ids.device}.")
 
 
-class Embedding(torch.nn.Embedding):
+class Embedding(Unscriptable, torch.nn.Embedding):
     """:class:`torch.nn.Embedding` that reads and differentiates each distinct row of a batch once.
 
     Constructor arguments, ``weight``, initialisation, ``from_pretrained`` and state dicts are those of
@@ -94,27 +93,35 @@ class Embedding(torch.nn.Embedding):
             Where an id that counts is out of range.
         TypeError, ValueError
             Where a tensor has another dtype, device or shape.
+        RuntimeError
+            Where the call is recorded by TorchScript, an ONNX exporter or ``torch.fx.symbolic_trace``.
         """
+        ids = input.data if isinstance(input, PackedSequence) else input
+        found = way((ids, mask, lengths, self.weight))
         check_tensor("weight", self.weight)
-        _check_ids(input.data if isinstance(input, PackedSequence) else input)
+        _check_ids(ids)
         if isinstance(input, PackedSequence):
             if mask is not None or lengths is not None:
                 raise ValueError("mask, lengths: expected neither with packed ids, which say what counts.")
-            plan = packed_plan(input.batch_sizes, input.sorted_indices)
-            rows, index = self._distinct(input.data)
+            plan = packed_plan(found, input.batch_sizes, input.sorted_indices)
+            rows, index = self._distinct(found, ids)
             return PackedRows(rows, index, plan, tuple(input[1:]))
         if mask is None and lengths is None:
-            rows, index = self._distinct(input.reshape(-1))
-            return rows.index_select(0, index).view(*input.shape, self.embedding_dim)
-        if input.dim() != 2:
-            raise ValueError(f"input: expected ids (batch, steps), got shape {tuple(input.shape)}.")
-        plan = padded_plan(input.shape, mask, lengths)
-        rows, index = self._distinct(plan.pack(input[:, :, None]).reshape(-1))
+            rows, index = self._distinct(found, ids.reshape(-1))
+            return rows.index_select(0, index).view(*ids.shape, self.embedding_dim)
+        if ids.dim() != 2:
+            raise ValueError(f"input: expected ids (batch, steps), got shape {tuple(ids.shape)}.")
+        plan = padded_plan(found, ids.shape, mask, lengths)
+        rows, index = self._distinct(found, plan.pack(ids[:, :, None]).reshape(-1))
         return PackedRows(rows, index, plan, None)
 
-    def _distinct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling():
+    def _distinct(self, found: Way, ids: Tensor) -> tuple[Tensor, Tensor]:
+        if found is Way.KERNELS:
+            unique, index = (torch.from_numpy(array) for array in distinct_ids(as_array(ids), self.num_embeddings))
+            return _DistinctRows.apply(self.weight, unique, self.padding_idx, self.sparse), index
+        if torch.compiler.is_compiling() and found is Way.OPERATORS:
             unique, index = _library.distinct(ids, self.num_embeddings)
-            return torch.nn.functional.embedding(unique, self.weight, self.padding_idx, sparse=self.sparse), index
-        unique, index = (torch.from_numpy(array) for array in distinct_ids(as_array(ids), self.num_embeddings))
-        return _DistinctRows.apply(self.weight, unique, self.padding_idx, self.sparse), index
+        else:
+            # Which ids are distinct is not known of fake tensors, or of all samples within torch.vmap.
+            unique, index = ids, torch.arange(ids.shape[0])
+        return torch.nn.functional.embedding(unique, self.weight, self.padding_idx, sparse=self.sparse), index

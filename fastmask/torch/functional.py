@@ -2,7 +2,7 @@
 
 Each function takes a batch (B, T, F) and a mask (B, T), computes the valid steps only, and is differentiable in all
 its float tensors. Tensors are dense, on the CPU, all float32 or all float64; under autocast those of half precision
-are widened to float32. Gradients of gradients are refused.
+are widened to float32. Gradients of gradients, and transforms such as ``torch.vmap``, run in PyTorch's own operators.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fastmask.ops._activations import recurrent_code
 from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
 from fastmask.torch._plan import padded_plan
 from fastmask.torch._tape import STATES, Inputs, Spec
+from fastmask.torch._ways import way
 
 __all__ = ["gru", "lstm", "simple_rnn"]
 Result = tuple[Tensor | None, tuple[Tensor, ...]]
@@ -61,6 +63,8 @@ def lstm(
     ------
     TypeError, ValueError
         Where a tensor has another dtype, device or shape, or a name is unknown.
+    RuntimeError
+        Where the call is recorded by TorchScript or an ONNX exporter.
     """
     spec = Spec("lstm", "keras", activation or "linear", recurrent_activation or "linear", True, go_backwards,
                 return_sequences)
@@ -124,8 +128,8 @@ def _run(
     mask: Tensor | None, repeat: bool,
 ) -> Result:
     inputs = _checked(spec, x, weights, initial_state)
-    plan = padded_plan(x.shape[:2], mask, None)
-    recorded = differentiable((inputs.values, *inputs.weights, *inputs.states))
+    plan = padded_plan(way((*inputs.tensors, mask)), x.shape[:2], mask, None)
+    recorded = differentiable(inputs.tensors)
     values, states = plan.run(spec, inputs._replace(values=plan.pack(inputs.values)), recorded)
     if values is None:
         return None, states
@@ -135,6 +139,8 @@ def _run(
 def _checked(
     spec: Spec, x: Tensor, weights: tuple[Tensor, Tensor, Tensor | None], initial_state: Sequence[Tensor] | None
 ) -> Inputs:
+    recurrent_code("activation", spec.activation)
+    recurrent_code("recurrent_activation", spec.recurrent_activation)
     states = () if initial_state is None else tuple(initial_state)
     if initial_state is not None and len(states) != STATES[spec.cell]:
         raise ValueError(f"initial_state: expected {STATES[spec.cell]} tensors, got {len(states)}.")

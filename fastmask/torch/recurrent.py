@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -13,12 +14,13 @@ from fastmask.torch._checks import check_shape, check_tensor, differentiable, wi
 from fastmask.torch._plan import Plan, packed_plan, padded_plan
 from fastmask.torch._rows import PackedRows
 from fastmask.torch._tape import STATES, Inputs, Spec
+from fastmask.torch._ways import Unscriptable, Way, way
 
 __all__ = ["GRU", "LSTM", "RNN"]
 States = tuple[Tensor, ...]
 
 
-class Recurrent(torch.nn.RNNBase):
+class Recurrent(Unscriptable, torch.nn.RNNBase):
     """What the three layers share. They are ``torch.nn.RNNBase``, but not ``torch.nn.LSTM`` and its relatives:
     torch.compile refuses these by their class."""
 
@@ -67,10 +69,14 @@ class Recurrent(torch.nn.RNNBase):
         ------
         TypeError, ValueError
             Where a tensor has another dtype, device or shape.
+        RuntimeError
+            Where the call is recorded by TorchScript, an ONNX exporter or ``torch.fx.symbolic_trace``.
         """
-        weights = [[widen(weight) for weight in layer] for layer in self.all_weights]
+        parameters = self.all_weights
+        found = way(_read(input, hx, mask, lengths, parameters))
+        weights = [[widen(weight) for weight in layer] for layer in parameters]
         single = isinstance(input, Tensor) and input.dim() == 2
-        plan, values, index = self._packed(input, mask, lengths)
+        plan, values, index = self._packed(found, input, mask, lengths)
         self._check(values, weights)
         states = self._initial_states(hx, plan.batch_size, single, values.dtype)
         output, finals = self._run_layers(plan, values, index, weights, states)
@@ -85,14 +91,14 @@ class Recurrent(torch.nn.RNNBase):
         padded = plan.unpack(output)
         return (padded.squeeze(0 if self.batch_first else 1) if single else padded), hidden
 
-    def _packed(self, input: Any, mask: Any, lengths: Any) -> tuple[Plan, Tensor, Any]:
+    def _packed(self, found: Way, input: Any, mask: Any, lengths: Any) -> tuple[Plan, Tensor, Any]:
         """The plan, the values, and the index of the tokens among them."""
         if isinstance(input, (PackedSequence, PackedRows)):
             if mask is not None or lengths is not None:
                 raise ValueError("mask, lengths: expected neither with packed input, which says what counts.")
             if isinstance(input, PackedRows):
                 return input.plan.with_time_major(not self.batch_first), widen(input.rows), input.index
-            return packed_plan(input.batch_sizes, input.sorted_indices), widen(input.data), None
+            return packed_plan(found, input.batch_sizes, input.sorted_indices), widen(input.data), None
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a tensor, PackedSequence or PackedRows, got {type(input).__name__}.")
         x = widen(input)
@@ -103,7 +109,7 @@ class Recurrent(torch.nn.RNNBase):
         if x.dim() != 3:
             raise ValueError(f"input: expected 2 or 3 dimensions, got shape {tuple(input.shape)}.")
         check_tensor("input", x)
-        plan = padded_plan(x.shape[:2], mask, lengths, not self.batch_first)
+        plan = padded_plan(found, x.shape[:2], mask, lengths, not self.batch_first)
         return plan, plan.pack(x), None
 
     def _check(self, values: Tensor, weights: list[list[Tensor]]) -> None:
@@ -140,7 +146,7 @@ class Recurrent(torch.nn.RNNBase):
             for direction in range(directions):
                 run = layer * directions + direction
                 inputs = Inputs(values, (*weights[run], None, None)[:4], states[run])
-                recorded = differentiable((values, *inputs.weights, *inputs.states))
+                recorded = differentiable(inputs.tensors)
                 sequence, final = plan.run(self._spec(direction == 1), inputs, recorded, index)
                 outputs.append(plan.reverse(sequence) if direction else sequence)
                 finals.append(final)
@@ -152,6 +158,14 @@ class Recurrent(torch.nn.RNNBase):
     def _spec(self, go_backwards: bool) -> Spec:
         activation = "relu" if self.mode == "RNN_RELU" else "tanh"
         return Spec(self._cell, "torch", activation, "sigmoid", True, go_backwards, True)
+
+
+def _read(input: Any, hx: Any, mask: Any, lengths: Any, weights: list[list[Tensor]]) -> Iterator[Any]:
+    """What a call may find tensors among."""
+    yield input.rows if isinstance(input, PackedRows) else input[0] if isinstance(input, tuple) else input
+    yield from hx if isinstance(hx, (tuple, list)) else (hx,)
+    yield from (mask, lengths)
+    yield from chain.from_iterable(weights)
 
 
 def _stack(states: States) -> Tensor:

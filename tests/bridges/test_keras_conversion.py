@@ -137,6 +137,27 @@ def test_what_fastmask_has_not_is_named():
         old.to_keras()
 
 
+def test_masks_by_the_rules_of_old_keras_are_refused(tmp_path):
+    """By `to_keras`, and by Keras in files; where a rule changes nothing, both take the model."""
+
+    def model(first, second, **options):
+        sources = {"ids": fm.layers.Embedding(9, 2, mask_zero=True)(ids), "sounds": sounds}
+        merged = fm.layers.Add(mask_mode="and")([sources[first], sources[second]])
+        inner = fm.layers.LSTM(2, return_sequences=True)
+        return fm.Model([ids, sounds], fm.layers.Bidirectional(inner, **options)(merged))
+
+    ids, sounds = fm.Input((5,), dtype="int32"), fm.Input((5, 2))
+    for old in (model("ids", "sounds"), model("ids", "ids", zero_output_for_mask=False)):
+        with pytest.raises(ValueError, match="must do to masks what Keras 3 does"):
+            old.to_keras()
+        old.save(tmp_path / "old.keras")
+        with pytest.raises(Exception, match=r"mask_mode|zero_output_for_mask"):
+            keras.models.load_model(tmp_path / "old.keras")
+    x = [np.array([[1, 2, 0, 3, 0], [0, 0, 1, 2, 3]]), np.zeros((2, 5, 2), np.float32)]
+    for same in (model("ids", "ids"), model("sounds", "sounds", zero_output_for_mask=False)):
+        assert_close(same.predict(x, verbose=0), same.to_keras().predict(x, verbose=0))
+
+
 def test_accelerated_models_are_carried_over_as_well():
     model = of_keras("tagger")
     fk.accelerate(model)

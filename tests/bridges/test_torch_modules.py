@@ -316,3 +316,19 @@ class TestErrors:
         for sizes in ([1, 2, 1], [5, 5], [0], [5, -1]):
             with pytest.raises(ValueError, match=r"batch_sizes|sorted_indices|values"):
                 self.module(PackedSequence(good.data, torch.tensor(sizes), good.sorted_indices))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_results_share_no_memory_with_states(cell, bidirectional, given, training):
+    """Whoever changes one of them in place changes no other, nor what was passed in."""
+    for layers, (batch, time) in ((1, (1, 1)), (2, (5, 6))):
+        _, module = make_pair(cell, 3, 4, num_layers=layers, bidirectional=bidirectional, batch_first=True)
+        hx = initial_states(module, batch) if given else None
+        x = torch.randn(batch, time, 3, dtype=torch.float64)
+        with torch.set_grad_enabled(training):
+            arrays = [*flat(module(x, hx)), x, *(hx if isinstance(hx, tuple) else (hx,) if given else ())]
+        places = [array.untyped_storage().data_ptr() for array in arrays]
+        assert len(set(places)) == len(places)

@@ -35,6 +35,7 @@ RECORDINGS = {  # file name: (module in recording/, function, Keras backend)
     "losses": ("losses", "record_losses", "tensorflow"),
     "optimizers": ("optimizers", "record_optimizers", "tensorflow"),
     "metrics": ("metrics", "record_metrics", "tensorflow"),
+    "shapes": ("shapes", "record_shapes", "tensorflow"),
     "objectives": ("objectives", "record_objectives", "tensorflow"),
     "training": ("training", "record_training", "tensorflow"),
     "training_float32": ("training", "record_training_float32", "torch"),

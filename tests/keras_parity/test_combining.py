@@ -116,6 +116,25 @@ def test_padded(name, dtype):
     assert_weights(layer, gradients, case, atol)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [n for n in CASES if CASES[n]["several"] and CASES[n]["config"].get("axis") != 1])
+def test_padded_under_masks_of_their_own(name, dtype):
+    """An entry is read where the output is valid, whatever its own mask says, and nowhere else."""
+    case, atol = CASES[name], tolerance(name, dtype)
+    layer, attends = make(case, dtype), case["layer"] == "Attention"
+    valid = case["output_mask"]
+    seen = np.ones(case["outputs"][0].shape[:2], bool) if valid is None else valid
+    xs = [x if attends or x.ndim < 3 else np.where(seen[..., None], x, np.nan) for x in case["inputs"]]
+    y, pullback = call(layer, case, xs, mask=case["masks"])
+    for found, expected in zip(as_tuple(y), case["outputs"], strict=True):
+        assert_close(found[seen], expected[seen], atol, "output")
+    gradients = pullback(tuple(case["cotangents"]) if isinstance(y, tuple) else case["cotangents"][0])
+    for found, expected in zip(gradients.inputs, case["gradients"]["inputs"], strict=True):
+        expected = expected if attends or expected.ndim < 3 else np.where(seen[..., None], expected, 0)
+        assert_close(found, expected, 10 * atol, "gradient by an input")
+    assert_weights(layer, gradients, case, atol)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_compute_mask(name):
     case = CASES[name]

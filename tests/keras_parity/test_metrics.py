@@ -25,7 +25,7 @@ def test_updates(name, way):
     rows = zip(case["batches"], case["weights"], case["masks"], case["results"][way], strict=True)
     for (y_true, y_pred), weight, mask, expected in rows:
         metric.update_state(y_true, y_pred, weight if weighted else None, mask if masked else None)
-        np.testing.assert_allclose(metric.result(), expected, rtol=tolerance(case), atol=1e-15)
+        np.testing.assert_allclose(metric.result(), expected, rtol=tolerance(case), atol=1e-14)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -35,9 +35,8 @@ def test_valid_tokens_and_reset(name):
     for _ in range(2):
         rows = zip(case["batches"], case["weights"], case["masks"], case["results"]["both"], strict=True)
         for (y_true, y_pred), weight, mask, expected in rows:
-            steps = max(int(np.prod(y_pred.shape[1:-1])), 1)
-            metric.update_tokens(y_true[mask], y_pred[mask], weight[mask], steps)
-            np.testing.assert_allclose(metric.result(), expected, rtol=tolerance(case), atol=1e-15)
+            metric.update_tokens(y_true[mask], y_pred[mask], weight[mask])
+            np.testing.assert_allclose(metric.result(), expected, rtol=tolerance(case), atol=1e-14)
         metric.reset_state()
 
 

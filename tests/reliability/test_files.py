@@ -17,6 +17,7 @@ from helpers.runs import Interrupt, compiled, environment, fit
 import fastmask as fm
 from fastmask.callbacks import BackupAndRestore
 from fastmask.saving import FileFormatError, npz
+from fastmask.saving.atomic import replacing
 
 h5py = pytest.importorskip("h5py")
 
@@ -141,6 +142,49 @@ def test_an_error_while_writing_keeps_the_old_file(tmp_path, monkeypatch):
         model.save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def save_few_bytes(path):
+    with replacing(path) as file:
+        file.write(b"few")
+
+
+SAVES = {
+    "a.txt": save_few_bytes,
+    "a.keras": lambda path: save_small(path),
+    "a.weights.h5": lambda path: compiled(units=2).save_weights(path),
+    "a.npz": lambda path: npz.write(path, {"x": np.ones(3)}),
+}
+
+
+@POSIX
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("name", SAVES)
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(name, linked, tmp_path, monkeypatch):
+    """All of the file is flushed, then it is renamed, then the folder that names it is flushed."""
+    folder, events, fsync, replace = tmp_path / "folder", [], os.fsync, os.replace
+    folder.mkdir()
+    if linked:
+        (tmp_path / name).symlink_to(folder / name)
+
+    def note_flush(descriptor):
+        found = os.fstat(descriptor)
+        events.append(("flush", found.st_ino, None if stat.S_ISDIR(found.st_mode) else found.st_size))
+        fsync(descriptor)
+
+    def note_rename(source, target):
+        events.append(("rename", os.stat(source).st_ino, os.fspath(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_flush)
+    monkeypatch.setattr(os, "replace", note_rename)
+    SAVES[name]((tmp_path if linked else folder) / name)
+    whole = (folder / name).stat()
+    assert events == [
+        ("flush", whole.st_ino, whole.st_size),
+        ("rename", whole.st_ino, str(folder / name)),
+        ("flush", folder.stat().st_ino, None),
+    ]
 
 
 @POSIX

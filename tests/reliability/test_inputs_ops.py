@@ -114,9 +114,10 @@ def pack_call(m):
 
     def twin(x, mask, d):
         valid = np.ones(x.shape[:2], bool) if mask is None else mask != 0
-        assert valid.shape == x.shape[:2] == d.shape[:2]
+        assert valid.shape == x.shape[: valid.ndim] == d.shape[: valid.ndim]
+        assert valid.ndim >= 2
         assert mask is None or mask.dtype.kind in "biu"
-        wide = valid.reshape(*valid.shape, *(1,) * (x.ndim - 2))
+        wide = valid.reshape(*valid.shape, *(1,) * (x.ndim - valid.ndim))
         gradient = np.where(wide, d, 0)
         return named(np.where(wide, x, 0), gradient, reference.pack(d, valid))
 

@@ -1,11 +1,12 @@
 """A training that is interrupted and taken up again ends with the bits of one that was not."""
 
+import random
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from helpers.runs import EPOCHS, SOURCES, Interrupt, compiled, environment, fit, same_runs
+from helpers.runs import BATCH, EPOCHS, ROWS, SOURCES, WORDS, Interrupt, compiled, environment, fit, rows, same_runs
 
 import fastmask as fm
 from fastmask import layers, optimizers
@@ -16,6 +17,7 @@ from fastmask.callbacks import (
     ModelCheckpoint,
     ReduceLROnPlateau,
 )
+from fastmask.random import global_generator
 from fastmask.saving import FileFormatError
 
 OPTIMIZERS = sorted(
@@ -86,6 +88,84 @@ def test_callbacks_go_on(save_freq, tmp_path):
     again = resumed(tmp_path / "b", 20, callbacks=callbacks, epochs=12, validation_split=0.2, save_freq=save_freq)
     same_runs(whole, again)
     assert 2 < len(whole[1].epoch) < 12
+
+
+DRAWS = {
+    # Normal numbers come in pairs, one of which waits for the next call.
+    "Python": lambda: random.gauss(0.0, 1.0),
+    "NumPy": lambda: np.random.normal(),  # noqa: NPY002
+    "fastmask": lambda: global_generator().normal(),
+}
+
+
+class Jolt(fm.callbacks.Callback):
+    """Moves a weight at random before every batch."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def on_train_batch_begin(self, batch, logs=None):
+        with self.model.weights[-1].changing() as bias:
+            bias += np.float32(0.1 * self.draw())
+
+
+class Reordered:
+    """An iterable that draws the order of its batches, and then, on its way, the weights of their rows."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def __iter__(self):
+        x, y = rows()
+        for first in np.argsort([self.draw() for _ in range(ROWS // BATCH)]) * BATCH:
+            yield x[first : first + BATCH], y[first : first + BATCH], np.full(BATCH, 1 + abs(self.draw()))
+
+
+@pytest.mark.parametrize("save_freq", [4, "epoch"])
+@pytest.mark.parametrize("name", DRAWS)
+class TestGlobalGenerators:
+    def test_between_batches(self, name, save_freq, tmp_path):
+        def callbacks():
+            return [Jolt(DRAWS[name])]
+
+        whole = fit(compiled(), callbacks())
+        same_runs(whole, resumed(tmp_path, 11, callbacks=callbacks, save_freq=save_freq))
+
+    def test_behind_the_data(self, name, save_freq, tmp_path):
+        data = {"x": Reordered(DRAWS[name]), "y": None, "batch_size": None}
+        same_runs(fit(compiled(), **data), resumed(tmp_path, 11, save_freq=save_freq, **data))
+
+
+class Noise(layers.Layer):
+    """Adds numbers of a generator of its own while training."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.generator = np.random.default_rng(3)
+
+    def noise(self, training):
+        return np.float32(0.1 * self.generator.normal()) if training else np.float32(0)
+
+    def call(self, x, training=False):
+        return x + self.noise(training)
+
+    def vjp(self, x, training=False):
+        return x + self.noise(training), lambda dy: dy
+
+
+def test_generators_of_layers(tmp_path):
+    """Of a layer of the user's, and of dropout with a seed of its own."""
+
+    def make():
+        fm.utils.set_random_seed(5)
+        model = fm.Sequential([
+            fm.Input((None,), dtype="int32"), layers.Embedding(WORDS, 5, mask_zero=True),
+            layers.LSTM(4, dropout=0.3, seed=8), layers.Dropout(0.3, seed=9), Noise(), layers.Dense(1),
+        ])  # fmt: skip
+        model.compile("adam", "mse", metrics=["mae"])
+        return model
+
+    same_runs(fit(make()), resumed(tmp_path, 7, make))
 
 
 def test_a_stop_is_not_forgotten(tmp_path):

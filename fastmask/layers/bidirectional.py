@@ -1,102 +1,23 @@
-"""Layers around layers: TimeDistributed and Bidirectional."""
+"""Bidirectional: a recurrent layer in both directions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
+import numpy as np
+
 from fastmask.layers import checks
-from fastmask.layers.arguments import layer_dtype
+from fastmask.layers.arguments import with_dtype_of
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Array, Shape
-from fastmask.layers.core import RowLayer
-from fastmask.layers.flow import Back, cotangents, enter_in_place, leave, run, same, unread_ids
+from fastmask.layers.checks import Shape
+from fastmask.layers.flow import Back, Shown, cotangents, enter_in_place, leave, run, same
+from fastmask.layers.joining import Concatenate
+from fastmask.layers.merging import Add, Average, Multiply
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.serialization import deserialize, serialize
 from fastmask.packing import PackedSequence, Packing
 
-_MERGE_MODES = ("concat", "sum", "mul", "ave", None)
-
-
-class TimeDistributed(RowLayer):
-    """Apply a layer to every step.
-
-    Parameters
-    ----------
-    layer : Layer
-        Sees the steps as a batch: of a packed input, only the valid ones.
-    **kwargs
-        See `Layer`.
-
-    Notes
-    -----
-    Input (B, T, ...) or packed, output with the same two first axes and the same mask.
-    """
-
-    def __init__(self, layer: Layer, **kwargs: Any) -> None:
-        if not isinstance(layer, Layer):
-            raise TypeError(f"layer must be a Layer, got {layer!r}")
-        for name in ("makes_mask", "stateful", "return_state"):
-            if getattr(layer, name, False):
-                raise ValueError(f"layer must not have {name}=True in TimeDistributed: {describe(layer)}")
-        self.layer, self.takes_ids = layer, layer.takes_ids
-        super().__init__(**_with_dtype_of(layer, kwargs))
-
-    @property
-    def sublayers(self) -> dict[str, Layer]:
-        return {"layer": self.layer}
-
-    def create_weights(self, input_shape: Shape) -> None:
-        if not self.layer.built:
-            self.layer.parent_path = self.path
-            self.layer.build((None, *input_shape[2:]))
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        inner = self.layer.compute_output_shape((None, *input_shape[2:]))
-        return (*input_shape[:2], *inner[1:])
-
-    def check_input(self, x: Any) -> Any:
-        x = x if isinstance(x, PackedSequence) else checks.as_array("x", x)
-        if len(x.shape) < 2:
-            raise ValueError(f"x must have at least the axes (B, T), got shape {x.shape}")
-        return x if self.takes_ids else checks.float_input(x, self.dtype)
-
-    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        if not isinstance(x, PackedSequence):
-            if call.mask is None:
-                return self._grid(x, call)
-            return self._grid(unread_ids(x, call.mask), call) if self.takes_ids else self._masked_grid(x, call)
-        if x.index is None or not (call.training and self.stochastic):
-            return super().forward(x, call)
-        data, collapse = run("expand", call.keep, x)
-        y, pullback = super().forward(PackedSequence(data, x.packing, None, x.fill, x.repeat), call)
-
-        def through(dy: Any) -> Gradients:
-            gradients = cast(Pullback, pullback)(dy)
-            return gradients._replace(inputs=collapse(gradients.inputs))
-
-        return y, through
-
-    def _grid(self, x: Array, call: Call) -> tuple[Array, Pullback | None]:
-        steps = x.shape[:2]
-        flat, pullback = self.map_rows(x.reshape(steps[0] * steps[1], *x.shape[2:]), call)
-        y = flat.reshape(*steps, *flat.shape[1:])
-
-        def through(dy: Any) -> Gradients:
-            d = cast(Array, cotangents(dy, y, self.dtype)[0])
-            gradients = cast(Pullback, pullback)(d.reshape(flat.shape))
-            inputs = gradients.inputs
-            return gradients._replace(inputs=None if inputs is None else inputs.reshape(x.shape))
-
-        return y, through
-
-    def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
-        return self.layer.apply(values, training=call.training, keep=call.keep)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"layer": serialize(self.layer)}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
-        return cls(**{**config, "layer": deserialize(config["layer"], custom_objects)})
+_MERGES = {"concat": Concatenate, "sum": Add, "mul": Multiply, "ave": Average}
+_MERGE_MODES = (*_MERGES, None)
 
 
 class Bidirectional(Layer):
@@ -112,14 +33,17 @@ class Bidirectional(Layer):
         To start from: forward ones, then backward ones.
     backward_layer : SimpleRNN, LSTM or GRU, optional
         For the backward direction; must differ from `layer` in go_backwards.
+    zero_output_for_mask : bool, default True
+        Whether both halves of sequences are zero at masked steps. In Keras 1 and 2 they were not, outside of
+        TensorFlow: each showed what it had shown at the step that it met before.
     **kwargs
         See `Layer`.
 
     Notes
     -----
-    With return_sequences both halves are in time order and zero at masked steps. Without, each half
-    is the last valid output of its direction. States, `initial_state` and weights are those of the
-    forward direction, then those of the backward one.
+    With return_sequences both halves are in time order. Without, each half is the last valid output of
+    its direction. States, `initial_state` and weights are those of the forward direction, then those of
+    the backward one.
     """
 
     supports_masking = True
@@ -132,6 +56,7 @@ class Bidirectional(Layer):
         merge_mode: str | None = "concat",
         weights: Any = None,
         backward_layer: Recurrent | None = None,
+        zero_output_for_mask: bool = True,
         **kwargs: Any,
     ) -> None:
         for name, given in (("layer", layer), ("backward_layer", backward_layer or layer)):
@@ -143,11 +68,12 @@ class Bidirectional(Layer):
         self.forward_layer = _copy(layer, "forward_", go_backwards=False)
         self.backward_layer = backward_layer or _copy(layer, "backward_", go_backwards=True)
         self._check_pair()
-        super().__init__(**_with_dtype_of(layer, kwargs))
+        super().__init__(**with_dtype_of(layer, kwargs))
         self.return_sequences, self.return_state = layer.return_sequences, layer.return_state
         self.stateful = layer.stateful
+        self.zero_output_for_mask = bool(zero_output_for_mask)
         for inner in (self.forward_layer, self.backward_layer):
-            inner.zero_output_for_mask = self.return_sequences
+            inner.zero_output_for_mask = self.return_sequences and self.zero_output_for_mask
         self._initial_weights = weights
 
     def _check_pair(self) -> None:
@@ -172,10 +98,10 @@ class Bidirectional(Layer):
     def passes_mask(self) -> bool:
         return self.return_sequences
 
-    def mask_flow(self, masked: Sequence[bool], outputs: int) -> list[bool]:
-        flows = self.passes_mask and any(masked)
+    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
+        flows = masked[0] if self.passes_mask else 0
         merged = 1 if self.merge_mode is not None else 2
-        return [flows] * merged + [False] * (outputs - merged)
+        return [flows] * merged + [0] * (outputs - merged)
 
     def create_weights(self, input_shape: Shape) -> None:
         self.known_features(input_shape)
@@ -248,11 +174,35 @@ class Bidirectional(Layer):
         if not self.return_sequences:
             plan = Packing.full(len(ahead), 1)
             ahead, back = PackedSequence(ahead, plan), PackedSequence(back, plan.reversed)
+        elif ahead.packing.masked and not self.zero_output_for_mask:
+            return self._merge_shown(ahead, back, keep)
         if self.merge_mode is not None:
             y, pullback = run("merge_directions", keep, ahead, back, self.merge_mode)
             return [y], lambda d: (None, None) if d[0] is None else pullback(d[0])
         turned, turn_back = run("time_order", keep, back)
         return [ahead, turned], lambda d: (d[0], None if d[1] is None else turn_back(d[1]))
+
+    def _merge_shown(
+        self, ahead: PackedSequence, back: PackedSequence, keep: bool
+    ) -> tuple[list[PackedSequence], Back]:
+        """Merge halves that show at masked steps what they showed before, each in its own direction."""
+        grid = back.packing.grid(repeat=True)
+        cells = np.where(grid < 0, len(back.values), grid).reshape(back.shape[:2])[:, ::-1]
+        values = np.concatenate([back.values, np.zeros((1, back.values.shape[1]), back.dtype)])
+        plan = ahead.packing
+        turned = PackedSequence(values, plan, cells.reshape(-1)[plan.positions], None, False, cells[~plan.mask])
+        if self.merge_mode is None:
+            return [ahead, turned], lambda d: (d[0], None if d[1] is None else d[1][:-1])
+        merge = _MERGES[self.merge_mode](name="merge", mask_mode="and", dtype=self.dtype)
+        y, pullback = merge.apply([ahead, turned], keep=keep)
+
+        def merge_back(d: Any) -> tuple[Any, Any]:
+            if d[0] is None:
+                return None, None
+            first, second = cast(Pullback, pullback)(d[0]).inputs
+            return first.values if isinstance(first, Shown) else first, second[:-1]
+
+        return [y], merge_back
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return `mask` if the outputs are sequences, else None; twice with ``merge_mode=None``."""
@@ -271,24 +221,18 @@ class Bidirectional(Layer):
     reset_states = reset_state
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
+        config = super().get_config() | {
             "layer": serialize(self.forward_layer),
             "backward_layer": serialize(self.backward_layer),
         }
+        # Keras's constructor has no such argument.
+        return {k: v for k, v in config.items() if k != "zero_output_for_mask" or not v}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         wrapped = [name for name in ("layer", "backward_layer") if config.get(name) is not None]
         inner = {name: deserialize(config[name], custom_objects) for name in wrapped}
         return cls(**{**config, **inner})
-
-
-def _with_dtype_of(layer: Layer, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a wrapper with the dtype of the wrapped layer; ValueError if they give another."""
-    given = kwargs.get("dtype")
-    if given is not None and layer_dtype(given) != layer.dtype:
-        raise ValueError(f"dtype must be {layer.dtype} like that of {describe(layer)}, got {given!r}")
-    return kwargs | {"dtype": layer.dtype}
 
 
 def _copy(layer: Recurrent, prefix: str, go_backwards: bool) -> Recurrent:

@@ -1,0 +1,30 @@
+"""Members of ZIP archives, of which no more is unpacked than they claim."""
+
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+from fastmask.saving.errors import FileFormatError
+
+# zipfile unpacks a piece of any other kind as a whole: 200 bytes of bzip2 are enough for 256 MiB.
+_BOUNDED = ZIP_STORED, ZIP_DEFLATED
+
+
+def content_of(archive: ZipFile, info: ZipInfo, limit: int) -> bytes:
+    """Return the content of a member.
+
+    Raises
+    ------
+    FileFormatError
+        If it claims more than `limit` bytes, which is seen before anything is read, or has fewer than it claims, or
+        is neither stored nor deflated.
+    BadZipFile
+        If it is another content than the archive's directory describes.
+    """
+    if info.file_size > limit:
+        raise FileFormatError(f"{info.filename} claims {info.file_size} bytes, at most {limit} are plausible")
+    if info.compress_type not in _BOUNDED:
+        raise FileFormatError(f"{info.filename} must be stored or deflated, got compression {info.compress_type}")
+    with archive.open(info) as member:
+        content = member.read(info.file_size)
+    if len(content) != info.file_size:
+        raise FileFormatError(f"{info.filename} has {len(content)} bytes, not {info.file_size}")
+    return content
