@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from helpers.legacy import random, write
 
 import fastmask as fm
 from fastmask import layers
@@ -224,3 +225,44 @@ def test_a_model_that_is_not_trainable():
     again = ByAttributes.from_config(ByAttributes(4, trainable=False).get_config())
     assert not again.trainable
     assert ByConfig.from_config({"units": 4, "trainable": False, "dtype": "float32"}).trainable is False
+
+
+def old_config(class_name):
+    """The config that Keras 2 wrote of a model with two masks that meet and go, or of a stack with one that goes."""
+    table = {"name": "table", "input_dim": 9, "output_dim": 3, "mask_zero": True}
+    if class_name in ("Sequential", "PlainStack"):
+        first = {"class_name": "Embedding", "config": table | {"batch_input_shape": [None, 4]}}
+        last = {"class_name": "GlobalMaxPooling1D", "config": {"name": "pooled"}}
+        return {"class_name": class_name, "config": {"name": "stack", "layers": [first, last]}}
+    calls = [
+        ("InputLayer", {"name": "ids", "batch_input_shape": [None, 4], "dtype": "int32"}, []),
+        ("Embedding", table, ["ids"]),
+        ("Masking", {"name": "masking", "mask_value": 0.0}, ["table"]),
+        ("Add", {"name": "merged"}, ["table", "masking"]),
+        ("GlobalMaxPooling1D", {"name": "pooled"}, ["merged"]),
+    ]
+    entries = [
+        {"class_name": kind, "name": config["name"], "config": config}
+        | {"inbound_nodes": [[[source, 0, 0, {}] for source in sources]] if sources else []}
+        for kind, config, sources in calls
+    ]
+    ends = {"input_layers": [["ids", 0, 0]], "output_layers": [["pooled", 0, 0]]}
+    return {"class_name": class_name, "config": {"name": "graph", "layers": entries, **ends}}
+
+
+@pytest.mark.parametrize(("cls", "usual"), [(Plain, "Functional"), (PlainStack, "Sequential")])
+def test_files_of_keras_2(cls, usual, tmp_path):
+    """They give a subclass the layers, the rules for masks included, that they give a model of no class of its own."""
+    pytest.importorskip("h5py")
+    table = random(9, 3)
+    table[2] = 0  # which Masking hides as well
+    for name in (cls.__name__, usual):
+        write(tmp_path / f"{name}.h5", old_config(name), {"table": [table]}, "2.11.0")
+    expected, found = (fm.models.load_model(tmp_path / f"{name}.h5", KNOWN) for name in (usual, cls.__name__))
+    found.save(tmp_path / "again.keras")
+    for model in (found, fm.models.load_model(tmp_path / "again.keras", KNOWN)):
+        assert type(model) is cls
+        assert [layer.get_config() for layer in model.layers] == [layer.get_config() for layer in expected.layers]
+        assert any(isinstance(layer, layers.DropMask) for layer in model.layers)
+        assert usual == "Sequential" or model.get_layer("merged").mask_mode == "and"
+        np.testing.assert_array_equal(model.predict(IDS, verbose=0), expected.predict(IDS, verbose=0))

@@ -26,9 +26,7 @@ class Storable:
         saving.load_weights(self, path, skip_mismatch)
 
     @classmethod
-    def from_keras(
-        cls, model: Any, custom_objects: Mapping[str, Any] | None = None, compile: bool = True
-    ) -> Self:
+    def from_keras(cls, model: Any, custom_objects: Mapping[str, Any] | None = None, compile: bool = True) -> Self:
         """Return a model with the layers and weights of a Keras model.
 
         Parameters
