@@ -16,18 +16,24 @@ from fastmask.ops._resting import AT_REST, RestingRows, new_places
 _REQUIRED = ("parameter", "mean_square", "m", "v")
 
 
-def _in_place(name: str, array: Array | None, like: Array) -> Array | None:
-    if array is None:
-        if name in _REQUIRED:
-            raise TypeError(f"{name}: expected an array to change in place, got None.")
-        return None
-    if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or not array.flags.carray:
-        raise TypeError(f"{name}: expected a writable contiguous float32 or float64 array to change in place.")
-    if array.shape != like.shape:
-        raise ValueError(f"{name}: expected shape {like.shape}, got {array.shape}.")
-    if array.dtype != like.dtype:
-        raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}.")
-    return array if array.ndim == 2 and array.size else _rows(array)
+def _in_place(arrays: dict[str, Array | None]) -> list[Array | None]:
+    """Arrays like the first, checked, as rows; None where one is not needed."""
+    like = arrays["parameter"]
+    found: list[Array | None] = []
+    for name, array in arrays.items():
+        if array is None or like is None:
+            if name in _REQUIRED:
+                raise TypeError(f"{name}: expected an array to change in place, got None.")
+            found.append(None)
+            continue
+        if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or not array.flags.carray:
+            raise TypeError(f"{name}: expected a writable contiguous float32 or float64 array to change in place.")
+        if array.shape != like.shape:
+            raise ValueError(f"{name}: expected shape {like.shape}, got {array.shape}.")
+        if array.dtype != like.dtype:
+            raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}.")
+        found.append(array if array.ndim == 2 and array.size else _rows(array))
+    return found
 
 
 def _rows(array: Array) -> Array:
@@ -76,8 +82,7 @@ def _run(
     name: str, parameter: Array, gradient: Array | SparseRows, states: dict[str, Array | None], rates: dict[str, float],
     resting: RestingRows | None = None, lazy: bool = False,
 ) -> None:
-    rows = _in_place("parameter", parameter, parameter)
-    others = [_in_place(key, state, parameter) for key, state in states.items()]
+    rows, *others = _in_place({"parameter": parameter, **states})
     named = gradient if lazy and isinstance(gradient, SparseRows) else None
     values, ids = _gradient(gradient, parameter) if named is None else _rows_to_change(named, parameter)
     numbers = _numbers(rates)
