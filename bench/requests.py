@@ -69,7 +69,8 @@ def batches(rows: int, steps: int) -> list[Any]:
     found = []
     for _ in range(CALLS):
         ids = rng.integers(1, WORDS, (rows, steps))
-        ids[np.arange(steps) >= (rng.integers(steps // 10, steps + 1, rows) if rows > 1 else np.array([steps]))[:, None]] = 0
+        lengths = rng.integers(steps // 10, steps + 1, rows) if rows > 1 else np.array([steps])
+        ids[np.arange(steps) >= lengths[:, None]] = 0
         found.append(ids)
     return found
 
