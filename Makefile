@@ -9,7 +9,7 @@ REV ?= HEAD
 
 BIN := build/venv/bin
 PEERS := build/peers/venv/bin
-NATIVE := setup.py pyproject.toml $(wildcard fastmask/kernels/*.pyx fastmask/kernels/*.pxi fastmask/kernels/*.h)
+NATIVE := setup.py pyproject.toml $(wildcard $(foreach kind,pyx pxi h,fastmask/kernels/*.$(kind) fastmask/kernels/*/*.$(kind)))
 SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) \
 	$(shell find fastmask tests bench tools examples -name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
 
@@ -82,7 +82,7 @@ lint: build/venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml fastmask.kernels.cpu fastmask.kernels.memory fastmask.kernels.packing fastmask.kernels.waiting
-	PATH="$$PWD/$(BIN):$$PATH" cython-lint fastmask/kernels/*.pyx fastmask/kernels/*.pxi
+	PATH="$$PWD/$(BIN):$$PATH" cython-lint fastmask/kernels/*.pyx fastmask/kernels/*.pxi fastmask/kernels/*/*.pxi
 
 build: build/venv/.ready
 

@@ -35,7 +35,7 @@ def extension(name, flags, macros):
     return Extension(
         f"fastmask.kernels.{name}",
         [f"{KERNELS}/{name}.pyx"],
-        depends=["setup.py", *glob(f"{KERNELS}/*.pxi"), *glob(f"{KERNELS}/*.h")],
+        depends=["setup.py", *glob(f"{KERNELS}/**/*.pxi", recursive=True), *glob(f"{KERNELS}/**/*.h", recursive=True)],
         include_dirs=[KERNELS],
         define_macros=macros + ([("Py_LIMITED_API", "0x030B0000")] if abi3 else []),
         extra_compile_args=FLAGS + flags,

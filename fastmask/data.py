@@ -41,9 +41,8 @@ class InputSpec:
             x = x[..., 0]
         elif x.ndim == len(wanted) - 1 and wanted[-1] == 1:
             x = x[..., None]
-        if x.ndim != len(wanted) or any(
-            n not in (None, own) for n, own in zip(wanted[1:], x.shape[1:], strict=True)
-        ):
+        pairs = zip(wanted[1:], x.shape[1:], strict=False)
+        if x.ndim != len(wanted) or not all(n is None or n == own for n, own in pairs):
             open_axes = ("B", "T") if len(wanted) > 1 and wanted[1] is None else ("B",)
             names = [*open_axes, *("?" if n is None else str(n) for n in wanted[len(open_axes) :])]
             raise ValueError(f"x must have shape ({', '.join(names)}) for input {self.name!r}, got {given}")
@@ -124,22 +123,36 @@ def as_batch(x: Any, y: Any, sample_weight: Any, layout: Layout) -> Batch:
     TypeError
         If `y` or `sample_weight` does not hold real numbers.
     """
-    names = [spec.name for spec in layout.inputs]
-    alone = layout.listed and isinstance(x, (list, tuple)) and len(x) == 1
-    alone = alone and np.ndim(x[0]) == layout.inputs[0].rank
-    x = list(x) if alone else split("x", x, names, required=True)
-    inputs = [_input(entry, spec) for entry, spec in zip(x, layout.inputs, strict=True)]
+    inputs = as_inputs(x, layout)
+    if y is None and sample_weight is None:
+        nothing: list[Values | None] = [None] * len(layout.outputs)
+        return Batch(inputs, nothing, nothing)
     if isinstance(y, (list, tuple)) and len(y) == 1 == len(layout.outputs) and len(inputs[0]) != 1:
         y = y[0]
     given = {"y": split("y", y, layout.outputs), "sample_weight": _shared(sample_weight, layout.outputs)}
     checked = {name: [_per_row(name, value) for value in values] for name, values in given.items()}
-    batch = Batch(inputs, checked["y"], checked["sample_weight"])
-    rows = len(batch)
-    for name, parts in (("x", batch.x), *checked.items()):
+    for name, parts in checked.items():
         for part in parts:
-            if part is not None and len(part) != rows:
-                raise ValueError(f"x and {name} must have the same number of rows, got {rows} and {len(part)}")
-    return batch
+            if part is not None and len(part) != len(inputs[0]):
+                raise ValueError(
+                    f"x and {name} must have the same number of rows, got {len(inputs[0])} and {len(part)}"
+                )
+    return Batch(inputs, checked["y"], checked["sample_weight"])
+
+
+def as_inputs(x: Any, layout: Layout) -> list[Values]:
+    """Return checked data for each input; arguments and errors as for `as_batch`."""
+    specs = layout.inputs
+    if len(specs) == 1 and type(x) is np.ndarray and x.dtype != np.object_:
+        return [_input(x, specs[0])]
+    alone = layout.listed and isinstance(x, (list, tuple)) and len(x) == 1
+    alone = alone and np.ndim(x[0]) == specs[0].rank
+    parts = list(x) if alone else split("x", x, [spec.name for spec in specs], required=True)
+    inputs = [_input(entry, spec) for entry, spec in zip(parts, specs, strict=True)]
+    for part in inputs:
+        if len(part) != len(inputs[0]):
+            raise ValueError(f"x and x must have the same number of rows, got {len(inputs[0])} and {len(part)}")
+    return inputs
 
 
 def split(argument: str, values: Any, names: Sequence[str], required: bool = False) -> list[Any]:

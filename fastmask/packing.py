@@ -203,7 +203,7 @@ class PackedSequence:
         Without a mask every step counts. One of more axes, (B, S, T), is for as many axes of ``x``. Without a copy the
         tokens stay where they stand, if ``x`` is contiguous: ``values`` are (B * T, ...).
         """
-        grid = as_array("x", x)
+        grid = x if type(x) is np.ndarray and not x.dtype.hasobject else as_array("x", x)
         shape = grid.shape
         if len(shape) < 2:
             raise ValueError(f"x: expected an array (batch, steps, ...), got shape {shape}.")

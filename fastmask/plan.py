@@ -119,7 +119,7 @@ class Packing:
             True (or nonzero) where a step counts; any pattern, rows without a valid step too. It may have more
             axes, of which the last one is that of the steps.
         """
-        grid = as_array("mask", mask)
+        grid = mask if type(mask) is np.ndarray else as_array("mask", mask)
         kind = grid.dtype.kind
         if grid.ndim < 2 or kind not in "biu":
             raise ValueError(
@@ -225,16 +225,6 @@ class Packing:
     def sorted_lengths(self) -> Indices:
         """Valid tokens of each row, longest first."""
         return self.lengths[self.sorted_indices]
-
-    @stored_property
-    def last_halves(self) -> Indices:
-        """For each row of the batch its last state in two halves of B states in sorted order, written in turn.
-
-        A row of odd length ends in the second.
-        """
-        last = np.empty(self.batch_size, np.int64)
-        kernels.fill_last_halves(self.lengths, self.unsorted_indices, last)
-        return last
 
     @stored_property
     def reverse(self) -> Indices:

@@ -1,9 +1,10 @@
 """Fixtures for all tests."""
 
 import pytest
+from helpers.compiled import on_packed_weights
 
 from fastmask import kernels, threads
-from fastmask.ops import _arrays, _cells
+from fastmask.ops import tuning
 
 
 @pytest.fixture(params=kernels.available())
@@ -14,16 +15,16 @@ def instruction_set(request):
 
 
 @pytest.fixture
-def set_threads(monkeypatch):
+def set_threads():
     """``threads.set_num_threads``, undone after the test; small problems are shared out, too."""
-    monkeypatch.setattr(_arrays, "_OPERATIONS_PER_THREAD", 100)
     before = threads.get_num_threads()
-    yield threads.set_num_threads
+    with tuning.override(OPERATIONS_PER_THREAD=100):
+        yield threads.set_num_threads
     threads.set_num_threads(before)
 
 
 @pytest.fixture
-def packed_weights(monkeypatch):
+def packed_weights():
     """Run short sequences on packed weights, too."""
-    for limit in ("_MOST_OPERATIONS", "_MOST_OPERATIONS_IF_REPEATED", "_MOST_TOKENS", "_MOST_TOKENS_IF_PACKED"):
-        monkeypatch.setattr(_cells, limit, -1)
+    with on_packed_weights():
+        yield

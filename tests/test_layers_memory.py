@@ -4,6 +4,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from helpers.compiled import make_program, run_program
 from helpers.layers import normal, outputs_of, randomize
 from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem
@@ -120,8 +121,8 @@ def test_operations(cell, initial_state, return_sequences):
         problem = make_problem(cell, batch, time, 3, 4, mask, initial_state=initial_state)
         x = PackedSequence.from_padded(problem.x, problem.mask)
         options = problem.options | {"return_sequences": return_sequences}
-        name, packed = problem.cell.function, ops.PackedWeights()
-        found = [getattr(ops, name)(x, *problem.parameters, **options, packed=packed) for _ in range(3)]
+        name, program = problem.cell.function, make_program(problem)
+        found = [run_program(program, problem, x, return_sequences) for _ in range(3)]
         (sequence, states), pullback = getattr(ops, f"{name}_vjp")(x, *problem.parameters, **options)
         gradients = pullback(None, problem.d_states).initial_state
         for outputs, after in [*found, (sequence, states), (None, gradients or ())]:

@@ -11,7 +11,7 @@ from helpers.numeric import assert_same_bits
 
 import fastmask as fm
 from fastmask import kernels, layers, ops
-from fastmask.ops import _cells
+from fastmask.ops import tuning
 from fastmask.packing import PackedSequence
 
 pytestmark = pytest.mark.usefixtures("packed_weights")
@@ -27,14 +27,11 @@ LAYERS = {
 
 @pytest.fixture
 def made(monkeypatch):
-    """What has been packed since the last look."""
-    names, plain = [], ops.PackedWeights.get
-
-    def get(self, key, make):
-        return plain(self, key, lambda: (names.append(key[0]), make())[1])
-
-    monkeypatch.setattr(ops.PackedWeights, "get", get)
-    return names
+    """The shapes of the matrices that have been packed since the last look."""
+    shapes, module = [], kernels.module(np.dtype(np.float32))
+    pack = module.pack_panels
+    monkeypatch.setattr(module, "pack_panels", lambda x, *others: (shapes.append(x.shape), pack(x, *others))[1])
+    return shapes
 
 
 def batch(seed=0, rows=4):
@@ -181,33 +178,49 @@ def test_a_constraint_may_work_in_place():
     np.testing.assert_array_equal(dense.kernel.value, 0.5)
 
 
+def make_program(op, units, dtype, bias, seed=2):
+    """A program, and the operation on its weights that packs them anew."""
+    rng, spec = np.random.default_rng(seed), None
+    if op == "dense":
+        weights = [rng.standard_normal(shape).astype(dtype) for shape in ((FEATURES, units), (units,))]
+    else:
+        cell, _, before = op.partition(", ")
+        spec = ops.RNNSpec(cell, FEATURES, units, dtype, reset_after=not before)
+        shapes = spec.kernel_shape, spec.recurrent_shape, spec.bias_shape
+        weights = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    weights[-1] = weights[-1] if bias else None
+    if spec is None:
+        return ops.DenseProgram(*weights), lambda x: ops.dense(x, *weights)
+    options = {"reset_after": spec.reset_after} if spec.cell == "gru" else {}
+    return ops.RNNProgram(spec, *weights), lambda x: getattr(ops, spec.cell)(x, *weights, **options)
+
+
+def results_of(program, x):
+    if not isinstance(x, PackedSequence):
+        return [program.run(x)]
+    sequence, states = program.run(ops.Tokens(x.values, x.packing, x.index, x.index is not None, x.source))
+    return [sequence, *states]
+
+
+OPERATIONS = ["simple_rnn", "lstm", "gru", "gru, reset before", "dense"]
+
+
 @pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("units", [1, 16, 33])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("op", ["simple_rnn", "lstm", "gru", "gru, reset before", "dense"])
-def test_operations_give_the_same_bits(op, bias, units, dtype):
-    rng = np.random.default_rng(2)
-    options = {"reset_after": False} if "," in op else {}
-    op, before = op.split(",")[0], "," in op
-    gates = {"lstm": 4, "gru": 3}.get(op, 1)
-    shape = (2, 3 * units) if op == "gru" and not before else (gates * units,)
-    shapes = [(FEATURES, gates * units), (units, gates * units), shape]
-    weights = [rng.standard_normal(shape).astype(dtype) for shape in (shapes if op != "dense" else shapes[::2])]
-    if not bias:
-        weights[-1] = None
-    packed = ops.PackedWeights()
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_a_program_gives_the_bits_of_operations_that_pack_each_time(op, bias, units, dtype):
+    program, operation = make_program(op, units, dtype, bias)
     for seed in range(3):
         x, mask = batch(seed)
         sequences = [x.reshape(-1, FEATURES).astype(dtype)]
         if op != "dense":
             sequence = PackedSequence.from_padded(x.astype(dtype), mask)
-            table = rng.integers(0, 3, sequence.packing.tokens)
+            table = np.random.default_rng(seed).integers(0, 3, sequence.packing.tokens)
             sequences = [sequence, PackedSequence(sequence.values[:3].copy(), sequence.packing, table)]
         for entry in sequences:
-            found = getattr(ops, op)(entry, *weights, packed=packed, **options)
-            expected = getattr(ops, op)(entry, *weights, **options)
-            for a, b in zip(_arrays(found), _arrays(expected), strict=True):
+            for a, b in zip(results_of(program, entry), _arrays(operation(entry)), strict=True):
                 assert_same_bits(a, b)
 
 
@@ -218,17 +231,15 @@ def _arrays(result):
     return [sequence.values, *states]
 
 
-def test_what_was_packed_for_others_is_not_taken():
-    """One object for weights of all shapes, dtypes and operations, on all instruction sets."""
-    rng, packed = np.random.default_rng(3), ops.PackedWeights()
-    for dtype in (np.float32, np.float64):
-        for op, gates, units in (("lstm", 4, 3), ("gru", 3, 4), ("simple_rnn", 1, 12), ("simple_rnn", 1, 40)):
-            x = PackedSequence.from_padded(batch()[0].astype(dtype))
-            weights = [rng.standard_normal((n, gates * units)).astype(dtype) for n in (FEATURES, units)]
-            for name in kernels.available():
-                with kernels.use(name):
-                    found = getattr(ops, op)(x, *weights, packed=packed)
-                    assert_same_bits(found[0].values, getattr(ops, op)(x, *weights)[0].values)
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_one_program_on_all_instruction_sets(op):
+    program, operation = make_program(op, 12, "float32", True)
+    x = batch()[0]
+    entry = x.reshape(-1, FEATURES) if op == "dense" else PackedSequence.from_padded(x)
+    for name in (*kernels.available(), *kernels.available()):
+        with kernels.use(name):
+            for a, b in zip(results_of(program, entry), _arrays(operation(entry)), strict=True):
+                assert_same_bits(a, b)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -242,9 +253,12 @@ def test_another_instruction_set(kind):
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 @pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_copies_have_weights_of_their_own(kind, short, copied, monkeypatch):
-    if short:
-        monkeypatch.setattr(_cells, "_MOST_TOKENS_IF_PACKED", 10**6)
+def test_copies_have_weights_of_their_own(kind, short, copied):
+    with tuning.override(**dict.fromkeys(("FEW_TOKENS", "FEW_TOKENS_AT_FIRST"), 10**6 if short else -1)):
+        check_copies(kind, copied)
+
+
+def check_copies(kind, copied):
     layer, (x, _) = LAYERS[kind](), batch()
     layer.build((None, None, FEATURES))
     size = len(pickle.dumps(layer))
@@ -278,46 +292,47 @@ def test_a_cell_is_copied_without_what_is_compiled(op):
 
 
 class TestMemory:
-    def held(self, monkeypatch):
-        """A list that weak references to all packed weights from now on go into."""
-        found, plain = [], ops.PackedWeights.__init__
+    @pytest.fixture
+    def alive(self, monkeypatch):
+        """Tells which programs are alive of those that are made from now on, by their numbers."""
+        found = []
+        for kind in (ops.RNNProgram, ops.DenseProgram):
+            monkeypatch.setattr(kind, "__init__", self.noting(kind.__init__, found))
 
-        def init(self):
-            plain(self)
-            found.append(weakref.ref(self))
+        def alive():
+            gc.collect()
+            return [i for i, reference in enumerate(found) if reference() is not None]
 
-        monkeypatch.setattr(ops.PackedWeights, "__init__", init)
-        return found
+        return alive
 
-    def alive(self, found):
-        gc.collect()
-        return [i for i, reference in enumerate(found) if reference() is not None]
+    def noting(self, init, found):
+        def noting_init(program, *arguments):
+            init(program, *arguments)
+            found.append(weakref.ref(program))
+
+        return noting_init
 
     @pytest.mark.parametrize("kind", LAYERS)
-    def test_one_copy_that_goes_with_its_weights(self, kind, monkeypatch):
-        found = self.held(monkeypatch)
+    def test_one_program_that_goes_with_its_weights(self, kind, alive):
         layer, (x, _) = LAYERS[kind](), batch()
         layer(x)
         layer(x)
-        assert self.alive(found) == [0]
+        assert alive() == [0]
         layer.set_weights([w + 1 for w in layer.get_weights()])
         layer(x)
-        assert self.alive(found) == [1]
+        assert alive() == [1]
         layer.vjp(x)
-        assert self.alive(found) == []
-        layer(x)
-        assert self.alive(found) == [2]
+        assert alive() == [1]
         del layer
-        assert self.alive(found) == []
+        assert alive() == []
 
-    def test_training_keeps_none(self, monkeypatch):
-        found = self.held(monkeypatch)
+    def test_training_keeps_one_a_layer(self, alive):
         model, _ = make_model("LSTM")
         fit(model)
         predicted(model)
-        assert self.alive(found)
         train(model)
-        assert self.alive(found) == []
+        train(model)
+        assert len(alive()) == 2
 
 
 class TestReadOnly:

@@ -5,7 +5,7 @@ import pytest
 from helpers.layers import BATCH, FEATURES, TIME, UNITS, normal, randomize
 from helpers.masks import MASK_KINDS, full_mask, make_mask
 
-from fastmask import PackedSequence, initializers, layers, ops, reference
+from fastmask import PackedSequence, Packing, initializers, layers, ops, reference
 
 KINDS = {"simple_rnn": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}
 
@@ -165,22 +165,20 @@ class TestDropout:
 
     @pytest.mark.parametrize(("recurrent", "kind"), [(0, "lstm"), (0.5, "simple_rnn")])
     def test_shared_by_all_gates_and_steps(self, kind, recurrent):
-        masks = self.drawn(kind, dropout=0.5, recurrent_dropout=recurrent)
-        assert masks["input_mask"].shape == (BATCH, FEATURES)
+        drawn = self.drawn(kind, dropout=0.5, recurrent_dropout=recurrent)
+        assert drawn.inputs.shape == (1, BATCH, FEATURES)
 
     @pytest.mark.parametrize(("kind", "gates"), [("lstm", 4), ("gru", 3)])
     def test_each_gate_has_its_own_with_recurrent_dropout(self, kind, gates):
-        masks = self.drawn(kind, dropout=0.5, recurrent_dropout=0.5)
-        assert masks["input_mask"].shape == (gates, BATCH, FEATURES)
-        assert masks["recurrent_mask"].shape == (gates, BATCH, UNITS)
-        assert not np.array_equal(masks["input_mask"][0], masks["input_mask"][1])
+        drawn = self.drawn(kind, dropout=0.5, recurrent_dropout=0.5)
+        assert drawn.inputs.shape == (gates, BATCH, FEATURES)
+        assert drawn.states.shape == (gates, BATCH, UNITS)
+        assert not np.array_equal(drawn.inputs[0], drawn.inputs[1])
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_statistics(self, kind):
-        x = np.ones((500, 1, 20))
         layer = make(kind, features=20, dropout=0.3, recurrent_dropout=0.3, seed=1)
-        drawn = layer._dropout_masks(PackedSequence.from_padded(x), training=True)
-        for mask in drawn.values():
+        for mask in layer.draw_dropout(Packing.full(500, 1)):
             np.testing.assert_allclose(np.unique(mask), [0, 1 / 0.7])
             assert abs((mask == 0).mean() - 0.3) < 4 * np.sqrt(0.21 / mask.size)
 
@@ -209,7 +207,7 @@ class TestDropout:
     @staticmethod
     def drawn(kind, **rates):
         layer = make(kind, seed=2, **rates)
-        return layer._dropout_masks(PackedSequence.from_padded(inputs()[0]), training=True)
+        return layer.draw_dropout(Packing.full(BATCH, 3))
 
 
 class TestWeights:

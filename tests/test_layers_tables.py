@@ -5,8 +5,9 @@ import pytest
 from helpers.numeric import assert_same_bits
 
 import fastmask as fm
-from fastmask import kernels, layers, ops
-from fastmask.ops import _packed
+from fastmask import kernels, layers
+from fastmask.ops import tuning
+from fastmask.ops.rnn.inputs import TableProducts
 
 pytestmark = pytest.mark.usefixtures("packed_weights")
 VOCABULARY = 30
@@ -24,14 +25,14 @@ LAYERS = {
 @pytest.fixture
 def used(monkeypatch):
     """For each look at a table since the last one, whether its products were there or made."""
-    found, plain = [], ops.PackedWeights.table_products
+    found, plain = [], TableProducts.get
 
-    def table_products(self, source, key, row_bytes, make):
+    def get(self, source, key, row_bytes, make):
         products = plain(self, source, key, row_bytes, lambda table: (found.append("made"), make(table))[1])
         found.append(products is not None)
         return products
 
-    monkeypatch.setattr(ops.PackedWeights, "table_products", table_products)
+    monkeypatch.setattr(TableProducts, "get", get)
     return found
 
 
@@ -109,12 +110,12 @@ def test_products_are_of_the_instruction_set_in_use(used):
     assert used.count("made") == (2 * sets if sets > 1 else 1)
 
 
-def test_large_tables_are_left(used, monkeypatch):
+def test_large_tables_are_left(used):
     model = make_model("LSTM")
     row = 4 * 20 * 4
-    monkeypatch.setattr(_packed, "_LARGEST_TABLE", VOCABULARY * row - 1)
-    for _ in range(5):
-        model.predict_on_batch(batch())
+    with tuning.override(LARGEST_TABLE=VOCABULARY * row - 1):
+        for _ in range(5):
+            model.predict_on_batch(batch())
     assert used
     assert not any(used)
 

@@ -11,8 +11,10 @@ from helpers.recurrent import CELLS, make_problem
 
 from fastmask import PackedSequence, kernels, ops, threads
 from fastmask.kernels.memory import aligned_zeros
-from fastmask.ops import _sharing
-from fastmask.ops._arrays import product_panels
+from fastmask.ops import RNNSpec, tuning
+from fastmask.ops.rnn import forward
+from fastmask.ops.rnn.schedule import Schedule, prepare
+from fastmask.ops.rnn.weights import RNNWeights
 from fastmask.packing import Packing
 
 ROWS = [1, 2, 3]    # too few for a range of rows for each of two threads
@@ -21,17 +23,17 @@ ROWS = [1, 2, 3]    # too few for a range of rows for each of two threads
 @pytest.fixture
 def runs(monkeypatch, set_threads):
     """Whether each pass forward, in its order, was one with products ahead; units are never shared."""
-    monkeypatch.setattr(_sharing, "_FEW_ROWS", ())
     divided = []
-    with_products = _sharing.with_products
+    prepare_runs = forward.prepare
 
-    def note(steps, runs):
+    def note(*arguments):
+        runs = prepare_runs(*arguments)
         divided.append([run.divided for run in runs])
-        return with_products(steps, runs)
+        return runs
 
-    for module in ("_repeated", "_lstm", "_gru", "_simple_rnn"):
-        monkeypatch.setattr(f"fastmask.ops.{module}.with_products", note)
-    return divided
+    monkeypatch.setattr(forward, "prepare", note)
+    with tuning.override(FEW_ROWS=()):
+        yield divided
 
 
 @pytest.mark.usefixtures("instruction_set")
@@ -54,15 +56,15 @@ def test_gradients_and_outputs(cell, rows, options, dtype, set_threads, runs):
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
 @pytest.mark.usefixtures("packed_weights")
-def test_blocks_take_turns_in_scratch(cell, rows, return_sequences, block, set_threads, runs, monkeypatch):
-    monkeypatch.setattr("fastmask.ops._arrays._BLOCK_BYTES", block)
+def test_blocks_take_turns_in_scratch(cell, rows, return_sequences, block, set_threads, runs):
     problem = make_problem(cell, rows, 200, 20, 37, mask="left", dtype=np.float32)
     x = PackedSequence.from_padded(problem.x, problem.mask)
     function = getattr(ops, problem.cell.function)
     results = []
     for count in (1, 2, 2, 2):
         set_threads(count)
-        sequence, states = function(x, *problem.parameters, return_sequences=return_sequences)
+        with tuning.override(BLOCK_BYTES=block):
+            sequence, states = function(x, *problem.parameters, return_sequences=return_sequences)
         results.append([*states, *([sequence.values] if return_sequences else [])])
     for other in results[1:]:
         for array, expected in zip(other, results[0], strict=True):
@@ -94,23 +96,23 @@ class Chain:
             rng.standard_normal(shape, dtype=np.float32) for shape in ((steps, 9), (9, units), (units, units))
         )
         plan = Packing.from_lengths([steps])
-        inputs = x, None, product_panels(kernel, weights), None
-        (self.run,) = _sharing.recurrences(kernel, plan, inputs, None, units, x.dtype, operations=1e9)
-        self.panels = product_panels(kernel, recurrent)
+        spec = RNNSpec("simple_rnn", 9, units, activation="linear", use_bias=False)
+        program = RNNWeights(spec, weights, recurrent, None).pack(kernel)
+        schedule = Schedule([(0, 1)], 1, 6 if threads.get_num_threads() > 1 else 0)
+        with tuning.override(BLOCK_BYTES=1):
+            (self.run,) = prepare(schedule, kernel, program, spec, plan, (x, None, None))
         self.h = aligned_zeros((2, units), x.dtype)
-        self.kernel = kernel
 
     def run_steps(self):
-        self.kernel.simple_rnn_forward(self.run, self.panels, self.h, 0, False, True, None)
+        self.run.forward((self.h,), None, False, True, None)
         return self.h
 
 
 @pytest.mark.usefixtures("runs")
-def test_a_thread_that_comes_first_waits_for_room(set_threads, monkeypatch):
+def test_a_thread_that_comes_first_waits_for_room(set_threads):
     kernel = kernels.module(np.dtype(np.float32))
     set_threads(1)
     expected = Chain(kernel).run_steps()
-    monkeypatch.setattr("fastmask.ops._arrays._BLOCK_BYTES", 1)
     set_threads(2)
     chain = Chain(kernel)
     thread = threading.Thread(target=chain.run.make_products)
@@ -122,9 +124,8 @@ def test_a_thread_that_comes_first_waits_for_room(set_threads, monkeypatch):
 
 
 @pytest.mark.usefixtures("runs")
-def test_products_of_steps_that_never_run_end(set_threads, monkeypatch):
+def test_products_of_steps_that_never_run_end(set_threads):
     """As where Ctrl-C comes before the steps begin."""
-    monkeypatch.setattr("fastmask.ops._arrays._BLOCK_BYTES", 1)
     set_threads(2)
     chain = Chain(kernels.module(np.dtype(np.float32)))
     thread = threading.Thread(target=chain.run.make_products, daemon=True)

@@ -1,13 +1,11 @@
 """Single steps and short sequences give the bits of the operation on packed weights."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
+from helpers.compiled import on_packed_weights
 from helpers.numeric import assert_same_bits
 
 from fastmask import layers, ops
-from fastmask.ops import _cells
 from fastmask.packing import PackedSequence
 
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
@@ -19,17 +17,6 @@ def make_weights(op, features, units, dtype, seed=0):
     gates = GATES[op]
     shapes = (features, gates * units), (units, gates * units), (2, gates * units) if op == "gru" else (gates * units,)
     return [(0.5 * rng.standard_normal(shape)).astype(dtype) for shape in shapes]
-
-
-@contextmanager
-def packed_weights():
-    """Run everything on packed weights for a while."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_cells, "_MOST_OPERATIONS", -1)
-        patch.setattr(_cells, "_MOST_OPERATIONS_IF_REPEATED", -1)
-        patch.setattr(_cells, "_MOST_TOKENS", -1)
-        patch.setattr(_cells, "_MOST_TOKENS_IF_PACKED", -1)
-        yield
 
 
 @pytest.mark.usefixtures("instruction_set")
@@ -51,7 +38,7 @@ def test_steps_give_the_bits_of_the_sequence(op, bias, rows, features, units, ac
     for t in range(x.shape[1]):
         states = cell(x[:, t], states)
         sequence = PackedSequence.from_padded(x[:, : t + 1])
-        with packed_weights():
+        with on_packed_weights():
             _, expected = getattr(ops, op)(sequence, *weights, **names)
         for name, state, value in zip("hc", states, expected, strict=False):
             assert_same_bits(state, value, f"{name} after step {t}")
@@ -81,7 +68,7 @@ def test_short_sequences_give_the_bits_of_packed_weights(op, given, backwards, f
     for batch in (PackedSequence.from_padded(x, mask), _with_index(x, mask)):
         sequence, after = getattr(ops, op)(batch, *weights, **arguments)
         _, after_alone = getattr(ops, op)(batch, *weights, **arguments, return_sequences=False)
-        with packed_weights():
+        with on_packed_weights():
             expected, expected_after = getattr(ops, op)(batch, *weights, **arguments)
         assert_same_bits(sequence.pad(), expected.pad())
         for state, alone, value in zip(after, after_alone, expected_after, strict=True):
@@ -111,7 +98,7 @@ def test_layers_on_short_sequences_give_the_bits_of_packed_weights(op, options, 
         x, mask = np.nan_to_num(x), None
     layer.build(x.shape)
     found = layer(x, mask, states if given else None)
-    with packed_weights():
+    with on_packed_weights():
         expected = layer(x, mask, states if given else None)
     for part, value in zip(*(y if isinstance(y, tuple) else (y,) for y in (found, expected)), strict=True):
         assert_same_bits(part, value)
@@ -177,7 +164,7 @@ def test_a_stateful_layer_fed_step_by_step(op, return_sequences, return_state):
     options = {"return_sequences": return_sequences, "return_state": return_state}
     whole = LAYERS[op](24, stateful=True, **options)
     x = np.random.default_rng(0).standard_normal((2, 5, 7)).astype(np.float32)
-    with packed_weights():
+    with on_packed_weights():
         outputs = whole(x)
     expected = outputs[0] if return_state else outputs
     streamed = LAYERS[op](24, stateful=True, **options)
@@ -200,7 +187,7 @@ def test_a_step_from_given_states(op):
     x = np.random.default_rng(0).standard_normal((6, 1, 7)).astype(np.float32)
     rng = np.random.default_rng(1)
     states = [rng.standard_normal((6, 24)).astype(np.float32) for _ in layer.state_names]
-    with packed_weights():
+    with on_packed_weights():
         expected = layer(x, initial_state=states)
     for row in range(6):
         y = layer(x[row : row + 1], initial_state=[state[row : row + 1] for state in states])

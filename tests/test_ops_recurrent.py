@@ -14,6 +14,7 @@ from helpers.numeric import assert_close, assert_same_bits
 from helpers.recurrent import CELL_ACTIVATIONS, CELLS, gradients_by_name, make_problem, processing_mask
 
 from fastmask import PackedSequence, ops, reference
+from fastmask.ops import tuning
 from fastmask.packing import Packing
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
@@ -215,14 +216,30 @@ def test_wide_layers(cell, shape):
 
 @pytest.mark.parametrize("options", [{}, {"go_backwards": True}, {"dropout": "shared"}])
 @pytest.mark.parametrize("cell", CELLS)
-def test_blocks_of_steps(cell, options, monkeypatch):
+def test_blocks_of_steps(cell, options):
     """However many steps have their input products made at a time, the bits are the same."""
     problem = make_problem(cell, 7, 12, 5, 9, mask="left", dtype=np.float32, **options)
     expected = ops_results(problem)
     for size in (1, 40 * 4 * 32, 10 * 4 * 128):
-        monkeypatch.setattr("fastmask.ops._arrays._BLOCK_BYTES", size)
-        for name, array in ops_results(problem).items():
+        with tuning.override(BLOCK_BYTES=size):
+            results = ops_results(problem)
+        for name, array in results.items():
             assert_same_bits(array, expected[name], name)
+
+
+@pytest.mark.parametrize("dropout", [None, "shared", "per_gate"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_zeros_to_start_from_meet_no_infinite_weight(cell, dropout):
+    """After one step the results are those of recurrent weights of zeros."""
+    problem = make_problem(cell, 5, 1, 4, 9, mask="none", dtype=np.float32, initial_state=False, dropout=dropout)
+    x, function = PackedSequence.from_padded(problem.x), getattr(ops, problem.cell.function)
+    results = []
+    for weight in (0, np.inf):
+        problem.recurrent_kernel = np.full_like(problem.recurrent_kernel, weight)
+        _, states = function(x, *problem.parameters, **problem.options)
+        results.append(ops_results(problem) | {f"forward {n}": state for n, state in enumerate(states)})
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(results[1][name], array, name)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -12,39 +12,43 @@ from helpers.recurrent import CELLS, make_problem
 
 from fastmask import PackedSequence, kernels, ops, threads
 from fastmask.kernels import packing
-from fastmask.ops import _sharing
+from fastmask.ops import tuning
+from fastmask.ops.rnn import forward, tape
 from fastmask.packing import Packing
 
 WIDE = 4 * 64 + 5    # columns of four panels and a rest, for the widest vectors
 
 
 @pytest.fixture
-def patience(monkeypatch):
+def patience():
     """Wait for threads of a team however long they take."""
     while any(kernels.module(np.dtype(dtype)).is_crowded() for dtype in ("float32", "float64")):
         time.sleep(0.001)
-    monkeypatch.setattr(_sharing, "_PATIENCE", 1000.0)
+    with tuning.override(PATIENCE=1000.0):
+        yield
 
 
 @pytest.fixture
-def share_units(monkeypatch, set_threads, patience):
-    """Share units whatever the width of a layer and whoever waits; returns ``set_threads``."""
-    monkeypatch.setattr(_sharing, "_FEW_ROWS", ((0, 10**9),))
-    return set_threads
+def share_units(set_threads, patience):
+    """Share units whatever the width of a layer and whoever waits; gives ``set_threads``."""
+    with tuning.override(FEW_ROWS=((0, 10**9),)):
+        yield set_threads
 
 
 @pytest.fixture
 def teams(monkeypatch):
-    """The numbers of parts of the teams that are formed."""
+    """The numbers of parts of each pass, forwards and backwards."""
     formed = []
-    form_team = _sharing.form_team
 
-    def note(problem, runs):
-        formed.append(problem.parts)
-        form_team(problem, runs)
+    def noting(function):
+        def note(schedule, *arguments):
+            formed.append(schedule.parts)
+            return function(schedule, *arguments)
 
-    for module in ("_recurrent", "_lstm", "_gru", "_simple_rnn"):
-        monkeypatch.setattr(f"fastmask.ops.{module}.form_team", note)
+        return note
+
+    monkeypatch.setattr(forward, "prepare", noting(forward.prepare))
+    monkeypatch.setattr(tape, "join_team", noting(tape.join_team))
     return formed
 
 
@@ -67,12 +71,12 @@ def test_gradients_and_outputs(cell, options, dtype, share_units):
 @pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("rows", [1, 2, 40])
 @pytest.mark.parametrize("units", [1, 64, 65, 130, 192])
-@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_widths_and_rows(cell, units, rows, share_units):
     compare_with_one_thread(make_problem(cell, rows, 4, 3, units, mask="right", dtype=np.float32), share_units)
 
 
-@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.usefixtures("packed_weights")
 def test_inference(cell, return_sequences, share_units, teams):
@@ -82,7 +86,7 @@ def test_inference(cell, return_sequences, share_units, teams):
     for count in (1, 2, 4):
         share_units(count)
         function = getattr(ops, problem.cell.function)
-        sequence, states = function(x, *problem.parameters, return_sequences=return_sequences)
+        sequence, states = function(x, *problem.parameters, return_sequences=return_sequences, **problem.options)
         results.append([*states, *([sequence.values] if return_sequences else [])])
     for other in results[1:]:
         for array, expected in zip(other, results[0], strict=True):
@@ -91,10 +95,10 @@ def test_inference(cell, return_sequences, share_units, teams):
 
 
 @pytest.mark.parametrize("block", [1, 3000, 10**6])
-def test_blocks_of_inputs(block, share_units, monkeypatch):
+def test_blocks_of_inputs(block, share_units):
     """Products of inputs are made by blocks of steps, by all threads."""
-    monkeypatch.setattr("fastmask.ops._arrays._BLOCK_BYTES", block)
-    compare_with_one_thread(make_problem("gru", 3, 30, 70, 130, mask="right", dtype=np.float32), share_units)
+    with tuning.override(BLOCK_BYTES=block):
+        compare_with_one_thread(make_problem("gru", 3, 30, 70, 130, mask="right", dtype=np.float32), share_units)
 
 
 def test_repeated_inputs(share_units):
@@ -110,12 +114,10 @@ def test_both_passes_have_a_team(share_units, teams):
     assert teams == [2, 2]
 
 
-@pytest.mark.parametrize(
-    ("cell", "options"), [("gru_reset_before", {}), ("lstm", {"dropout": "shared"})], ids=["reset before", "dropout"]
-)
-def test_what_is_shared_out_by_rows(cell, options, share_units, teams):
+@pytest.mark.parametrize("cell", CELLS)
+def test_with_recurrent_dropout_rows_are_shared(cell, share_units, teams):
     share_units(2)
-    ops_results(make_problem(cell, 8, 5, 3, 130, dtype=np.float32, **options))
+    ops_results(make_problem(cell, 8, 5, 3, 130, dtype=np.float32, dropout="shared"))
     assert set(teams) == {1}
 
 
@@ -168,22 +170,20 @@ def test_callers_at_the_same_time(share_units):
 
 def test_after_a_long_wait_rows_are_shared_for_a_while(share_units, teams, monkeypatch):
     """Of three panels one thread has two, and the other waits for it; here any wait is a long one."""
-    monkeypatch.setattr(_sharing, "_PATIENCE", 0.0)
-    monkeypatch.setattr(_sharing, "_SLOWEST_BYTES_PER_SECOND", np.inf)
     kernel = kernels.module(np.dtype(np.float32))
     problem = make_problem("simple_rnn", 2000, 6, 3, 12 * kernel.lanes, mask="none", dtype=np.float32)
     x = PackedSequence.from_padded(problem.x)
     share_units(2)
-    for _ in range(100):
-        ops.simple_rnn(x, *problem.parameters, return_sequences=False)
-        if kernel.is_crowded():
-            break
-    else:
-        pytest.fail("no thread has waited")
+    with tuning.override(PATIENCE=0.0, SLOWEST_BYTES_PER_SECOND=np.inf):
+        for _ in range(100):
+            ops.simple_rnn(x, *problem.parameters, return_sequences=False)
+            if kernel.is_crowded():
+                break
+        else:
+            pytest.fail("no thread has waited")
     while kernel.is_crowded():
         time.sleep(0.001)
     teams.clear()
-    monkeypatch.setattr(_sharing, "_PATIENCE", 1000.0)
     ops_results(problem)
     monkeypatch.setattr(kernel, "is_crowded", lambda: True)
     ops_results(problem)

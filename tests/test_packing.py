@@ -57,10 +57,6 @@ class TestPlan:
         rows = np.arange(shape[0])
         of_row = np.concatenate([packing.sorted_indices, packing.rows])
         np.testing.assert_array_equal(packing.last_steps, [np.flatnonzero(of_row == row)[-1] for row in rows])
-        halves = np.array([packing.sorted_indices, packing.sorted_indices])
-        np.testing.assert_array_equal(halves.ravel()[packing.last_halves], rows)
-        odd = full_mask(mask, *shape).sum(axis=1) % 2
-        np.testing.assert_array_equal(packing.last_halves >= shape[0], odd)
 
     @pytest.mark.parametrize("repeat", [False, True])
     def test_grid(self, kind, shape, repeat):

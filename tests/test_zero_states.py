@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.compiled import assert_same_results, ops_results
+from helpers.compiled import assert_same_results, make_program, ops_results, run_program
 from helpers.layers import normal, outputs_of, randomize
 from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem
 
 from fastmask import PackedSequence, layers, ops
-from fastmask.ops import _sharing
+from fastmask.ops import tuning
 
 # A row and several, units in one vector and in several panels.
 SHAPES = [(1, 5), (1, 150), (7, 37)]
@@ -51,11 +51,10 @@ def test_outputs_and_gradients_of_rows_of_one_step(cell, dropout, go_backwards, 
             assert_same_results(ops_results(with_spoilt_weights(with_bias)), ops_results(with_bias))
 
 
-def first_outputs(problem, packed=None, **options):
+def first_outputs(program, problem, **options):
     """Outputs of the first valid steps, and the states of rows that have no other."""
     x = PackedSequence.from_padded(problem.x, problem.mask)
-    function = getattr(ops, problem.cell.function)
-    sequence, states = function(x, *problem.parameters, **problem.options | options, packed=packed)
+    sequence, states = run_program(program, problem, x, **options)
     single = x.packing.lengths == 1
     found = [state[single] for state in states]
     assert single.any()
@@ -64,10 +63,10 @@ def first_outputs(problem, packed=None, **options):
 
 def assert_same_first_outputs(problem, **options):
     spoilt_problem = with_spoilt_weights(problem)
-    kept = ops.PackedWeights(), ops.PackedWeights()
-    for packed, spoilt_packed in ((None, None), kept, kept):  # packed by the second call, found by the third
-        expected = first_outputs(problem, packed, **options)
-        found = first_outputs(spoilt_problem, spoilt_packed, **options)
+    program, spoilt_program = make_program(problem), make_program(spoilt_problem)
+    for _ in range(3):  # The first run may go without packed weights.
+        expected = first_outputs(program, problem, **options)
+        found = first_outputs(spoilt_program, spoilt_problem, **options)
         for array, wanted in zip(found, expected, strict=True):
             assert np.isfinite(array).all()
             assert_same_bits(array, wanted)
@@ -98,12 +97,12 @@ class TestInference:
             assert_same_first_outputs(problem, return_sequences=return_sequences)
 
     @pytest.mark.usefixtures("packed_weights")
-    def test_threads(self, cell, return_sequences, set_threads, monkeypatch):
+    def test_threads(self, cell, return_sequences, set_threads):
         """They share rows, or the units of few rows."""
+        set_threads(2)
         for few in ((), ((0, 10**9),)):
-            monkeypatch.setattr(_sharing, "_FEW_ROWS", few)
-            set_threads(2)
-            assert_same_first_outputs(problem_with_short_rows(cell, 6, 150), return_sequences=return_sequences)
+            with tuning.override(FEW_ROWS=few):
+                assert_same_first_outputs(problem_with_short_rows(cell, 6, 150), return_sequences=return_sequences)
 
 
 @pytest.mark.parametrize("op", ["simple_rnn", "lstm", "gru"])

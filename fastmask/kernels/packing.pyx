@@ -256,14 +256,6 @@ def fill_last_steps(const int64_t[::1] lengths, const int64_t[::1] unsorted_indi
             find_last_steps(&lengths[0], lengths.shape[0], &unsorted_indices[0], &offsets[0], &last[0])
 
 
-def fill_last_halves(const int64_t[::1] lengths, const int64_t[::1] unsorted_indices, int64_t[::1] last):
-    """last[b]: the last state of row b among two halves of sorted rows, which steps write in turn."""
-    cdef Py_ssize_t b
-    with nogil:
-        for b in range(lengths.shape[0]):
-            last[b] = unsorted_indices[b] + (lengths[b] & 1) * lengths.shape[0]
-
-
 def fill_grid(const int64_t[::1] positions, Py_ssize_t rows, Py_ssize_t total_length, bint repeat, int64_t[::1] grid):
     """grid[row * total_length + step] = packed token there, or -1; with repeat, the last token before."""
     cdef Py_ssize_t n, b, t

@@ -4,6 +4,8 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar, Self, cast
 
+import numpy as np
+
 from fastmask import constraints, initializers, regularizers
 from fastmask.layers import arguments, checks, custom, flow, symbolic
 from fastmask.layers.calls import Call as Call
@@ -121,8 +123,10 @@ class Layer(WeightHolder):
 
     def check_input(self, x: Any) -> Any:
         """Return `x` in the layer's dtype; ValueError or TypeError if it cannot be."""
-        x = checks.float_input(x, self.dtype)
-        self.check_rank("x", x.shape)
+        if type(x) is not np.ndarray or x.dtype != self.dtype:
+            x = checks.float_input(x, self.dtype)
+        if self.input_rank != len(x.shape):
+            self.check_rank("x", x.shape)
         return x
 
     @property
@@ -201,8 +205,9 @@ class Layer(WeightHolder):
         ValueError, TypeError, IndexError
             If an argument does not fit, naming it.
         """
-        self._check_options(options)
-        if symbolic.is_symbolic(x):
+        if options:
+            self._check_options(options)
+        if type(x) is not np.ndarray and symbolic.is_symbolic(x):
             return self._connect(x, mask, initial_state, training, options)
         return self.apply(x, mask, initial_state, training, False, options)[0]
 
@@ -237,15 +242,15 @@ class Layer(WeightHolder):
         if isinstance(x, PackedSequence):
             if mask is not None:
                 raise ValueError("mask must be None for a PackedSequence, which carries its own")
-            masked = x.packing.masked
+            masked, shape = x.packing.masked, x.values.shape
         else:
             mask = checks.mask_for(mask, x.shape, self.takes_ids)
-            masked = mask is not None
-        if masked:
+            masked, shape = mask is not None, x.shape
+        if masked and not self.supports_masking:
             self.require_masking()
         if not self.built:
             self.build(flow.open_shape(x))
-        if self.features is not None:
+        if self.features is not None and shape[1:][-1:] != (self.features,):
             self._check_features(flow.open_shape(x), ())
         return self.forward(x, Call(mask, initial_state, bool(training), keep, options or {}))
 

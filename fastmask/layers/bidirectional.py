@@ -5,16 +5,17 @@ from typing import Any, Self, cast
 
 import numpy as np
 
+from fastmask import ops
 from fastmask.layers import checks
 from fastmask.layers.arguments import with_dtype_of
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Shape
-from fastmask.layers.flow import Back, Shown, cotangents, enter_in_place, leave, run, same
+from fastmask.layers.flow import Back, Shown, cotangents, leave, run, same, tokens_of
 from fastmask.layers.joining import Concatenate
 from fastmask.layers.merging import Add, Average, Multiply
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.serialization import deserialize, serialize
-from fastmask.packing import PackedSequence, Packing
+from fastmask.packing import PackedSequence
 
 _MERGES = {"concat": Concatenate, "sum": Add, "mul": Multiply, "ave": Average}
 _MERGE_MODES = (*_MERGES, None)
@@ -126,18 +127,15 @@ class Bidirectional(Layer):
         return outputs if len(outputs) > 1 else outputs[0]
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        source, enter_back = enter_in_place(x, call.mask)
+        tokens, enter_back = tokens_of(x, call.mask)
         starts = self._halves(call.initial_state)
         pairs = zip((self.forward_layer, self.backward_layer), starts, strict=True)
-        runs = [layer.scan(source, call._replace(initial_state=s)) for layer, s in pairs]
+        runs = [layer.scan(tokens, call._replace(initial_state=s)) for layer, s in pairs]
         (ahead, a_states, ahead_back), (back, b_states, back_back) = runs
         merged, merge_back = self._merge(ahead, back, call.keep)
-        padded = not isinstance(x, PackedSequence)
-        left = (
-            [leave(y, padded, call.keep) for y in merged]
-            if self.return_sequences
-            else [(y.values, same) for y in merged]
-        )
+        left: list[tuple[Any, Back]] = [(y, same) for y in merged]
+        if self.return_sequences:
+            left = [leave(y, not isinstance(x, PackedSequence), call.keep) for y in merged]
         states = (*a_states, *b_states) if self.return_state else ()
         outputs = (*[y for y, _ in left], *states)
         output = outputs if len(outputs) > 1 else outputs[0]
@@ -166,19 +164,16 @@ class Bidirectional(Layer):
         half = len(self.forward_layer.state_names)
         return tuple(states[:half]), tuple(states[half:])
 
-    def _merge(self, ahead: Any, back: Any, keep: bool) -> tuple[list[PackedSequence], Back]:
-        """Return one merged output or two; the pullback takes and returns several gradients.
-
-        Last outputs are merged as sequences of one step.
-        """
-        if not self.return_sequences:
-            plan = Packing.full(len(ahead), 1)
-            ahead, back = PackedSequence(ahead, plan), PackedSequence(back, plan.reversed)
-        elif ahead.packing.masked and not self.zero_output_for_mask:
+    def _merge(self, ahead: Any, back: Any, keep: bool) -> tuple[list[Any], Back]:
+        """Return one merged output or two; the pullback takes and returns several gradients."""
+        if self.return_sequences and ahead.packing.masked and not self.zero_output_for_mask:
             return self._merge_shown(ahead, back, keep)
         if self.merge_mode is not None:
-            y, pullback = run("merge_directions", keep, ahead, back, self.merge_mode)
+            merge = ops.merge_directions_vjp if self.return_sequences else ops.merge_rows_vjp
+            y, pullback = merge(ahead, back, self.merge_mode)
             return [y], lambda d: (None, None) if d[0] is None else pullback(d[0])
+        if not self.return_sequences:
+            return [ahead, back], lambda d: d
         turned, turn_back = run("time_order", keep, back)
         return [ahead, turned], lambda d: (d[0], None if d[1] is None else turn_back(d[1]))
 

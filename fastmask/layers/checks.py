@@ -134,8 +134,8 @@ def mask_for(mask: Any, shape: tuple[int, ...], ids: bool = False) -> "npt.NDArr
     ValueError
         If its shape is not ``shape[:2]``, nor that of more axes, or an integer is neither 0 nor 1.
     """
-    if mask is None:
-        return None
+    if mask is None or (type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == shape[:2]):
+        return mask
     mask = as_array("mask", mask)
     if mask.dtype.kind not in "biu":
         raise TypeError(f"mask must be bool (or integers 0 and 1), got dtype {mask.dtype}")

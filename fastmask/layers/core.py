@@ -10,7 +10,7 @@ from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import Shown, as_rows, cotangents, enter, leave, run, same, summed
-from fastmask.layers.prepared import Prepared
+from fastmask.layers.programs import Kept
 from fastmask.layers.weights import add_kept, keep_options
 from fastmask.packing import PackedSequence
 from fastmask.random import SeedGenerator, as_generator
@@ -120,7 +120,7 @@ class Dense(RowLayer):
         self.units = checks.positive_int("units", units)
         self.activation = checks.activation_name("activation", activation, ops.ACTIVATIONS)
         self.use_bias = bool(use_bias)
-        self.prepared = Prepared()
+        self._kept: Kept[ops.DenseProgram] = Kept()
 
     def create_weights(self, input_shape: Shape) -> None:
         features = self.known_features(input_shape)
@@ -130,11 +130,13 @@ class Dense(RowLayer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
 
+    def _make_program(self) -> ops.DenseProgram:
+        return ops.DenseProgram(self.kernel.value, None if self.bias is None else self.bias.value, self.activation)
+
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
-        bias = None if self.bias is None else self.bias.value
-        rows = as_rows(values)
-        packed = self.prepared.options(call.keep, self.kernel, self.bias)
-        flat, back = run("dense", call.keep, rows, self.kernel.value, bias, self.activation, **packed)
+        program = self._kept.get(self._make_program, self.kernel, self.bias)
+        rows = np.ascontiguousarray(as_rows(values))
+        flat, back = program.vjp(rows) if call.keep else (program.run(rows), same)
         y = flat.reshape(*values.shape[:-1], self.units)
 
         def pullback(dy: Any) -> Gradients:

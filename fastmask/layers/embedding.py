@@ -99,7 +99,7 @@ class Embedding(Layer):
         return (*input_shape, self.output_dim)
 
     def check_input(self, x: Any) -> Any:
-        ids = x.values if isinstance(x, PackedSequence) else checks.as_array("x", x)
+        ids = x if type(x) is np.ndarray else x.values if isinstance(x, PackedSequence) else checks.as_array("x", x)
         if ids.dtype.kind not in "iu":
             raise TypeError(f"x must hold integer ids, got dtype {ids.dtype}")
         return x if isinstance(x, PackedSequence) else ids
@@ -112,8 +112,10 @@ class Embedding(Layer):
 
     def pack_input(self, x: Any, mask: Any = None) -> PackedSequence:
         """Pack padded ids (B, T) by the mask that `compute_mask` gives."""
-        x = self.check_input(x)
-        return super().pack_input(x, self.compute_mask(x, checks.mask_for(mask, x.shape, ids=True)))
+        ids = self.check_input(x)
+        if mask is not None:
+            mask = checks.mask_for(mask, ids.shape, ids=True)
+        return PackedSequence.from_padded(ids, self.compute_mask(ids, mask))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         table, version = self.embeddings.value, self.embeddings.version

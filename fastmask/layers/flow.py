@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,24 @@ def enter_several(layer: Any, xs: Sequence[Any], masks: Sequence[Any], call: Cal
     return [(x, same) if isinstance(x, PackedSequence) else enter_read(x, m, read, call.keep) for x, m, read in pairs]
 
 
-def enter_in_place(x: "Array | PackedSequence", mask: Any) -> tuple[PackedSequence, Back]:
-    """As `enter`, for a layer that finds each token where it stands; `x` must not change until its pullback."""
+def tokens_of(x: "Array | PackedSequence", mask: Any) -> tuple[ops.Tokens, Back]:
+    """The tokens of a batch as a recurrent program takes them; those of a padded one stay where they stand."""
     if isinstance(x, PackedSequence):
-        return x, same
-    shape = x.shape
-    return PackedSequence.from_padded(x, mask, copy=False), lambda d: d.reshape(shape)
+        values = ops.check_float("x", x.values, 2)
+        return ops.Tokens(values, x.packing, x.index, x.index is not None and not x.apart, x.source), same
+    shape, flags = x.shape, x.flags
+    plan = full_plan(*shape[:2]) if mask is None else Packing.from_mask(mask)
+    values = x if flags.c_contiguous and flags.aligned else np.require(x, None, ("C", "A"))
+    values = values.reshape(shape[0] * shape[1], shape[2])
+    return ops.Tokens(values, plan, plan.positions), lambda d: d.reshape(shape)
+
+
+def full_plan(rows: int, steps: int) -> Packing:
+    """The plan of a batch without a mask; small ones are kept."""
+    return _kept_plan(rows, steps) if rows * steps <= ops.tuning.KEPT_PLAN_TOKENS else Packing.full(rows, steps)
+
+
+_kept_plan = lru_cache(maxsize=8)(Packing.full)
 
 
 def leave(y: PackedSequence, padded: bool, keep: bool) -> tuple[Any, Back]:

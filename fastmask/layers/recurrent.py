@@ -233,14 +233,3 @@ class GRU(Gated):
 
     def options(self) -> dict[str, Any]:
         return super().options() | {"reset_after": self.reset_after}
-
-    @property
-    def one_step(self) -> bool:
-        return self.reset_after
-
-    def cell_options(self) -> dict[str, Any]:
-        return super().options()
-
-    def bias_shape(self) -> tuple[int, ...]:
-        width = self.gates * self.units
-        return (2, width) if self.reset_after else (width,)

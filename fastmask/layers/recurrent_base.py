@@ -5,12 +5,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastmask import initializers, ops
-from fastmask.layers import checks, direct
+from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.core import keep_factor
-from fastmask.layers.flow import Back, cotangents, enter_in_place, leave, run, same
-from fastmask.layers.prepared import Prepared
+from fastmask.layers.flow import Back, cotangents, leave, run, same, tokens_of
+from fastmask.layers.programs import Kept
 from fastmask.layers.weights import add_kept, keep_options
 from fastmask.packing import PackedSequence, Packing
 from fastmask.random import as_generator
@@ -78,7 +78,7 @@ class Recurrent(Layer):
         self.unroll = bool(unroll)
         self.zero_output_for_mask = bool(zero_output_for_mask)
         self.states: States | None = None
-        self.prepared = Prepared()
+        self._kept: Kept[ops.RNNProgram] = Kept()
 
     def _take_initializers(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Keep what concerns the weights; return the arguments of `Layer`."""
@@ -92,17 +92,13 @@ class Recurrent(Layer):
         return arguments
 
     def options(self) -> dict[str, Any]:
-        """Return what the op of this layer needs beyond weights, states and dropout."""
+        """Return what tells the cell of this layer from others of its kind."""
         return {"activation": self.activation}
 
     def initial_bias(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return the bias to start from."""
         initialize = self.bias_initializer or initializers.Zeros()
         return np.asarray(initialize(shape, dtype))
-
-    def bias_shape(self) -> tuple[int, ...]:
-        """Return the shape of the bias."""
-        return (self.gates * self.units,)
 
     @property
     def weight_path(self) -> str:
@@ -117,53 +113,39 @@ class Recurrent(Layer):
         return self.dropout > 0 or self.recurrent_dropout > 0
 
     def create_weights(self, input_shape: Shape) -> None:
-        width = self.gates * self.units
-        features = self.known_features(input_shape)
-        self.kernel = add_kept(self, "kernel", (features, width))
+        self.spec = ops.RNNSpec(
+            self.op, self.known_features(input_shape), self.units, self.dtype.name, use_bias=self.use_bias,
+            go_backwards=self.go_backwards, **self.options(),
+        )
+        self.kernel = add_kept(self, "kernel", self.spec.kernel_shape)
         start = self.recurrent_initializer or "orthogonal"
-        self.recurrent_kernel = add_kept(self, "recurrent_kernel", (self.units, width), "recurrent", start)
+        self.recurrent_kernel = add_kept(self, "recurrent_kernel", self.spec.recurrent_shape, "recurrent", start)
         self.bias = None
         if self.use_bias:
-            self.bias = add_kept(self, "bias", self.bias_shape(), initializer=self.initial_bias)
+            self.bias = add_kept(self, "bias", self.spec.bias_shape, initializer=self.initial_bias)
 
     def compute_output_shape(self, input_shape: Shape) -> Any:
         state = (input_shape[0], self.units)
         y = (*input_shape[:2], self.units) if self.return_sequences else state
         return (y, *[state for _ in self.state_names]) if self.return_state else y
 
-    @property
-    def one_step(self) -> bool:
-        """Whether `ops.Cell` computes what this layer does."""
-        return True
-
-    def cell_options(self) -> dict[str, Any]:
-        """Return what `ops.Cell` needs beyond the weights."""
-        return self.options()
-
-    def __call__(
-        self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
-    ) -> Any:
-        plain = not options and not (training and self.stochastic) and direct.is_direct(self, x, mask)
-        if plain and direct.is_short(self, x, mask, initial_state):
-            return direct.run_cell(self, x, mask, initial_state)
-        return super().__call__(x, mask, initial_state, training, **options)
-
-    __call__.__doc__ = Layer.__call__.__doc__
+    def _make_program(self) -> ops.RNNProgram:
+        bias = None if self.bias is None else self.bias.value
+        return ops.RNNProgram(self.spec, self.kernel.value, self.recurrent_kernel.value, bias)
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        found = direct.forward(self, x, call)
-        if found is not None:
-            return found
-        source, enter_back = enter_in_place(x, call.mask)
-        y, states, scan_back = self.scan(source, call)
+        tokens, enter_back = tokens_of(x, call.mask)
+        y, states, scan_back = self.scan(tokens, call)
         padded = not isinstance(x, PackedSequence)
         leave_back: Back = same
         if isinstance(y, PackedSequence):
             if self.go_backwards and not padded:
-                y, leave_back = self._under_mask_of(source, y, call.keep)
+                y, leave_back = self._under_mask_of(tokens.plan, y, call.keep)
             else:
                 y, leave_back = leave(y, padded, call.keep)
         output = (y, *states) if self.return_state else y
+        if not call.keep:
+            return output, None
 
         def pullback(dy: Any) -> Gradients:
             d, *d_states = cotangents(dy, output, self.dtype)
@@ -172,21 +154,20 @@ class Recurrent(Layer):
 
         return output, pullback
 
-    def _under_mask_of(self, source: PackedSequence, steps: PackedSequence, keep: bool) -> tuple[PackedSequence, Back]:
+    def _under_mask_of(self, plan: Packing, steps: PackedSequence, keep: bool) -> tuple[PackedSequence, Back]:
         """Give outputs in processing order the plan of the input.
 
         Keras flips the time of the outputs of `go_backwards` but not of the mask that goes with
         them, so the outputs under the mask may be repeated ones: a masked batch takes the way over
         the padded grid. The packed result shows zeros where it is masked.
         """
-        plan = source.packing
         if np.array_equal(steps.packing.positions, plan.positions):
             return PackedSequence(steps.values, plan, repeat=steps.repeat), same
         grid, unpack_back = run("unpack", keep, steps)
         packed, pack_back = run("pack", keep, grid, plan.mask)
         return PackedSequence(packed.values, plan), lambda d: unpack_back(pack_back(d))
 
-    def scan(self, x: PackedSequence, call: Call) -> tuple["PackedSequence | Array", States, Back]:
+    def scan(self, tokens: ops.Tokens, call: Call) -> tuple["PackedSequence | Array", States, Back]:
         """Run the recurrence over a packed batch.
 
         Returns
@@ -198,14 +179,31 @@ class Recurrent(Layer):
         callable
             ``back(dy or None, d_states) -> Gradients``.
         """
-        (sequence, states), op_back = run(self.op, call.keep, x, **self._op_arguments(x, call))
+        plan = tokens.plan
+        initial = dropout = None
+        if call.initial_state is not None or self.states is not None:
+            initial = self.initial_states(call.initial_state, plan.batch_size)
+        if call.training and self.stochastic:
+            dropout = self.draw_dropout(plan)
+        program = self._kept.get(self._make_program, self.kernel, self.recurrent_kernel, self.bias)
+        op_back: Back = same
+        sequence: Array | None
+        if call.keep:
+            (sequence, states), tape = program.vjp(tokens, initial, dropout=dropout)
+            op_back = tape.pullback
+        else:
+            sequence, states = program.run(tokens, initial, every_step=self.return_sequences, dropout=dropout)
         if self.stateful:
-            self.states = tuple(state.copy() for state in states)
-        y, last_back = sequence, None
-        if not self.return_sequences:
-            y, last_back = self._last(states[0], x.packing)
-        elif self.zero_output_for_mask:
-            y = PackedSequence(sequence.values, sequence.packing)
+            self.states = tuple([state.copy() for state in states])
+        y: PackedSequence | Array
+        last_back: Back | None = None
+        if self.return_sequences and sequence is not None:
+            order = plan.reversed if self.go_backwards else plan
+            y = PackedSequence(sequence, order, repeat=not self.zero_output_for_mask)
+        elif self.zero_output_for_mask or plan.tokens == 0 or plan.batch_sizes[0] < plan.batch_size:
+            y, last_back = self._last(states[0], plan)
+        else:
+            y, last_back = states[0].copy() if self.return_state else states[0], same
         given = call.initial_state is not None
 
         def back(d: Array | None, d_states: Any) -> Gradients:
@@ -217,29 +215,14 @@ class Recurrent(Layer):
             weights = [w for w in (g.kernel, g.recurrent_kernel, g.bias) if w is not None]
             return Gradients(g.inputs, weights, g.initial_state if given else None)
 
-        return y, tuple(states), back
-
-    def _op_arguments(self, x: PackedSequence, call: Call) -> dict[str, Any]:
-        return {
-            "kernel": self.kernel.value,
-            "recurrent_kernel": self.recurrent_kernel.value,
-            "bias": None if self.bias is None else self.bias.value,
-            "initial_state": self.initial_states(call.initial_state, x.packing.batch_size),
-            "go_backwards": self.go_backwards,
-            "return_sequences": self.return_sequences,
-            **self.options(),
-            **self.prepared.options(call.keep, self.kernel, self.recurrent_kernel, self.bias),
-            **self._dropout_masks(x, call.training),
-        }
+        return y, states, back
 
     def _last(self, h: Array, plan: Packing) -> tuple[Array, Back]:
-        """Return the last outputs: the states `h`, but zeros where none is due."""
+        """Return the last outputs where not every row has one: the states `h`, or zeros where none is due."""
         if self.zero_output_for_mask and plan.masked and plan.total_length:
             none_due = ~plan.mask[:, 0 if self.go_backwards else -1]
-        elif plan.batch_sizes.size == 0 or plan.batch_sizes[0] < plan.batch_size:
-            none_due = plan.lengths == 0
         else:
-            return (h.copy() if self.return_state else h), same
+            none_due = plan.lengths == 0
 
         def without(values: Array) -> Array:
             values = values.copy()
@@ -279,20 +262,15 @@ class Recurrent(Layer):
             states.append(state)
         return tuple(states)
 
-    def _dropout_masks(self, x: PackedSequence, training: bool) -> dict[str, Array | None]:
+    def draw_dropout(self, plan: Packing) -> ops.Dropout | None:
         """Draw one factor per row for all steps, per gate if the recurrent state is dropped too."""
-        if not (training and self.stochastic):
-            return {}
-        per_gate = (self.gates,) if self.recurrent_dropout and self.gates > 1 else ()
-        masks: dict[str, Array | None] = {}
-        for name, rate, width in (
-            ("input_mask", self.dropout, self.features),
-            ("recurrent_mask", self.recurrent_dropout, self.units),
-        ):
+        groups = self.gates if self.recurrent_dropout and self.gates > 1 else 1
+        factors = []
+        for rate, width in ((self.dropout, self.spec.features), (self.recurrent_dropout, self.units)):
             acts = rate > 0 and (rate < 1 or self.drops_all)
-            shape = (*per_gate, x.packing.batch_size, width)
-            masks[name] = keep_factor(self.seed_generator, rate, shape, self.dtype) if acts else None
-        return masks
+            shape = groups, plan.batch_size, width
+            factors.append(keep_factor(self.seed_generator, rate, shape, self.dtype) if acts else None)
+        return ops.Dropout(*factors) if any(f is not None for f in factors) else None
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return `mask` if the outputs are sequences, else None; in a list if there are states."""

@@ -14,6 +14,7 @@ from fastmask.layers.flow import leave_all
 from fastmask.layers.logic import MaskOperation
 from fastmask.layers.serialization import layer_configs
 from fastmask.layers.symbolic import KerasTensor, Node, connect, is_symbolic, symbolic_masks
+from fastmask.loop import GradientOf
 from fastmask.models import configs
 from fastmask.models.graph import Graph, from_intermediate, make_graph
 from fastmask.models.run import Entry, Plans, Run
@@ -105,6 +106,7 @@ class Model(Layer, Trainer):
         self.keyed_outputs = isinstance(outputs, Mapping)
         self.input_shape = _only([tensor.shape for tensor in self.inputs])
         self.output_shape = _only([tensor.shape for tensor in self.outputs])
+        self._layout = self._made_layout()
 
     @property
     def sublayers(self) -> Mapping[str, Layer]:
@@ -137,6 +139,9 @@ class Model(Layer, Trainer):
     @property
     def layout(self) -> Layout:
         """What data for this model must look like."""
+        return self._layout
+
+    def _made_layout(self) -> Layout:
         inputs = [
             InputSpec(name, self.input_takes_ids(i), self._data_shape(tensor))
             for i, (name, tensor) in enumerate(zip(self.input_names, self.inputs, strict=True))
@@ -277,7 +282,7 @@ class Model(Layer, Trainer):
 
     def run(
         self, x: Sequence[Any], mask: ArrayLike | None = None, *, training: bool = False, keep: bool = False
-    ) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+    ) -> tuple[list[Any], Callable[[Sequence[Any]], list[GradientOf]]]:
         """Return the outputs, packed where they have a time axis, and their pullback.
 
         Parameters
@@ -294,16 +299,16 @@ class Model(Layer, Trainer):
         outputs : list of ndarray or PackedSequence
         pullback : callable
             Takes the gradients by the outputs' values, None for zeros, and returns those by
-            `trainable_weights`, None where no gradient arrives.
+            `trainable_weights`, each beside its variable, None where no gradient arrives.
         """
         plans: Plans = []
         run = Run(self.graph, training, keep)
         outputs = run.forward([Entry(value, mask, plans) for value in x])
-        self.tokens_seen += sum(plan.tokens for plan in plans) if plans else len(x[0])
+        self.tokens_seen += sum([plan.tokens for plan in plans]) if plans else len(x[0])
 
-        def pullback(gradients: Sequence[Any]) -> list[Any]:
+        def pullback(gradients: Sequence[Any]) -> list[GradientOf]:
             weights = run.backward(gradients)[1]
-            return [weights.get(id(variable)) for variable in self.trainable_weights]
+            return [(weights.get(id(variable)), variable) for variable in self.trainable_weights]
 
         return outputs, pullback
 

@@ -19,6 +19,9 @@ class Step:
         An entry for each input; None where no mask was passed to the call.
     released : tuple of int
         Places that no later step reads.
+    direct : bool
+        Whether a value that another step made can go to the layer's `forward` as it is, if it has as many features
+        as the layer was built for: what is flattened has others in batches of other lengths.
     """
 
     node: Node
@@ -27,6 +30,7 @@ class Step:
     outputs: tuple[int, ...]
     masks: tuple[int | None, ...]
     released: tuple[int, ...] = ()
+    direct: bool = False
 
 
 @dataclass(slots=True)
@@ -137,7 +141,15 @@ def _step(node: Node, places: dict[KerasTensor, int]) -> Step:
         return tuple(places[tensor] for tensor in tensors)
 
     masks = tuple(None if mask is None else places[mask] for mask in node.masks)
-    return Step(node, of(node.inputs), of(node.states), of(node.outputs), masks)
+    return Step(node, of(node.inputs), of(node.states), of(node.outputs), masks, direct=_is_direct(node))
+
+
+def _is_direct(node: Node) -> bool:
+    layer = node.layer
+    special = layer.takes_list or layer.is_graph or layer.takes_grid or layer.may_mask or bool(node.states)
+    users_own = type(layer).forward is Layer.forward
+    alike = all(tensor.dtype == layer.dtype.name for tensor in node.inputs)
+    return not special and not users_own and alike and node.masks == [None]
 
 
 def _released(steps: list[Step], graph: Graph) -> list[Step]:

@@ -92,7 +92,14 @@ class Run:
             self.live[place] = self.keep and (not isinstance(value, Entry) or value.live)
             self.plans = value.plans if isinstance(value, Entry) else self.plans
         for step in graph.steps:
-            self._call(step)
+            value, features = self.values[step.inputs[0]], step.node.layer.features
+            fits = features is None or type(value) is not np.ndarray or value.shape[-1] == features
+            if step.direct and fits and type(value) is not Entry:
+                live = self.keep and (self.live[step.inputs[0]] or bool(step.node.layer.trainable_weights))
+                call = Call(None, None, self._trains(step), live, step.node.options)
+                self._keep(step, step.node.layer.forward(value, call), live, [same])
+            else:
+                self._call(step)
         return [self._output(graph.places[tensor]) for tensor in graph.outputs]
 
     def backward(self, gradients: Sequence[Any]) -> tuple[list[Any], dict[int, Any]]:
@@ -133,13 +140,20 @@ class Run:
         below = any(self.live[place] for place in (*step.inputs, *step.states))
         live = self.keep and (below or bool(node.layer.trainable_weights))
         x = [value for value, _ in given] if node.layer.takes_list else given[0][0]
-        training = self.training if node.training is None else node.training
-        y, pullback = node.layer.apply(x, None, states, training, live, node.options)
+        result = node.layer.apply(x, None, states, self._trains(step), live, node.options)
+        self._keep(step, result, live, [back for _, back in given])
+
+    def _trains(self, step: Step) -> bool:
+        return self.training if step.node.training is None else step.node.training
+
+    def _keep(self, step: Step, result: tuple[Any, Any], live: bool, backs: list[Back]) -> None:
+        """Put the outputs of a step in their places, and its pullback on the tape."""
+        y, pullback = result
         several = isinstance(y, tuple)
         for place, value in zip(step.outputs, y if several else (y,), strict=True):
             self.values[place], self.live[place] = value, live
         if live:
-            self.tape.append((step, pullback, [back for _, back in given], several))
+            self.tape.append((step, pullback, backs, several))
         for place in step.released:
             self.values[place] = None
 

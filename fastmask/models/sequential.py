@@ -192,7 +192,7 @@ class Sequential(Model):
     def layout(self) -> Layout:
         """What data for this model must look like."""
         if self.built:
-            return super().layout
+            return self._layout
         return Layout((InputSpec("x", self.takes_ids, None),), ("y",))
 
     def run(self, x: Any, mask: Any = None, *, training: bool = False, keep: bool = False) -> Any:

@@ -5,14 +5,13 @@ to gradients of the arguments. Arrays are float32 or float64, all of one dtype i
 twins are in :mod:`fastmask.reference`.
 """
 
+from fastmask.ops import tuning
 from fastmask.ops._activations import ACTIVATIONS, RECURRENT_ACTIVATIONS, activation, activation_vjp
+from fastmask.ops._arrays import check_float
 from fastmask.ops._attention import AttentionGradients, attention, attention_vjp
-from fastmask.ops._cells import Cell
-from fastmask.ops._dense import DenseGradients, dense, dense_vjp, matmul
+from fastmask.ops._dense import DenseGradients, DenseProgram, dense, dense_vjp, matmul
 from fastmask.ops._embedding import SparseRows, embedding, embedding_vjp
-from fastmask.ops._gru import gru, gru_vjp
 from fastmask.ops._losses import sparse_crossentropy
-from fastmask.ops._lstm import lstm, lstm_vjp
 from fastmask.ops._merging import MERGES, batch_dot, batch_dot_vjp, merge, merge_vjp
 from fastmask.ops._normalization import (
     NormalizationGradients,
@@ -25,9 +24,7 @@ from fastmask.ops._normalization import (
     layer_normalization_vjp,
 )
 from fastmask.ops._optimizers import adam_step, lazy_adam_step, rmsprop_step, sgd_step
-from fastmask.ops._packed import PackedWeights
 from fastmask.ops._pooling import average_pool, average_pool_vjp, max_pool, max_pool_vjp
-from fastmask.ops._recurrent_gradients import RecurrentGradients
 from fastmask.ops._resting import RestingRows
 from fastmask.ops._sequences import (
     MERGE_MODES,
@@ -35,6 +32,7 @@ from fastmask.ops._sequences import (
     gather,
     gather_vjp,
     merge_directions_vjp,
+    merge_rows_vjp,
     multiply_vjp,
     pack,
     pack_vjp,
@@ -43,7 +41,20 @@ from fastmask.ops._sequences import (
     unpack,
     unpack_vjp,
 )
-from fastmask.ops._simple_rnn import simple_rnn, simple_rnn_vjp
+from fastmask.ops.rnn import (
+    Cell,
+    Dropout,
+    RecurrentGradients,
+    RNNProgram,
+    RNNSpec,
+    Tokens,
+    gru,
+    gru_vjp,
+    lstm,
+    lstm_vjp,
+    simple_rnn,
+    simple_rnn_vjp,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -53,11 +64,15 @@ __all__ = [
     "AttentionGradients",
     "Cell",
     "DenseGradients",
+    "DenseProgram",
+    "Dropout",
     "NormalizationGradients",
-    "PackedWeights",
+    "RNNProgram",
+    "RNNSpec",
     "RecurrentGradients",
     "RestingRows",
     "SparseRows",
+    "Tokens",
     "activation",
     "activation_vjp",
     "adam_step",
@@ -72,6 +87,7 @@ __all__ = [
     "batch_normalization_vjp",
     "batch_training",
     "batch_training_vjp",
+    "check_float",
     "dense",
     "dense_vjp",
     "embedding",
@@ -91,6 +107,7 @@ __all__ = [
     "max_pool_vjp",
     "merge",
     "merge_directions_vjp",
+    "merge_rows_vjp",
     "merge_vjp",
     "multiply_vjp",
     "pack",
@@ -102,6 +119,7 @@ __all__ = [
     "sparse_crossentropy",
     "time_order",
     "time_order_vjp",
+    "tuning",
     "unpack",
     "unpack_vjp",
 ]

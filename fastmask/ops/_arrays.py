@@ -14,16 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from fastmask import threads
 from fastmask.arguments import as_array
 from fastmask.kernels.memory import aligned_empty
+from fastmask.ops import tuning
 from fastmask.packing import PackedSequence
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-# About 200 microseconds of one core: below this a second thread costs more than it saves.
-_OPERATIONS_PER_THREAD = 20_000_000
-# Input products of a block of steps stay in the second-level cache until those steps have run.
-_BLOCK_BYTES = 512 * 1024
 
 
 def check_float(
@@ -141,16 +138,11 @@ def readable_bias(kernel: ModuleType, bias: Array) -> Array:
     return readable
 
 
-def block_tokens(columns: int, dtype: np.dtype[Any]) -> int:
-    """For how many tokens input products of so many columns are made at a time, if a step has no more."""
-    return _BLOCK_BYTES // (max(1, columns) * dtype.itemsize)
-
-
 def thread_count(operations: float) -> int:
     """How many threads are worth while for that many floating-point operations."""
-    if operations < 2 * _OPERATIONS_PER_THREAD:
+    if operations < 2 * tuning.OPERATIONS_PER_THREAD:
         return 1
-    return min(threads.get_num_threads(), int(operations // _OPERATIONS_PER_THREAD))
+    return min(threads.get_num_threads(), int(operations // tuning.OPERATIONS_PER_THREAD))
 
 
 def split(count: int, parts: int) -> list[tuple[int, int]]:

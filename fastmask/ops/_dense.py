@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from numpy.typing import ArrayLike
 
@@ -12,8 +12,7 @@ from fastmask import kernels, threads
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._activations import activate, activate_backward, activation_code
 from fastmask.ops._arrays import Array, check_float, check_shape, product_panels, readable_bias, thread_count
-from fastmask.ops._packed import PackedWeights
-from fastmask.ops._products import gradient_tasks, multiply, multiply_tasks, product_tasks
+from fastmask.ops._products import fill_product, gradient_tasks, multiply_tasks
 
 
 class DenseGradients(NamedTuple):
@@ -24,20 +23,86 @@ class DenseGradients(NamedTuple):
     bias: Array | None
 
 
-def _check(x: ArrayLike, kernel: ArrayLike) -> tuple[Array, Array]:
+class DenseProgram:
+    """A fully connected layer on some weights, which are packed at first need and must not change then.
+
+    Threads may share a program. A copy or pickle has packed nothing.
+
+    Parameters
+    ----------
+    kernel : float32 or float64 array (k, m)
+    bias : array (m,) of the same dtype, optional
+    activation : str or None
+        One of :data:`fastmask.ops.ACTIVATIONS`; None is linear.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+    """
+
+    def __init__(self, kernel: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None) -> None:
+        self.kernel = check_float("kernel", kernel, 2)
+        self.bias = None
+        if bias is not None:
+            self.bias = check_float("bias", bias, 1, self.kernel.dtype)
+            check_shape("bias", self.bias, self.kernel.shape[1:])
+        self.activation = activation
+        self.code = activation_code("activation", activation)
+        self._packed: tuple[ModuleType | None, Array | None, Array | None] = None, None, None
+
+    def run(self, rows: Array) -> Array:
+        """``activation(rows @ kernel + bias)`` for checked rows (n, k)."""
+        module = kernels.module(rows.dtype)
+        out = self._products(module, rows)
+        if self.code:
+            activate(module, self.code, out, out)
+        return out
+
+    def vjp(self, rows: Array) -> tuple[Array, Callable[[ArrayLike], DenseGradients]]:
+        """:meth:`run` and its pullback."""
+        module, matrix = kernels.module(rows.dtype), self.kernel
+        z = y = self._products(module, rows)
+        if self.code:
+            y = aligned_empty(z.shape, z.dtype)
+            activate(module, self.code, z, y)
+
+        def pullback(dy: ArrayLike) -> DenseGradients:
+            gradient = check_float("dy", dy, 2, rows.dtype)
+            check_shape("dy", gradient, y.shape)
+            d = activate_backward(module, self.code, z, y, gradient)
+            dx = aligned_empty(rows.shape, rows.dtype)
+            dkernel = aligned_empty(matrix.shape, rows.dtype)
+            dbias = aligned_empty(matrix.shape[1], rows.dtype)
+            tasks = multiply_tasks(module, d, matrix.T, dx) + gradient_tasks(module, rows, d, dkernel, bias=dbias)
+            threads.run(tasks, thread_count(4.0 * rows.shape[0] * matrix.size))
+            return DenseGradients(dx, dkernel, None if self.bias is None else dbias)
+
+        return y, pullback
+
+    def _products(self, module: ModuleType, rows: Array) -> Array:
+        known, panels, start = self._packed
+        if known is not module or panels is None:
+            panels = product_panels(module, self.kernel)
+            start = None if self.bias is None else readable_bias(module, self.bias)
+            self._packed = module, panels, start
+        out = aligned_empty((rows.shape[0], self.kernel.shape[1]), rows.dtype)
+        fill_product(module, rows, panels, start, out)
+        return out
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kernel, self.bias, self.activation)
+
+
+def _program(
+    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, activation: str | None
+) -> tuple[DenseProgram, Array]:
+    activation_code("activation", activation)
     rows = check_float("x", x, 2)
     matrix = check_float("kernel", kernel, 2, rows.dtype)
     if matrix.shape[0] != rows.shape[1]:
         raise ValueError(f"kernel: expected {rows.shape[1]} rows, as x has columns, got shape {matrix.shape}.")
-    return rows, matrix
-
-
-def _check_bias(bias: ArrayLike | None, matrix: Array) -> Array | None:
-    if bias is None:
-        return None
-    checked = check_float("bias", bias, 1, matrix.dtype)
-    check_shape("bias", checked, matrix.shape[1:])
-    return checked
+    return DenseProgram(matrix, bias, activation), rows
 
 
 def matmul(x: ArrayLike, kernel: ArrayLike) -> Array:
@@ -57,8 +122,7 @@ def matmul(x: ArrayLike, kernel: ArrayLike) -> Array:
 
 
 def dense(
-    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None, *,
-    packed: PackedWeights | None = None,
+    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None
 ) -> Array:
     """A fully connected layer on rows, ``activation(x @ kernel + bias)``.
 
@@ -69,52 +133,18 @@ def dense(
     bias : array (m,), optional
     activation : str or None
         One of :data:`fastmask.ops.ACTIVATIONS`; None is linear.
-    packed : PackedWeights, optional
-        From earlier calls with the same weights.
 
     Returns
     -------
     array (n, m)
     """
-    code = activation_code("activation", activation)
-    rows, matrix = _check(x, kernel)
-    module = kernels.module(rows.dtype)
-    start = _check_bias(bias, matrix)
-    packed = PackedWeights() if packed is None else packed
-    if start is not None:
-        start = packed.get(("dense bias", module, start.shape), partial(readable_bias, module, start))
-    panels = packed.get(("dense", module, matrix.shape), partial(product_panels, module, matrix))
-    out = aligned_empty((rows.shape[0], matrix.shape[1]), rows.dtype)
-    threads.run(product_tasks(module, [(rows, panels)], out, start=start))
-    activate(module, code, out, out)
-    return out
+    program, rows = _program(x, kernel, bias, activation)
+    return program.run(rows)
 
 
 def dense_vjp(
     x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None
 ) -> tuple[Array, Callable[[ArrayLike], DenseGradients]]:
     """:func:`dense` and its pullback, which maps the gradient of the result to :class:`DenseGradients`."""
-    code = activation_code("activation", activation)
-    rows, matrix = _check(x, kernel)
-    module = kernels.module(rows.dtype)
-    start = _check_bias(bias, matrix)
-    if start is not None:
-        start = readable_bias(module, start)
-    z = multiply(module, rows, matrix, aligned_empty((rows.shape[0], matrix.shape[1]), rows.dtype), start=start)
-    y = z
-    if code:
-        y = aligned_empty(z.shape, z.dtype)
-        activate(module, code, z, y)
-
-    def pullback(dy: ArrayLike) -> DenseGradients:
-        gradient = check_float("dy", dy, 2, rows.dtype)
-        check_shape("dy", gradient, y.shape)
-        d = activate_backward(module, code, z, y, gradient)
-        dx = aligned_empty(rows.shape, rows.dtype)
-        dkernel = aligned_empty(matrix.shape, rows.dtype)
-        dbias = aligned_empty(matrix.shape[1], rows.dtype)
-        tasks = multiply_tasks(module, d, matrix.T, dx) + gradient_tasks(module, rows, d, dkernel, bias=dbias)
-        threads.run(tasks, thread_count(4.0 * rows.shape[0] * matrix.size))
-        return DenseGradients(dx, dkernel, None if bias is None else dbias)
-
-    return y, pullback
+    program, rows = _program(x, kernel, bias, activation)
+    return program.vjp(rows)

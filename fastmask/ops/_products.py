@@ -11,7 +11,8 @@ import numpy as np
 
 from fastmask import threads
 from fastmask.kernels import packing
-from fastmask.kernels.memory import aligned_empty, aligned_zeros
+from fastmask.kernels.memory import aligned_zeros
+from fastmask.ops import tuning
 from fastmask.ops._arrays import (
     Array,
     Indices,
@@ -21,9 +22,6 @@ from fastmask.ops._arrays import (
 )
 
 Task = Callable[[], None]
-
-# Small pieces of clearing, 10 microseconds each, fill the time until the last product of another thread ends.
-_CLEARED_BYTES = 2**18
 
 
 def product_tasks(
@@ -36,12 +34,17 @@ def product_tasks(
     """
     tokens = pieces[0][0].shape[0]
     columns = sum(x.shape[1] for x, _ in pieces)
+    product = kernel.Matmul(tuple(pieces), start, out, out_index)
+    return [partial(product.fill, *rows) for rows in _ranges(tokens, 2.0 * tokens * columns * out.shape[1])]
 
-    def multiply_rows(begin: int, end: int) -> None:
-        for i, (x, panels) in enumerate(pieces):
-            kernel.matmul(x, panels, start, out, out_index, begin, end, i > 0)
 
-    return [partial(multiply_rows, *rows) for rows in _ranges(tokens, 2.0 * tokens * columns * out.shape[1])]
+def fill_product(kernel: ModuleType, x: Array, panels: Array, start: Array | None, out: Array) -> None:
+    """``out = start + x @ matrix``, of which the panels are given."""
+    product = kernel.Matmul(((x, panels),), start, out, None)
+    if 2.0 * x.size * out.shape[1] < tuning.OPERATIONS_PER_THREAD:
+        product.fill(0, x.shape[0])
+    else:
+        threads.run([partial(product.fill, *rows) for rows in _ranges(x.shape[0], 2.0 * x.size * out.shape[1])])
 
 
 def _ranges(count: int, operations: float) -> list[tuple[int, int]]:
@@ -78,18 +81,8 @@ def gradient_tasks(
     panels = -(-out.shape[1] // (4 * kernel.lanes))
     share = max(share, 1e-3)
     parts = ceil(share * thread_count(2.0 * tokens * max(1, out.shape[0]) * out.shape[1] / share))
-    return [
-        partial(_gradient_slice, kernel, x, x_index, d, out, bias, begin, tokens, first, last)
-        for first, last in split(panels, parts)
-    ]
-
-
-def _gradient_slice(
-    kernel: ModuleType, x: Array, x_index: Indices | None, d: Array, out: Array, bias: Array | None, begin: int,
-    end: int, first: int, last: int,
-) -> None:
-    scratch = aligned_empty(kernel.gradient_scratch_size(*out.shape), out.dtype)
-    kernel.gradient_product(x, x_index, d, out, bias, begin, end, first, last, scratch)
+    gradient = kernel.WeightGradient(x, x_index, d, out, bias, begin)
+    return [partial(gradient.fill, *part) for part in split(panels, parts)]
 
 
 def clearing_tasks(out: Array, kept: Indices) -> list[Task]:
@@ -99,7 +92,7 @@ def clearing_tasks(out: Array, kept: Indices) -> list[Task]:
         return []
     keep = np.zeros(rows, np.bool_)
     keep[kept] = True
-    parts = min(2 * threads.get_num_threads(), 1 + out.nbytes // _CLEARED_BYTES)
+    parts = min(2 * threads.get_num_threads(), 1 + out.nbytes // tuning.CLEARED_BYTES)
     return [partial(packing.clear_rows, out, keep.view(np.uint8), *part) for part in split(rows, parts)]
 
 

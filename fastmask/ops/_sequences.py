@@ -183,6 +183,34 @@ def _unmerge(d: Array, a: Array, b: Array, mode: str) -> tuple[Array, Array]:
     return half, half
 
 
+def merge_rows_vjp(
+    forward: ArrayLike, backward: ArrayLike, mode: str = "concat"
+) -> tuple[Array, Callable[[ArrayLike], tuple[Array, Array]]]:
+    """Merge rows (B, H) of two directions, such as their last outputs, as :func:`merge_directions_vjp` merges steps.
+
+    Returns
+    -------
+    merged : array (B, 2H) for "concat", else (B, H)
+    pullback : callable
+        From the gradient of the merged rows to those of the two arguments.
+    """
+    if mode not in MERGE_MODES:
+        raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}.")
+    a = check_float("forward", forward, 2)
+    b = check_float("backward", backward, 2, a.dtype)
+    if a.shape[0] != b.shape[0] or (mode != "concat" and a.shape != b.shape):
+        raise ValueError(f"backward: expected rows to go with shape {a.shape}, got {b.shape}.")
+    merged = _merge(a, b, mode)
+
+    def pullback(d: ArrayLike) -> tuple[Array, Array]:
+        gradient = check_float("d", d, 2, merged.dtype)
+        check_shape("d", gradient, merged.shape)
+        da, db = _unmerge(gradient, a, b, mode)
+        return np.ascontiguousarray(da), np.ascontiguousarray(db)
+
+    return merged, pullback
+
+
 def merge_directions_vjp(
     forward: PackedSequence, backward: PackedSequence, mode: str = "concat"
 ) -> tuple[PackedSequence, Callable[[ArrayLike], tuple[Array, Array]]]:

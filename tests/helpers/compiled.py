@@ -3,9 +3,16 @@
 import numpy as np
 
 from fastmask import PackedSequence, ops, reference
+from fastmask.ops import tuning
+from fastmask.ops.rnn.checks import check_dropout
 
 from .numeric import assert_close, assert_same_bits
 from .recurrent import gradients_by_name, in_float64, processing_mask
+
+
+def on_packed_weights():
+    """Run short sequences on packed weights for a while, too."""
+    return tuning.override(FEW_TOKENS=-1, FEW_TOKENS_AT_FIRST=-1, FEW_OPERATIONS=-1, FEW_OPERATIONS_AT_FIRST=-1)
 
 
 def run_ops(problem, x=None, **options):
@@ -13,6 +20,27 @@ def run_ops(problem, x=None, **options):
     sequence = PackedSequence.from_padded(problem.x, problem.mask) if x is None else x
     function = getattr(ops, problem.cell.function + "_vjp")
     return function(sequence, *problem.parameters, **problem.options | options)
+
+
+def make_program(problem):
+    """The program of a problem's cell and weights."""
+    kernel, recurrent_kernel, bias, _ = problem.parameters
+    names = {"activation", "recurrent_activation", "reset_after", "go_backwards"} & problem.options.keys()
+    spec = ops.RNNSpec(
+        problem.cell.function, *(matrix.shape[0] for matrix in (kernel, recurrent_kernel)), kernel.dtype.name,
+        use_bias=bias is not None, **{name: problem.options[name] for name in names},
+    )
+    return ops.RNNProgram(spec, kernel, recurrent_kernel, bias)
+
+
+def run_program(program, problem, x, return_sequences=True):
+    """Outputs and states, as the operation on a packed batch gives them."""
+    masks = [problem.options.get(name) for name in ("input_mask", "recurrent_mask")]
+    tokens = ops.Tokens(x.values, x.packing, x.index, x.index is not None)
+    dropout = check_dropout(program.spec, x.packing.batch_size, *masks)
+    values, states = program.run(tokens, problem.initial_state, every_step=return_sequences, dropout=dropout)
+    plan = x.packing.reversed if program.spec.go_backwards else x.packing
+    return None if values is None else PackedSequence(values, plan, repeat=True), states
 
 
 def ops_results(problem, x=None, **options):

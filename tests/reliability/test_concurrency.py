@@ -14,7 +14,6 @@ from helpers.runs import environment
 
 import fastmask as fm
 from fastmask import layers, threads
-from fastmask.ops import _cells
 
 THREADS = 8
 POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks and signals of POSIX")
@@ -111,11 +110,9 @@ def test_threads_with_one_model(number, changing_threads):
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_no_prediction_is_from_weights_before(number, changing_threads, monkeypatch):
+@pytest.mark.usefixtures("packed_weights", "changing_threads")
+def test_no_prediction_is_from_weights_before(number):
     """Threads predict all the time while one changes the weights; what it predicts itself is always of the new ones."""
-    # Short sequences, too, run on packed weights.
-    for limit in ("_MOST_OPERATIONS", "_MOST_OPERATIONS_IF_REPEATED", "_MOST_TOKENS_IF_PACKED"):
-        monkeypatch.setattr(_cells, limit, -1)
     x, _ = data(number)
     model, other = make(number), make(number)
     first = model.get_weights()
@@ -218,10 +215,10 @@ INTERRUPTED = """
 import os, random, signal, sys, threading, time
 import numpy as np
 import fastmask as fm
-from fastmask.ops import _arrays
+from fastmask.ops import tuning
 from helpers.runs import Batches, compiled, rows
 
-_arrays._OPERATIONS_PER_THREAD = 100
+tuning.OPERATIONS_PER_THREAD = 100
 fm.set_num_threads(3)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
 
@@ -329,10 +326,10 @@ ENDS = {
 END = """
 import atexit, random, sys, threading, time
 import fastmask as fm
-from fastmask.ops import _arrays
+from fastmask.ops import tuning
 from helpers.runs import Batches, compiled, rows
 
-_arrays._OPERATIONS_PER_THREAD = 100
+tuning.OPERATIONS_PER_THREAD = 100
 fm.set_num_threads(4)
 clock, model = random.Random(int(sys.argv[1])), compiled(units=40)
 x, y = rows()

@@ -6,8 +6,9 @@ from helpers.recurrent import CELLS
 
 from fastmask import PackedSequence, kernels, ops
 from fastmask.kernels.memory import aligned_empty
-from fastmask.ops import _recurrent_gradients, _sharing
-from fastmask.ops._arrays import product_panels
+from fastmask.ops import RNNSpec, tuning
+from fastmask.ops.rnn.schedule import Schedule, prepare
+from fastmask.ops.rnn.weights import RNNWeights
 from fastmask.packing import Packing
 
 CALLS = {}
@@ -69,8 +70,7 @@ def recurrent_calls(cell):
 
     def gradients_apart(dtype):
         """The same in products of their own."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_recurrent_gradients, "MOST_AT_ONCE", 0)
+        with tuning.override(GRADIENTS_AT_ONCE=0):
             return gradients(dtype)
 
     for each in (forward, backward, gradients, gradients_apart):
@@ -93,9 +93,9 @@ def cells(dtype):
 def products_ahead(dtype):
     kernel, plan = kernels.module(np.dtype(dtype)), Packing.from_lengths([4])
     z = aligned_empty((4, 5), np.dtype(dtype))
-    inputs = denormal(dtype, 4, 3), None, product_panels(kernel, large(dtype, 3, 5)), None
-    (run,) = _sharing.recurrences(kernel, plan, inputs, z, 5, np.dtype(dtype))
-    run.divide(1, 1)
+    spec = RNNSpec("simple_rnn", 3, 5, np.dtype(dtype).name, use_bias=False)
+    program = RNNWeights(spec, large(dtype, 3, 5), np.zeros((5, 5), dtype), None).pack(kernel)
+    (run,) = prepare(Schedule([(0, 1)], 1, 1), kernel, program, spec, plan, (denormal(dtype, 4, 3), None, z))
     run.make_products()
     return [z]
 

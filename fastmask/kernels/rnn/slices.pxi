@@ -5,15 +5,13 @@
 # thread takes the part that its cache knows, then those that nobody has taken, and waits for parts that others are
 # at: never for a thread that has not come, nor for the interpreter. A run without a team has one part.
 #
-# The panels of a part are met upwards and downwards in turn: a phase begins with the weights that the last one ended
+# The panels of a part are met upwards and downwards in turn: a step begins with the weights that the last one ended
 # with, which are still in the cache where not all fit. An LSTM of 512 units on one row: 14 ms, and 19 always upwards.
 
 from libc.stdint cimport INT64_MAX
 
-include "atomic.pxi"
-
 cdef enum:
-    MARK_STEP = 16          # numbers from one mark to the next: two cache lines, which are fetched in pairs
+    MARK_STEP = 16          # numbers from one mark to the next: two cache lines, which come in pairs
     CROWDED = 20            # milliseconds: for so long after a thread has lost its CPU, another loss is likely
 
 cdef int64_t crowded_until = 0      # milliseconds
@@ -52,11 +50,12 @@ cdef struct Slices:
     int64_t *marks
     int64_t phase               # that this thread has come to
     int part                    # that this thread is at, or -1
+    bint downwards              # the order of panels
     Py_ssize_t first, last      # panels of that part that are left
 
 
-cdef bint next_panel(Slices *s, Py_ssize_t columns, Panel *panel) noexcept nogil:
-    # Take a panel of this phase. False: all have ended, and the phase is over.
+cdef bint next_panel(Slices *s, Py_ssize_t columns, Columns *taken) noexcept nogil:
+    # Take the columns of a panel of this phase. False: all have ended, and the phase is over.
     cdef Py_ssize_t panels = (columns + WIDTH * LANES - 1) // (WIDTH * LANES)
     cdef Py_ssize_t k, following
     while s.first == s.last:
@@ -66,16 +65,16 @@ cdef bint next_panel(Slices *s, Py_ssize_t columns, Panel *panel) noexcept nogil
             return False
         s.first = panels * s.part // s.parts
         s.last = panels * (s.part + 1) // s.parts
-    if s.phase & 1:
+    if s.downwards:
         s.last = k = s.last - 1
         following = max(k - 1, s.first)
     else:
         k = s.first
         s.first = k + 1
         following = min(k + 1, s.last - 1)
-    panel.begin = k * WIDTH * LANES
-    panel.end = min(columns, panel.begin + WIDTH * LANES)
-    panel.following = following * WIDTH * LANES
+    taken.begin = k * WIDTH * LANES
+    taken.end = min(columns, taken.begin + WIDTH * LANES)
+    taken.following = following * WIDTH * LANES
     return True
 
 

@@ -31,7 +31,7 @@ cdef struct Inputs:
 cdef Py_ssize_t next_block(Inputs *inputs, const Shard *s, Slices *slices, Py_ssize_t t) noexcept nogil:
     # Prepare z for steps t, t + 1, ... as far as the scratch goes; returns the first step beyond.
     cdef Py_ssize_t token, i, n, count = 0, end = s.steps, first = 0
-    cdef Panel panel
+    cdef Columns columns
     if inputs.ahead.steps > 0:
         end = min(end, t + inputs.ahead.steps)
         first = first_row(inputs, t // inputs.ahead.steps)
@@ -42,7 +42,7 @@ cdef Py_ssize_t next_block(Inputs *inputs, const Shard *s, Slices *slices, Py_ss
             break
         token = s.offsets[t] + s.begin
         for i in range(n):
-            inputs.x_index[count] = place(inputs.rows, token + i)
+            inputs.x_index[count] = indexed(inputs.rows, token + i)
             if inputs.table:
                 inputs.z_index[count] = inputs.x_index[count]
             else:
@@ -52,14 +52,14 @@ cdef Py_ssize_t next_block(Inputs *inputs, const Shard *s, Slices *slices, Py_ss
     if inputs.table or inputs.ahead.steps > 0:
         return t
     inputs.product.far = True
-    while next_panel(slices, inputs.product.columns, &panel):
-        product_panel(&inputs.product, &panel, count)
+    while next_panel(slices, inputs.product.columns, &columns):
+        product_panel(&inputs.product, &columns, count)
         inputs.product.far = False
     return t
 
 
 cdef inline Py_ssize_t first_row(const Inputs *inputs, Py_ssize_t block) noexcept nogil:
-    # of z that a block has, where they take turns
+    # Blocks that are made ahead take turns in z: the first row of the one that this block has there.
     return block % inputs.ahead.room * inputs.ahead.tokens
 
 
@@ -84,7 +84,7 @@ cdef bint make_block(const Inputs *inputs, const Shard *s, Py_ssize_t block) noe
 
 
 cdef void await_block(Inputs *inputs, const Shard *s, Py_ssize_t block) noexcept nogil:
-    # Of the thread that runs the steps
+    # Called by the thread that runs the steps
     fastmask_store(&inputs.ahead.current, block)
     if not make_block(inputs, s, block):
         while not watch(inputs.ahead.marks + block, MADE, MADE, PATIENCE):
@@ -92,7 +92,7 @@ cdef void await_block(Inputs *inputs, const Shard *s, Py_ssize_t block) noexcept
 
 
 cdef void make_blocks(const Inputs *inputs, const Shard *s) noexcept nogil:
-    # Of the thread that makes products only. It ends where nobody runs the steps: after Ctrl-C.
+    # Called by the thread that makes products only. It ends where nobody runs the steps: after Ctrl-C.
     cdef const Ahead *ahead = &inputs.ahead
     cdef Py_ssize_t block = 0
     while active_rows(s, block * ahead.steps) > 0:

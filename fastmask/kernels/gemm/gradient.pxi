@@ -11,12 +11,8 @@ cdef enum:
     BIAS_CHAIN = 16     # and to a bias
 
 
-def gradient_scratch_size(Py_ssize_t units, Py_ssize_t columns):
-    """Numbers of scratch that gradient_product needs for so many columns of x and of d."""
-    return gradient_scratch(units, columns)
-
-
 cdef inline Py_ssize_t gradient_scratch(Py_ssize_t units, Py_ssize_t columns) noexcept nogil:
+    # Numbers of scratch that add_gradient needs for so many columns of x and of d
     cdef Py_ssize_t stripes = (min(units, <Py_ssize_t>UNIT_BLOCK) + STRIPE - 1) // STRIPE
     return TOKEN_BLOCK * (WIDTH * LANES + stripes * STRIPE) + columns
 
@@ -40,7 +36,7 @@ cdef struct GradientProduct:
     # took 70.0 ms without it, and 66.8 ms with it.
     const real *next_d          # what d_block takes next
     Py_ssize_t next_token       # rows of x of the tokens from here
-    Py_ssize_t last_token       # to here are still to be fetched,
+    Py_ssize_t last_token       # to here are still to be prefetched,
     Py_ssize_t tokens_each      # so many before each chain
 
 
@@ -49,7 +45,7 @@ cdef void copy_block(const GradientProduct *g, Py_ssize_t token, Py_ssize_t coun
     cdef Py_ssize_t k, m
     cdef const real *source
     for k in range(count):
-        source = g.x + place(g.x_index, token + k) * g.x_stride + unit
+        source = g.x + indexed(g.x_index, token + k) * g.x_stride + unit
         m = 0
         while m < units:
             v_store(g.x_block + (m // STRIPE * TOKEN_BLOCK + k) * STRIPE + m % STRIPE,
@@ -137,25 +133,25 @@ cdef void add_panel(GradientProduct *g, Py_ssize_t count, Py_ssize_t unit, Py_ss
         if g.begins:
             clear_columns(g, unit + m, rows, column, width)
         while k < count:
-            fetch_next_x(g, unit, units)
+            prefetch_x(g, unit, units)
             add_chain(g, k, min(count - k, <Py_ssize_t>CHAIN), unit, m, rows, column, width)
             k = k + CHAIN
         m = m + STRIPE
 
 
-cdef inline void fetch_next_x(GradientProduct *g, Py_ssize_t unit, Py_ssize_t units) noexcept nogil:
+cdef inline void prefetch_x(GradientProduct *g, Py_ssize_t unit, Py_ssize_t units) noexcept nogil:
     cdef Py_ssize_t end = min(g.next_token + g.tokens_each, g.last_token)
-    fetch_rows(SECOND_LEVEL, g.x + unit, g.x_index, g.x_stride, g.next_token, end, LANES,
-               (units + LANES - 1) // LANES)
+    prefetch_rows(SECOND_LEVEL, g.x + unit, g.x_index, g.x_stride, g.next_token, end, LANES,
+                  (units + LANES - 1) // LANES)
     g.next_token = end
 
 
-cdef inline void fetch_next_d(const GradientProduct *g, Py_ssize_t k, Py_ssize_t unit, int width,
-                              Tile *t) noexcept nogil:
-    # The tile that begins with row `unit` fetches a vector of each token, if it is one of the first `width`.
+cdef inline void prefetch_d(const GradientProduct *g, Py_ssize_t k, Py_ssize_t unit, int width,
+                            Tile *t) noexcept nogil:
+    # The tile that begins with row `unit` prefetches a vector of each token, if it is one of the first `width`.
     cdef bint some = unit < width * ROWS
-    t.ahead = g.next_d + k * g.d_stride + unit // ROWS * LANES if some else t.panel
-    t.ahead_step = g.d_stride if some else 0
+    t.prefetch = g.next_d + k * g.d_stride + unit // ROWS * LANES if some else t.panel
+    t.prefetch_step = g.d_stride if some else 0
 
 
 cdef void add_chain(const GradientProduct *g, Py_ssize_t k, Py_ssize_t depth, Py_ssize_t unit, Py_ssize_t m,
@@ -175,7 +171,7 @@ cdef void add_chain(const GradientProduct *g, Py_ssize_t k, Py_ssize_t depth, Py
         rows = rows_left(units - m)
         for i in range(rows):
             t.out[i] = out + i * g.out_stride if whole else <real *>t.sums[i]
-        fetch_next_d(g, k, m, width, &t)
+        prefetch_d(g, k, m, width, &t)
         if whole:
             run_column_tile(rows, width, &t)
         else:
@@ -197,33 +193,52 @@ cdef void add_part(const GradientProduct *g, int rows, int width, Py_ssize_t col
             add_to(out + i * g.out_stride + j * LANES, t.sums[i][j], lanes_left(g.columns, column + j * LANES))
 
 
-def gradient_product(const real[:, :] x, const int64_t[::1] x_index, const real[:, :] d,
-                     real[:, :] out, real[::1] bias, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t begin_panel,
-                     Py_ssize_t end_panel, real[::1] scratch):
-    """Fill panels of columns of out with x.T @ d over the tokens begin to end (and of bias with sums of d).
+cdef class WeightGradient:
+    """out = x.T @ d over the tokens from `begin` on, and bias = the sums of d over them.
 
-    x, d and out may be slices of columns.
-
-    Tokens are taken in order whatever the panels, so the bits do not depend on how panels are shared out.
+    Token n is row x_index[n] of x, or row n without an index. x, d and out may be slices of columns.
     """
-    cdef uint64_t mode
-    cdef GradientProduct g
-    g.units = out.shape[0]
-    g.columns = out.shape[1]
-    if g.columns == 0:
-        return
-    g.x = &x[0, 0] if x.shape[0] > 0 and x.shape[1] > 0 else NULL
-    g.x_index = &x_index[0] if x_index is not None else NULL
-    g.x_stride = x.strides[0] // <Py_ssize_t>sizeof(real)
-    g.d = &d[0, 0] if d.shape[0] > 0 else NULL
-    g.d_stride = d.strides[0] // <Py_ssize_t>sizeof(real)
-    g.out = &out[0, 0] if g.units > 0 else NULL
-    g.out_stride = out.strides[0] // <Py_ssize_t>sizeof(real)
-    g.bias = &bias[0] if bias is not None else NULL
-    with nogil:
-        mode = flush_denormals()
-        add_gradient(&g, begin, end, begin_panel, end_panel, &scratch[0])
-        set_float_mode(mode)
+
+    cdef GradientProduct product
+    cdef Py_ssize_t begin, end
+    cdef tuple owners           # keeps the arrays behind the pointers alive
+
+    def __cinit__(self, x, x_index, d, out, bias, Py_ssize_t begin):
+        self.owners = x, x_index, d, out, bias
+        self.begin = begin
+        self.set_factors(x, x_index, d)
+        self.set_results(out, bias)
+
+    cdef set_factors(self, const real[:, :] x, const int64_t[::1] x_index, const real[:, :] d):
+        self.end = d.shape[0]
+        self.product.x = &x[0, 0] if x.shape[0] > 0 and x.shape[1] > 0 else NULL
+        self.product.x_index = &x_index[0] if x_index is not None and x_index.shape[0] > 0 else NULL
+        self.product.x_stride = x.strides[0] // <Py_ssize_t>sizeof(real)
+        self.product.d = &d[0, 0] if d.shape[0] > 0 and d.shape[1] > 0 else NULL
+        self.product.d_stride = d.strides[0] // <Py_ssize_t>sizeof(real)
+
+    cdef set_results(self, real[:, :] out, real[::1] bias):
+        self.product.units = out.shape[0]
+        self.product.columns = out.shape[1]
+        self.product.out = &out[0, 0] if out.shape[0] > 0 and out.shape[1] > 0 else NULL
+        self.product.out_stride = out.strides[0] // <Py_ssize_t>sizeof(real)
+        self.product.bias = &bias[0] if bias is not None else NULL
+
+    def fill(self, Py_ssize_t begin_panel, Py_ssize_t end_panel):
+        """Fill in the columns of some panels, of four vectors each.
+
+        Tokens are taken in order whatever the panels, so the bits do not depend on how panels are shared out.
+        """
+        cdef uint64_t mode
+        cdef GradientProduct g = self.product
+        cdef real[::1] scratch
+        if g.columns == 0:
+            return
+        scratch = aligned_empty(gradient_scratch(g.units, g.columns), DTYPE)
+        with nogil:
+            mode = flush_denormals()
+            add_gradient(&g, self.begin, self.end, begin_panel, end_panel, &scratch[0])
+            set_float_mode(mode)
 
 
 cdef void add_gradient(GradientProduct *g, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t begin_panel,

@@ -16,10 +16,10 @@ cdef struct Product:
     const int64_t *out_index
     Py_ssize_t out_stride
     bint accumulate             # start from what stands in out
-    bint far                    # x is not in a cache yet: its rows are fetched a tile ahead
+    bint far                    # x is not in a cache yet: its rows are prefetched one tile early
 
 
-cdef inline Py_ssize_t place(const int64_t *index, Py_ssize_t n) noexcept nogil:
+cdef inline Py_ssize_t indexed(const int64_t *index, Py_ssize_t n) noexcept nogil:
     return n if index == NULL else index[n]
 
 
@@ -30,8 +30,8 @@ cdef inline void start_tile(const Product *p, const vec *zero, Py_ssize_t n, Py_
     cdef int i, j
     t.start_step = 0 if p.start == NULL and not p.accumulate else LANES
     for i in range(rows):
-        t.x[i] = p.x + place(p.x_index, n + i) * p.x_stride
-        out = p.out + place(p.out_index, n + i) * p.out_stride + column
+        t.x[i] = p.x + indexed(p.x_index, n + i) * p.x_stride
+        out = p.out + indexed(p.out_index, n + i) * p.out_stride + column
         t.out[i] = out if whole else <real *>t.sums[i]
         if p.accumulate:
             if not whole:
@@ -46,22 +46,22 @@ cdef void store_rest(const Product *p, Py_ssize_t n, Py_ssize_t column, int rows
     cdef real *out
     cdef int i, j
     for i in range(rows):
-        out = p.out + place(p.out_index, n + i) * p.out_stride + column
+        out = p.out + indexed(p.out_index, n + i) * p.out_stride + column
         for j in range(width):
             store(out + j * LANES, t.sums[i][j], lanes_left(p.columns, column + j * LANES))
 
 
-cdef enum Fetch:
+cdef enum Prefetch:
     SECOND_LEVEL, FIRST_LEVEL, TO_WRITE     # how near a line of memory comes
 
 
-cdef inline void fetch_rows(const Fetch how, const real *x, const int64_t *index, Py_ssize_t stride, Py_ssize_t begin,
-                            Py_ssize_t end, Py_ssize_t step, Py_ssize_t count) noexcept nogil:
+cdef inline void prefetch_rows(const Prefetch how, const real *x, const int64_t *index, Py_ssize_t stride,
+                               Py_ssize_t begin, Py_ssize_t end, Py_ssize_t step, Py_ssize_t count) noexcept nogil:
     # `count` vectors of each of some rows, `step` numbers apart
     cdef const real *row
     cdef Py_ssize_t n, k
     for n in range(begin, end):
-        row = x + place(index, n) * stride
+        row = x + indexed(index, n) * stride
         for k in range(count):
             if how == TO_WRITE:
                 v_prefetch_own(row + k * step)
@@ -84,9 +84,9 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
         rows = even_rows(end - n)
         start_tile(p, &zero, n, column, rows, width, whole, &t)
         if p.far and column == 0:
-            fetch_rows(SECOND_LEVEL, p.x, p.x_index, p.x_stride, n + rows, min(n + 2 * rows, end), LANES,
-                       (p.depth + LANES - 1) // LANES)
-        look_ahead(&t, panel + width * p.depth * LANES, width, n - begin)
+            prefetch_rows(SECOND_LEVEL, p.x, p.x_index, p.x_stride, n + rows, min(n + 2 * rows, end), LANES,
+                          (p.depth + LANES - 1) // LANES)
+        prefetch_panel(&t, panel + width * p.depth * LANES, width, n - begin)
         run_tile(rows, width, &t)
         if not whole:
             store_rest(p, n, column, rows, width, &t)
@@ -107,42 +107,71 @@ cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept n
         n = n + ROW_BLOCK
 
 
-cdef struct Panel:
-    Py_ssize_t begin, end       # columns
+cdef struct Columns:
+    # Those of one panel
+    Py_ssize_t begin, end
     Py_ssize_t following        # first column of the panel whose turn comes next
 
 
-cdef void product_panel(const Product *p, const Panel *panel, Py_ssize_t rows) noexcept nogil:
+cdef void product_panel(const Product *p, const Columns *columns, Py_ssize_t rows) noexcept nogil:
     # The columns of a panel of the first rows of a product
     cdef Product part = p[0]
-    part.columns = panel.end - panel.begin
-    part.panels = p.panels + panel.begin * p.depth
-    part.out = p.out + panel.begin
+    part.columns = columns.end - columns.begin
+    part.panels = p.panels + columns.begin * p.depth
+    part.out = p.out + columns.begin
     if p.start != NULL:
-        part.start = p.start + panel.begin
+        part.start = p.start + columns.begin
     product(&part, 0, rows)
 
 
-def matmul(const real[:, :] x, const real[::1] panels, const real[::1] start, real[:, :] out,
-           const int64_t[::1] out_index, Py_ssize_t begin, Py_ssize_t end, bint accumulate):
-    """Tokens begin to end of out = start + x @ panels, or of out += x @ panels. x and out may be slices of columns."""
-    cdef uint64_t mode
-    cdef Product p
-    if begin >= end or out.shape[1] == 0:
-        return
+cdef class Matmul:
+    """out[out_index[n]] = start + the sum over pieces of x[n] @ matrix.
+
+    pieces: pairs of x [tokens, depth] and the panels of a matrix [depth, columns], in the order of the sum. x and out
+    may be slices of columns. Without an out_index token n stands at out[n]; start of None: zeros.
+    """
+
+    cdef Product *products      # [count]
+    cdef Py_ssize_t count
+    cdef tuple owners           # keeps the arrays behind the pointers alive
+
+    def __cinit__(self, tuple pieces, start, out, out_index):
+        cdef Py_ssize_t i
+        self.owners = pieces, start, out, out_index
+        self.count = len(pieces)
+        self.products = <Product *>malloc(max(1, self.count) * sizeof(Product))
+        if self.products == NULL:
+            raise MemoryError()
+        for i in range(self.count):
+            x, panels = pieces[i]
+            set_product(&self.products[i], x, panels, start, out, out_index)
+            self.products[i].accumulate = i > 0
+
+    def __dealloc__(self):
+        free(self.products)
+
+    def fill(self, Py_ssize_t begin, Py_ssize_t end):
+        """Fill in tokens begin to end."""
+        cdef uint64_t mode
+        cdef Py_ssize_t i
+        with nogil:
+            mode = flush_denormals()
+            for i in range(self.count):
+                product(&self.products[i], begin, end)
+            set_float_mode(mode)
+
+
+cdef int set_product(Product *p, const real[:, :] x, const real[::1] panels, const real[::1] start, real[:, :] out,
+                     const int64_t[::1] out_index) except -1:
     p.depth = x.shape[1]
     p.columns = out.shape[1]
-    p.x = &x[0, 0]
-    p.x_stride = x.strides[0] // <Py_ssize_t>sizeof(real)
+    p.x = &x[0, 0] if x.shape[0] > 0 and x.shape[1] > 0 else NULL
     p.x_index = NULL
-    p.panels = &panels[0]
+    p.x_stride = x.strides[0] // <Py_ssize_t>sizeof(real)
+    p.panels = &panels[0] if panels.shape[0] > 0 else NULL
     p.start = &start[0] if start is not None else NULL
-    p.out = &out[0, 0]
+    p.out = &out[0, 0] if out.shape[0] > 0 and out.shape[1] > 0 else NULL
+    p.out_index = &out_index[0] if out_index is not None and out_index.shape[0] > 0 else NULL
     p.out_stride = out.strides[0] // <Py_ssize_t>sizeof(real)
-    p.out_index = &out_index[0] if out_index is not None else NULL
-    p.accumulate = accumulate
     p.far = True
-    with nogil:
-        mode = flush_denormals()
-        product(&p, begin, end)
-        set_float_mode(mode)
+    return 0

@@ -11,7 +11,7 @@ cdef extern from *:
     #define CYTHON_INLINE __inline__ __attribute__((always_inline))
     """
 
-cdef extern from "simd.h" nogil:
+cdef extern from "simd/simd.h" nogil:
     ctypedef float real
     ctypedef float vec
     enum:

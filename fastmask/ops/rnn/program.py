@@ -1,0 +1,108 @@
+"""A recurrent layer as a program: checked once, packed at first need, run many times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastmask import kernels
+from fastmask.ops import tuning
+from fastmask.ops._arrays import Array
+from fastmask.ops.rnn.forward import Forward, States, Tokens, running_order
+from fastmask.ops.rnn.inputs import Dropout, TableProducts
+from fastmask.ops.rnn.spec import RNNSpec
+from fastmask.ops.rnn.tape import Tape
+from fastmask.ops.rnn.weights import RNNWeights
+
+InitialStates = Sequence[Array | None] | None
+
+
+class RNNProgram:
+    """A recurrent layer on some weights, which are kept and not copied.
+
+    A short first run reads the weights where they lie, and a change of them counts. Longer runs pack them, once: then
+    a changed weight wants a new program. Threads may share a program. A copy or pickle has packed nothing.
+
+    Parameters
+    ----------
+    spec : RNNSpec
+    kernel : array (F, gates * H), float32 or float64 as the spec says
+    recurrent_kernel : array (H, gates * H)
+    bias : array (gates * H,), for a GRU that resets after the product (2, gates * H); or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array does not fit.
+    """
+
+    def __init__(self, spec: RNNSpec, kernel: Array, recurrent_kernel: Array, bias: Array | None = None) -> None:
+        self.spec = spec
+        self.weights = RNNWeights(spec, kernel, recurrent_kernel, bias)
+        self._tables = TableProducts()
+        self._has_run = False
+
+    def run(
+        self, tokens: Tokens, states: InitialStates = None, *, every_step: bool = True, dropout: Dropout | None = None
+    ) -> tuple[Array | None, States]:
+        """Run over a packed batch. Nothing is checked.
+
+        Parameters
+        ----------
+        tokens : Tokens
+        states : arrays (B, H), in the order of the batch; None where they are zeros
+            They are not written to.
+        every_step : bool, default True
+            Whether the outputs of all steps are wanted.
+        dropout : Dropout, optional
+
+        Returns
+        -------
+        sequence : array (N, H) or None
+            In the order in which the steps ran.
+        states : tuple of arrays (B, H)
+            After the last valid step; where a row has none, those it started from.
+        """
+        later, self._has_run = self._has_run, True
+        few, operations = tuning.FEW_TOKENS_AT_FIRST, tuning.FEW_OPERATIONS_AT_FIRST
+        if later:
+            few, operations = tuning.FEW_TOKENS, tuning.FEW_OPERATIONS
+        count, weights = tokens.plan.tokens, self.weights
+        is_short = count <= few or 2 * count * weights.size <= operations
+        if is_short and count > 0 and weights.lie_whole and dropout is None:
+            return self.run_few(tokens, states, every_step)
+        forward = Forward(self.weights, tokens, states, dropout, every_step, False, self._tables)
+        return forward.sequence if every_step else None, forward.final_states()
+
+    def vjp(
+        self, tokens: Tokens, states: InitialStates = None, *, dropout: Dropout | None = None
+    ) -> tuple[tuple[Array, States], Tape]:
+        """:meth:`run` with the outputs of all steps, and the tape that takes gradients back.
+
+        What was given, and the sequence, must not change until the tape has been used.
+        """
+        self._has_run = True
+        forward = Forward(self.weights, tokens, states, dropout, every_step=True, training=True)
+        return (forward.sequence, forward.final_states()), Tape(forward)
+
+    def run_few(
+        self, tokens: Tokens, states: InitialStates, every_step: bool
+    ) -> tuple[Array | None, States]:
+        """The same bits without packed weights."""
+        spec, plan = self.spec, tokens.plan
+        shape = plan.batch_size, spec.units
+        after = tuple([
+            np.zeros(shape, spec.dtype) if state is None else state.copy()
+            for state in states or (None,) * len(spec.states)
+        ])
+        sequence = np.empty((plan.tokens, spec.units), spec.dtype) if every_step else None
+        order = plan.batch_sizes, plan.offsets, plan.sorted_indices
+        cell = self.weights.cell(kernels.module(spec.dtype))
+        cell.run_packed(tokens.values, running_order(spec, tokens), order, after, sequence, states is None)
+        return sequence, after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        weights = self.weights
+        return type(self), (self.spec, weights.kernel, weights.recurrent_kernel, weights.bias)
