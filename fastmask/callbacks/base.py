@@ -2,12 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from fastmask.models import Model
 
 Logs = dict[str, Any]
 _KINDS: tuple[Any, ...] = ((Real, np.generic, np.ndarray), str, (list, tuple), Mapping)
@@ -26,11 +23,11 @@ class Callback:
         Whether it is told everything after the callbacks that are not last.
     """
 
-    model: "Model"
+    model: Any
     params: dict[str, Any]
     comes_last: ClassVar[bool] = False
 
-    def set_model(self, model: "Model") -> None:
+    def set_model(self, model: Any) -> None:
         """Remember the model."""
         self.model = model
 
@@ -127,7 +124,7 @@ class CallbackList:
         As `Callback.params`.
     """
 
-    def __init__(self, callbacks: Iterable[Callback], model: "Model", params: dict[str, Any]) -> None:
+    def __init__(self, callbacks: Iterable[Callback], model: Any, params: dict[str, Any]) -> None:
         given = list(callbacks)
         for callback in given:
             if not isinstance(callback, Callback):

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from fastmask import budget, layers
+from fastmask.errors import FileFormatError
 from fastmask.models import Model
 from fastmask.saving import compiled, configs
 from fastmask.saving.archive import require_built
-from fastmask.saving.errors import FileFormatError
 from fastmask.saving.masks import keras_config, old_rules
 from fastmask.saving.order import of_config, trained
 

@@ -65,6 +65,8 @@ class Layer(WeightHolder):
         Whether it gets what enters a model as it is, not packed.
     input_rank : int or None
         Number of axes that its input must have.
+    keras_class : tuple of str or None
+        Module, class and registered name that configs have for it, if these are not ``keras.layers`` and its own name.
     """
 
     supports_masking: bool = False
@@ -75,6 +77,7 @@ class Layer(WeightHolder):
     input_rank: ClassVar[int | None] = None
     takes_list: bool = False
     is_graph: ClassVar[bool] = False
+    keras_class: ClassVar[tuple[str, str, str | None] | None] = None
     call_options: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

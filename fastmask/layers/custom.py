@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,21 +13,18 @@ from fastmask.layers import checks
 from fastmask.layers.calls import Call, Gradients, Pullback
 from fastmask.layers.checks import Array
 from fastmask.layers.flow import Back, cotangents, enter, run, same, unpack_shown
-from fastmask.layers.holder import describe
+from fastmask.layers.holder import AnyLayer, describe
 from fastmask.packing import PackedSequence, Packing, put_rows, take_rows
 
-if TYPE_CHECKING:
-    from fastmask.layers.base import Layer
 
-
-def adopt(cls: type["Layer"], base: type["Layer"]) -> None:
+def adopt(cls: type[AnyLayer], base: type[AnyLayer]) -> None:
     """Prepare a new subclass: its `call` is what runs, and its `build` is noted as done."""
     own = vars(cls)
     cls.may_hold = cls.may_hold or "call" in own
     if "call" in own and "forward" not in own:
-        cls.forward = base.forward  # type: ignore[method-assign]
+        cls.forward = base.forward
     if "build" in own:
-        cls.build = _noted(own["build"])  # type: ignore[method-assign, assignment]
+        cls.build = _noted(own["build"])
 
 
 def _noted(build: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
@@ -43,7 +40,7 @@ def _noted(build: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
     return noted
 
 
-def forward(layer: "Layer", x: Any, call: Call) -> tuple[Any, Pullback | None]:
+def forward(layer: AnyLayer, x: Any, call: Call) -> tuple[Any, Pullback | None]:
     """Run `call` of a layer on padded arrays, or its `vjp` if the pullback is kept."""
     sources = x if layer.takes_list else [x]
     entered = [_grid(source, call) for source in sources]
@@ -68,13 +65,13 @@ def forward(layer: "Layer", x: Any, call: Call) -> tuple[Any, Pullback | None]:
     return output, pullback
 
 
-def computes_mask(layer: "Layer") -> bool:
+def computes_mask(layer: AnyLayer) -> bool:
     """Return whether a user's layer has a `compute_mask` of its own."""
     base = next(cls for cls in type(layer).__mro__ if cls.__module__ == _BASE)
     return type(layer).forward is base.forward and type(layer).compute_mask is not base.compute_mask  # type: ignore[attr-defined]
 
 
-def mask_flow(layer: "Layer", masked: Sequence[int], outputs: int) -> list[int]:
+def mask_flow(layer: AnyLayer, masked: Sequence[int], outputs: int) -> list[int]:
     """Ask a layer's own `compute_mask`, on arrays of zeros, for the number of axes of the mask of each output."""
     shapes: Any = layer.input_shape if layer.takes_list else [layer.input_shape]
     whole = [tuple(2 if n is None else n for n in shape) for shape in shapes]
@@ -98,7 +95,7 @@ def _grid(x: Any, call: Call) -> tuple[Array, Any, Back]:
     return grid, call.mask, lambda d: enter_back(unpack_back(d.astype(source.dtype, copy=False)))
 
 
-def _run(layer: "Layer", value: Any, given: dict[str, Any], keep: bool) -> tuple[Any, Back]:
+def _run(layer: AnyLayer, value: Any, given: dict[str, Any], keep: bool) -> tuple[Any, Back]:
     if keep and not _has_gradient(type(layer)):
         raise NotImplementedError(
             f"{describe(layer)} has no gradient, so it cannot be trained or trained through: define "
@@ -124,7 +121,7 @@ def place_of(cls: type, name: str) -> int:
 _BASE = "fastmask.layers.base"
 
 
-def _plans(layer: "Layer", value: Any, mask: Any, outputs: int, sources: Sequence[Any]) -> list[Packing | None]:
+def _plans(layer: AnyLayer, value: Any, mask: Any, outputs: int, sources: Sequence[Any]) -> list[Packing | None]:
     """Return the plan of each output that carries a mask; that of an input where the masks are the same."""
     known = list(zip(mask if layer.takes_list else [mask], sources, strict=True))
     plans: list[Packing | None] = []
@@ -148,7 +145,7 @@ def _leave(y: Array, plan: Packing | None) -> tuple[Any, Back]:
     return PackedSequence(tokens, plan), lambda d: put_rows(d, plan.positions, cells).reshape(y.shape)
 
 
-def _gradients(layer: "Layer", found: Any) -> Gradients:
+def _gradients(layer: AnyLayer, found: Any) -> Gradients:
     """Return what a user's pullback returned as `Gradients`: dx alone, or dx and a list for the weights."""
     gradients = Gradients(*found) if isinstance(found, tuple) else Gradients(found, [])
     if len(gradients.weights) != len(layer.weights):

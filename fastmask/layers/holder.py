@@ -11,6 +11,9 @@ from fastmask.layers import checks
 from fastmask.layers.checks import Array
 from fastmask.layers.variable import Variable, assign_all
 
+AnyLayer = Any
+"""A `Layer`, for modules that its own module imports."""
+
 
 class WeightHolder:
     """Base of layers: own weights and those of the layers held.

@@ -1,6 +1,7 @@
 """Layers to configs and back, in the form that Keras writes."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from inspect import signature
 from typing import Any, cast
 
@@ -8,7 +9,12 @@ from fastmask import budget
 from fastmask.layers.base import Layer
 
 _LAYER_BYTES = 8192  # without weights
-_MODELS = {"Functional": "Model", "Model": "Model", "Sequential": "Sequential"}
+_classes: dict[str, type[Layer]] = {}
+
+
+def register(classes: Mapping[str, type[Layer]]) -> None:
+    """Make classes known by the names that configs have for them."""
+    _classes.update(classes)
 
 
 def serialize(layer: Layer) -> dict[str, Any]:
@@ -18,18 +24,13 @@ def serialize(layer: Layer) -> dict[str, Any]:
 
 def named(layer: Layer, config: dict[str, Any], own: bool = True) -> dict[str, Any]:
     """Return a config with the name of a layer's class; that of the graph under it unless `own`, for a model."""
-    from fastmask import models
-
     kind = type(layer)
     module: str | None = "keras.layers"
     name, registered = kind.__name__, None
-    if isinstance(layer, models.Model):
-        if own and kind not in (models.Model, models.Sequential):
-            module, registered = None, name
-        elif isinstance(layer, models.Sequential):
-            module, name = "keras", "Sequential"
-        else:
-            module, name, registered = "keras.src.models.functional", "Functional", "Functional"
+    if layer.is_graph and own and kind not in _classes.values():
+        module, registered = None, name
+    elif layer.keras_class is not None:
+        module, name, registered = layer.keras_class
     return {"module": module, "class_name": name, "config": config, "registered_name": registered}
 
 
@@ -55,12 +56,11 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | N
     ValueError
         If there is no layer class of that name.
     """
-    from fastmask import layers, models
-
     budget.take(_LAYER_BYTES, "the layers")
     name = config["class_name"]
-    known = models if name in _MODELS else layers
-    found = (custom_objects or {}).get(name, getattr(known, _MODELS.get(name, name), None))
+    if name not in _classes:
+        import_module("fastmask.models")  # which stands above and registers its classes
+    found = (custom_objects or {}).get(name, _classes.get(name))
     if not (isinstance(found, type) and issubclass(found, Layer)):
         raise ValueError(f"class_name must be that of a layer, got {name!r}")
     if "custom_objects" in signature(found.from_config).parameters:

@@ -61,6 +61,9 @@ class Model(Layer, Trainer):
     """
 
     is_graph = True
+    keras_class: ClassVar[tuple[str, str, str | None] | None] = (
+        "keras.src.models.functional", "Functional", "Functional",
+    )  # fmt: skip
     supports_masking = True
     counts_making = True
     graph_arguments: ClassVar[tuple[str, ...]] = ("inputs", "outputs")

@@ -43,6 +43,7 @@ class Sequential(Model):
     any length, by `build` or the first batch.
     """
 
+    keras_class = ("keras", "Sequential", None)
     counts_making = False
     graph_arguments = ("layers",)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fastmask import budget, layers
+from fastmask.errors import FileFormatError, reading, require_h5py
 from fastmask.saving import compiled, configs, h5, legacy, tree
 from fastmask.saving.atomic import replacing
-from fastmask.saving.errors import FileFormatError, reading, require_h5py
 from fastmask.saving.masks import keras_config
 from fastmask.saving.order import Orders, of_config
 from fastmask.saving.zipped import content_of

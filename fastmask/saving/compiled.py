@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import losses, metrics, optimizers
+from fastmask.errors import REMEDY, FileFormatError
 from fastmask.layers import Variable
 from fastmask.layers.variable import fill
 from fastmask.saving import h5
-from fastmask.saving.errors import REMEDY, FileFormatError
 from fastmask.saving.order import Orders, trained
 
 Array = NDArray[Any]

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastmask import layers, ops
+from fastmask.errors import REMEDY, FileFormatError
 from fastmask.layers.checks import ACTIVATION_ALIASES
 from fastmask.layers.serialization import layer_configs
 from fastmask.saving import dropping, graphs, keras1, versions
-from fastmask.saving.errors import REMEDY, FileFormatError
 
 Config = dict[str, Any]
 Classes = Mapping[str, Any] | None

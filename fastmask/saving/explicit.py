@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any
 
 from fastmask import budget, layers
-from fastmask.saving.errors import REMEDY, FileFormatError
+from fastmask.errors import REMEDY, FileFormatError
 from fastmask.saving.nodes import Config, Ref, modern_node, tensors
 from fastmask.saving.operations import as_layer
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmask.errors import FileFormatError, require_h5py
 from fastmask.layers.variable import Variable
-from fastmask.saving.errors import FileFormatError, require_h5py
 
 Array = NDArray[Any]
 

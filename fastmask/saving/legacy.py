@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmask.errors import FileFormatError
 from fastmask.layers import GRU, LSTM, Bidirectional, Layer, TimeDistributed
 from fastmask.layers.base import describe
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.variable import fill
 from fastmask.saving import h5
-from fastmask.saving.errors import FileFormatError
 from fastmask.saving.order import Orders, layers_of, stored
 
 Array = NDArray[Any]

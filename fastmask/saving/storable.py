@@ -1,6 +1,7 @@
 """The methods of models that write and read files, and that lead from and to Keras."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, Self
 
 
@@ -49,9 +50,7 @@ class Storable:
         ImportError
             If Keras is not installed.
         """
-        from fastmask.keras.conversion import from_keras
-
-        found = from_keras(model, custom_objects, compile)
+        found = _conversion().from_keras(model, custom_objects, compile)
         if not isinstance(found, cls):
             raise TypeError(f"model: expected one that becomes a {cls.__name__}, got a {type(model).__name__}")
         return found
@@ -71,7 +70,9 @@ class Storable:
         ImportError
             If Keras is not installed.
         """
-        from fastmask.keras.conversion import to_keras
+        return _conversion().to_keras(self, compile)
 
-        own: Any = self
-        return to_keras(own, compile)
+
+def _conversion() -> Any:
+    """Return the module that converts models, which needs Keras and stands above models."""
+    return import_module("fastmask.keras.conversion")

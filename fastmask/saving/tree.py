@@ -16,11 +16,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from fastmask.errors import FileFormatError
 from fastmask.layers import Variable
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.variable import fill
 from fastmask.saving import h5
-from fastmask.saving.errors import FileFormatError
 from fastmask.saving.order import Orders, layers_of
 
 _KERAS_NAMES = {"Model": "Functional"}

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from fastmask.errors import reading, require_h5py
 from fastmask.saving import archive, h5, legacy, tree
 from fastmask.saving.atomic import replacing
-from fastmask.saving.errors import reading, require_h5py
 from fastmask.saving.masks import keras_config
 from fastmask.saving.order import of_config
 
