@@ -16,7 +16,7 @@ NATIVE := setup.py pyproject.toml $(wildcard $(foreach kind,pyx pxi h,fastmask/k
 SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) \
 	$(shell find fastmask tests bench tools examples -name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
 
-.PHONY: help demo test test-hypothesis test-bridges asan tsan fuzz exhaustive bench bench-peers bench-against lint build wheel check-wheel clean
+.PHONY: help demo test test-hypothesis test-bridges asan tsan fuzz exhaustive bench bench-peers bench-requests bench-against lint build wheel check-wheel clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -30,8 +30,9 @@ help:
 	@echo 'make exhaustive   exp, tanh and sigmoid for all float32 numbers'
 	@echo 'make bench        time every operation                 (make bench THREADS=2 ARGS="-k gru")'
 	@echo 'make bench-peers  time it beside PyTorch, Keras, ONNX Runtime and NumPy; writes docs/benchmarks/'
+	@echo 'make bench-requests  time small requests to a model beside ONNX Runtime'
 	@echo 'make bench-against  time layers beside those of another commit  (make bench-against REV=HEAD~1)'
-	@echo 'make lint         ruff, mypy, stubtest, cython-lint'
+	@echo 'make lint         ruff, mypy, stubtest, import-linter, cython-lint'
 	@echo 'make build        compile in place what has changed'
 	@echo 'make wheel        make the source distribution, and from it the wheel, in dist/'
 	@echo 'make check-wheel  try the wheel with every Python from 3.11 to 3.13 and every instruction set there is'
@@ -78,6 +79,9 @@ bench: build/venv/.ready
 bench-peers: build/peers/venv/.ready
 	PYTHONPATH="$$PWD" $(PEERS)/python -m bench.peers $(ARGS)
 
+bench-requests: build/peers/venv/.ready
+	PYTHONPATH="$$PWD" $(PEERS)/python -m bench.requests $(ARGS)
+
 bench-against: build/venv/.ready
 	$(BIN)/python bench/against.py $(REV) $(ARGS)
 
@@ -85,6 +89,8 @@ lint: build/venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml fastmask.kernels.cpu fastmask.kernels.memory fastmask.kernels.packing fastmask.kernels.waiting
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/check_imports.py
 	PATH="$$PWD/$(BIN):$$PATH" cython-lint fastmask/kernels/*.pyx fastmask/kernels/*.pxi fastmask/kernels/*/*.pxi
 
 build: build/venv/.ready

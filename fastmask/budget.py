@@ -1,4 +1,4 @@
-"""Weights that are about to be overwritten, with sizes that are not to be trusted."""
+"""Memory for what a file describes: weights that are about to be overwritten, and all else whose size it chooses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ _left: ContextVar[int | None] = ContextVar("_left", default=None)
 
 @contextmanager
 def placeholders(limit: int) -> Iterator[None]:
-    """Make initializers return zeros, of at most `limit` bytes altogether; ValueError beyond."""
+    """Make initializers return zeros; these and all that is asked of `take` have at most `limit` bytes altogether."""
     token = _left.set(limit)
     try:
         yield
@@ -30,9 +30,15 @@ def trusted() -> bool:
 
 def placeholder(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return zeros and take their bytes off what is left; ValueError if that is less."""
-    left = _left.get() or 0
-    size = prod(shape) * np.dtype(dtype).itemsize
-    if size > left:
-        raise ValueError(f"weights of shape {shape} are larger than the {left} bytes that may be used")
-    _left.set(left - size)
+    take(prod(shape) * np.dtype(dtype).itemsize, f"weights of shape {shape}")
     return np.zeros(shape, dtype)
+
+
+def take(size: int, what: str) -> None:
+    """Take bytes off what is left, within `placeholders`; ValueError if that is less."""
+    left = _left.get()
+    if left is None:
+        return
+    if size > left:
+        raise ValueError(f"{what}: expected nothing larger than the {left} bytes that the file may ask for, got {size}")
+    _left.set(left - size)

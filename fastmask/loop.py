@@ -20,6 +20,7 @@ from fastmask.tokens import Tokens, align, split_rows
 Array = NDArray[Any]
 ClassWeight = Mapping[int, float] | None
 Part = tuple[float, Tokens | None]
+GradientOf = tuple[Any, Variable]
 
 
 @dataclass
@@ -71,17 +72,17 @@ class Loop:
     place: Place | None = None
 
     @property
-    def trainable_weights(self) -> list[Variable]:
-        """The variables that training changes."""
+    def losses(self) -> list[float]:
+        """What the regularizers of the variables that training changes add to the loss."""
         raise NotImplementedError
 
     def run(
         self, x: Sequence[Any], mask: Any = None, *, training: bool = False, keep: bool = False
-    ) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+    ) -> tuple[list[Any], Callable[[Sequence[Any]], list[GradientOf]]]:
         """Return the outputs, packed where they have a time axis, and their pullback.
 
         The pullback works if `keep`; it takes the gradients by the outputs' values and returns
-        those by `trainable_weights`, None where there is none.
+        those by `trainable_weights`, each beside its variable, None where there is none.
         """
         raise NotImplementedError
 
@@ -91,18 +92,14 @@ class Loop:
 
     def train_step(self, batch: Batch, class_weight: ClassWeight = None) -> None:
         """Update the weights and the scores with one batch."""
-        total, grads, parts = self.step_gradients(batch, class_weight, training=True)
-        pairs = [(g, v) for g, v in zip(grads, self.trainable_weights, strict=True) if g is not None]
+        total, found, parts = self.step_gradients(batch, class_weight, training=True)
+        pairs = [pair for pair in found if pair[0] is not None]
         self.optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
-        for _, variable in pairs:
-            if variable.constraint is not None:
-                with variable.changing() as array:
-                    array[...] = variable.constraint(array)
         self.scores.update(total, len(batch), parts)
 
     def step_gradients(
         self, batch: Batch, class_weight: ClassWeight, training: bool
-    ) -> tuple[float, list[Any], list[Part]]:
+    ) -> tuple[float, list[GradientOf], list[Part]]:
         """Return the loss of a batch, its gradients by `trainable_weights`, and loss and tokens of each output."""
         self.require_loss("fit")
         outputs, pullback = self.run(batch.x, training=training, keep=True)
@@ -119,13 +116,13 @@ class Loop:
                 total += head.weight * loss
             slopes.append(None if slope is None else collapse(slope))
             parts.append((loss, tokens))
-        grads, penalty = regularized(pullback(slopes), self.trainable_weights)
-        return total + penalty, grads, parts
+        pairs, penalty = regularized(pullback(slopes))
+        return total + penalty, pairs, parts
 
     def test_step(self, batch: Batch) -> None:
         """Update the scores with one batch."""
         outputs = self.run(batch.x)[0]
-        total, parts = sum(regularized([None] * len(self.trainable_weights), self.trainable_weights)[1:]), []
+        total, parts = sum(self.losses), []
         for i, (head, output) in enumerate(zip(self.scores.heads, outputs, strict=True)):
             prediction = output.data if isinstance(output, PackedSequence) else output
             tokens = _tokens(head, batch, i, output, prediction, None)
@@ -192,14 +189,14 @@ class Loop:
             raise ValueError(f"loss must be given to compile() before {method}(), got None")
 
 
-def regularized(grads: Sequence[Any], weights: Sequence[Variable]) -> tuple[list[Any], float]:
-    """Add the gradients of regularizers to those by `weights`; return them and the sum of the penalties."""
-    found, penalty = list(grads), 0.0
-    for i, weight in enumerate(weights):
+def regularized(pairs: Sequence[GradientOf]) -> tuple[list[GradientOf], float]:
+    """Add the gradients of regularizers to those by some variables; return them and the sum of the penalties."""
+    found, penalty = list(pairs), 0.0
+    for i, (grad, weight) in enumerate(pairs):
         if weight.regularizer is not None:
             penalty += float(weight.regularizer(weight.value))
             own = weight.regularizer.gradient(weight.value)
-            found[i] = own if found[i] is None else add(found[i], own)
+            found[i] = own if grad is None else add(grad, own), weight
     return found, penalty
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fastmask.errors import REMEDY
+
 
 def missing(module: str, name: str) -> AttributeError:
     """Return the error of a name that a module has not; for the name of a class, with a way out."""
-    from fastmask.saving.errors import REMEDY
-
     hint = f"; {REMEDY}" if name[:1].isupper() else ""
     return AttributeError(f"module {module!r} has no attribute {name!r}{hint}", name=name)
 

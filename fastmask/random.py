@@ -62,6 +62,15 @@ def set_state(state: Mapping[str, Any]) -> None:
     _python_random.setstate((version, tuple(words), spare))
 
 
+def check_state(state: Mapping[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError unless `set_state` takes a state."""
+    before = get_state()
+    try:
+        set_state(state)
+    finally:
+        set_state(before)
+
+
 def make_seed() -> int:
     """Draw a seed from the global generator."""
     return int(global_generator().integers(2**31))

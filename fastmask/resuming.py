@@ -1,13 +1,15 @@
 """All that a training needs to go on in another process with the same bits."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 
 from fastmask import random
 from fastmask.layers.holder import WeightHolder
-from fastmask.layers.variable import Variable
+from fastmask.layers.recurrent_base import Recurrent
+from fastmask.layers.variable import Variable, fill
 from fastmask.saving.compiled import slots
 
 Numbers = dict[str, Any]
@@ -18,6 +20,8 @@ _FORM: dict[str, type] = {
     "callbacks": list,
 }  # fmt: skip
 _POSITION: dict[str, type] = {"random": dict, "taken": int}
+_LARGEST = 2**62
+_NUMBERS = (int, float, np.generic, np.ndarray)
 
 
 def get_state(model: Any) -> Numbers:
@@ -28,17 +32,23 @@ def get_state(model: Any) -> Numbers:
     losses and metrics so far; and what callbacks return from `state_dict`.
     """
     place = model.place
-    return {
+    return _beside_arrays(model) | {
         "kind": _kind(model),
         "weights": [variable.value for variable in model.weights],
+        "slots": [slot.value for slot in slots(model.optimizer, model.trainable_weights)],
+        "position": place.source.position(),
+        "held_out": {} if place.held_out is None else place.held_out.position(),
+    }
+
+
+def _beside_arrays(model: Any) -> Numbers:
+    place = model.place
+    return {
         "iterations": model.optimizer.iterations,
         "learning_rate": model.optimizer._fixed_rate.value,
-        "slots": [slot.value for slot in slots(model.optimizer, model.trainable_weights)],
         "epoch": place.epoch,
         "step": place.step,
         "stop": model.stop_training,
-        "position": place.source.position(),
-        "held_out": {} if place.held_out is None else place.held_out.position(),
         "random": random.get_state(),
         "layers": [_layer_state(layer) for layer in _layers(model)],
         "metrics": [_numbers(metric) for metric in model.metrics],
@@ -52,6 +62,10 @@ def check(model: Any, state: Mapping[str, Any]) -> None:
     for position in (state["position"], state["held_out"]):
         if position:
             _require_form(position, _POSITION)
+            random.check_state(position["random"])
+    for name in ("iterations", "epoch", "step"):
+        if not 0 <= state[name] < _LARGEST:
+            raise ValueError(f"the backup is malformed: {name} must be a count, got {state[name]}")
     for name, value in _kind(model).items():
         if state["kind"].get(name) != value:
             raise ValueError(f"{name} must be as in the backup, {state['kind'].get(name)}, got {value}")
@@ -61,6 +75,12 @@ def check(model: Any, state: Mapping[str, Any]) -> None:
     shapes = [np.shape(value) for value in (*state["weights"], *state["slots"])]
     if shapes != [variable.shape for variable in _variables(model)]:
         raise ValueError("the shapes of weights and of the optimizer's state must be those of the backup")
+    for own, numbers in zip(model.metrics, state["metrics"], strict=True):
+        if not all(isinstance(numbers[name], _NUMBERS) for name in _numbers(own)):
+            raise ValueError(f"the backup is malformed: it must have the numbers of metric {own.name!r}")
+    model.place.source.check(state["position"])
+    if model.place.held_out is not None:
+        model.place.held_out.check(state["held_out"])
 
 
 def _require_form(state: Any, form: Mapping[str, type]) -> None:
@@ -77,11 +97,24 @@ def wind_forward(model: Any, state: Mapping[str, Any]) -> None:
 
 
 def set_state(model: Any, state: Mapping[str, Any]) -> None:
-    """Give a model within `fit` the state that `get_state` returned and `check` accepts."""
-    place, optimizer = model.place, model.optimizer
+    """Give a model within `fit` the state that `get_state` returned and `check` accepts.
+
+    Whatever is raised, by callbacks too, the model, its callbacks and the generators are then as before.
+    """
     values = [*state["weights"], *state["slots"]]
-    for variable, value in zip(_variables(model), values, strict=True):
-        variable.assign(value)
+    pairs = [(variable, variable.checked(value)) for variable, value in zip(_variables(model), values, strict=True)]
+    before = deepcopy(_beside_arrays(model))
+    try:
+        _set_beside_arrays(model, state)
+    except BaseException:
+        _set_beside_arrays(model, before)
+        raise
+    fill(pairs)
+
+
+def _set_beside_arrays(model: Any, state: Mapping[str, Any]) -> None:
+    """Give a model all of a state but the weights and the optimizer's slots."""
+    place, optimizer = model.place, model.optimizer
     optimizer.iterations = state["iterations"]
     optimizer._fixed_rate.assign(state["learning_rate"])
     place.epoch, place.step, place.ended = state["epoch"], state["step"], state["stop"]
@@ -140,14 +173,16 @@ def _layer_state(layer: WeightHolder) -> Numbers:
 def _set_layer_state(layer: WeightHolder, state: Mapping[str, Any]) -> None:
     for generator, value in zip(_generators(layer), state["random"], strict=True):
         generator.bit_generator.state = value
-    if hasattr(layer, "states"):
-        layer.states = None if state["states"] is None else tuple(state["states"])
+    states = state["states"]
+    if isinstance(layer, Recurrent) and states is not None:
+        layer.states = layer.initial_states(states, len(states[0]))
+    elif hasattr(layer, "states"):
+        layer.states = None if states is None else tuple(states)
 
 
 def _numbers(metric: Any) -> Numbers:
     """Return the attributes of a metric that are numbers or arrays of them."""
-    kinds = (int, float, np.generic, np.ndarray)
-    return {name: value for name, value in vars(metric).items() if isinstance(value, kinds)}
+    return {name: value for name, value in vars(metric).items() if isinstance(value, _NUMBERS)}
 
 
 def _set_callbacks(callbacks: Sequence[Any], states: Sequence[Any]) -> None:

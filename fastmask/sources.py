@@ -49,13 +49,17 @@ class Source:
         ValueError
             If the data is not the same.
         """
-        for name, value in self.identity().items():
-            if position and position.get(name) != value:
-                raise ValueError(f"{name} must be {position.get(name)}, as in the backup, got {value}")
+        self.check(position)
         self.leave()
         if position:
             random.set_state(position["random"])
             self._skip(int(position["taken"]))
+
+    def check(self, position: Mapping[str, Any]) -> None:
+        """Raise ValueError if a position is one in other data, as far as that can be known without reading them."""
+        for name, value in self.identity().items():
+            if position and position.get(name) != value:
+                raise ValueError(f"{name} must be {position.get(name)}, as in the backup, got {value}")
 
     def identity(self) -> dict[str, Any]:
         """Return what tells these data from others."""

@@ -288,8 +288,7 @@ class Trainer(Loop, Storable):
         """
         self.require_loss("loss_and_gradients")
         batch = data.as_batch(x, y, sample_weight, self.layout)
-        loss, grads, _ = self.step_gradients(batch, None, training)
-        pairs = zip(grads, self.trainable_weights, strict=True)
+        loss, pairs, _ = self.step_gradients(batch, None, training)
         return loss, [np.zeros_like(v.value) if g is None else g for g, v in pairs]
 
     @property

@@ -4,10 +4,11 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastmask import resuming
+from fastmask import random, resuming
 from fastmask.callbacks.base import Callback, Logs
 from fastmask.saving import FileFormatError, npz
 
@@ -35,7 +36,8 @@ class BackupAndRestore(Callback):
         If an argument does not fit; when training begins, if the model is not built, or the backup is
         that of another kind of model, optimizer or data.
     FileFormatError
-        When training begins, if the backup is damaged and there is no other.
+        When training begins, if the backup is damaged and there is no other. Model, callbacks and random
+        generators are then as before, as with a ValueError.
 
     Notes
     -----
@@ -69,6 +71,7 @@ class BackupAndRestore(Callback):
         self.latest, self.previous = (self.backup_dir / f"{name}.npz" for name in ("latest", "previous"))
         self.batches = 0
         self.interrupted: dict[str, Any] | None = None
+        self.before: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many batches have passed since something was stored."""
@@ -78,16 +81,29 @@ class BackupAndRestore(Callback):
         """Go back to the last backup if there is one."""
         if not self.model.built:
             raise ValueError(f"model {self.model.name!r} must be built before fit() for BackupAndRestore")
-        self.batches, self.interrupted = 0, None
+        self.batches, self.interrupted, self.before = 0, None, None
         state = self._read()
-        if state is not None and self._restore(state, between_epochs=True):
-            self.interrupted = state
+        if state is None:
+            return
+        with self._well_formed():
+            resuming.check(self.model, state)
+        if state["step"]:
+            self.interrupted, self.before = state, deepcopy(resuming.get_state(self.model))
+            self._set(state)
+        else:
+            self._go_to_its_place(state)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Undo what callbacks did at the begin of an epoch that began before the backup."""
-        if self.interrupted is not None:
-            self._restore(self.interrupted)
-            self.interrupted = None
+        state, before = self.interrupted, self.before
+        self.interrupted = self.before = None
+        if state is None or before is None:
+            return
+        try:
+            self._go_to_its_place(state)
+        except BaseException:
+            resuming.set_state(self.model, before)
+            raise
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Store if it is time for it by the number of batches."""
@@ -104,6 +120,7 @@ class BackupAndRestore(Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Remove the backup if asked to."""
+        self.interrupted = self.before = None
         if self.delete_checkpoint:
             self.latest.unlink(missing_ok=True)
             self.previous.unlink(missing_ok=True)
@@ -134,16 +151,19 @@ class BackupAndRestore(Callback):
                 warnings.warn(f"{path.name} cannot be read, going on from {paths[number].name}: {error}", stacklevel=2)
         return None
 
-    def _restore(self, state: dict[str, Any], between_epochs: bool = False) -> bool:
-        """Go back to a state; return whether it is one within an epoch, whose data are to be wound forward yet."""
-        with self._well_formed():
-            resuming.check(self.model, state)
-        within = bool(state["step"])
-        if not (within and between_epochs):
+    def _go_to_its_place(self, state: dict[str, Any]) -> None:
+        """Go back to a state, and to its place in the data."""
+        before = random.get_state()
+        try:
             resuming.wind_forward(self.model, state)
+            self._set(state)
+        except BaseException:
+            random.set_state(before)
+            raise
+
+    def _set(self, state: dict[str, Any]) -> None:
         with self._well_formed():
             resuming.set_state(self.model, state)
-        return within
 
     @contextmanager
     def _well_formed(self) -> Iterator[None]:

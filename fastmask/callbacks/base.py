@@ -1,12 +1,13 @@
 """What `fit`, `evaluate` and `predict` tell, to whom, and how it is collected."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from numbers import Real
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    from fastmask.models import Model
+import numpy as np
 
 Logs = dict[str, Any]
+_KINDS: tuple[Any, ...] = ((Real, np.generic, np.ndarray), str, (list, tuple), Mapping)
 
 
 class Callback:
@@ -22,11 +23,11 @@ class Callback:
         Whether it is told everything after the callbacks that are not last.
     """
 
-    model: "Model"
+    model: Any
     params: dict[str, Any]
     comes_last: ClassVar[bool] = False
 
-    def set_model(self, model: "Model") -> None:
+    def set_model(self, model: Any) -> None:
         """Remember the model."""
         self.model = model
 
@@ -46,9 +47,20 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned; called after `on_train_begin`."""
-        for name in self.state_dict():
-            setattr(self, name, state[name])
+        """Go on from what `state_dict` returned; called after `on_train_begin`.
+
+        Raises
+        ------
+        KeyError, TypeError
+            If `state` lacks an entry, or has one of another kind than here; nothing has changed then.
+        """
+        values = {name: state[name] for name in self.state_dict()}
+        for name, own in self.state_dict().items():
+            kind = next((kind for kind in _KINDS if isinstance(own, kind)), object)
+            if own is not None and values[name] is not None and not isinstance(values[name], kind):
+                raise TypeError(f"{name}: expected {type(own).__name__}, got {values[name]!r:.80}")
+        for name, value in values.items():
+            setattr(self, name, value)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Before the first epoch."""
@@ -112,7 +124,7 @@ class CallbackList:
         As `Callback.params`.
     """
 
-    def __init__(self, callbacks: Iterable[Callback], model: "Model", params: dict[str, Any]) -> None:
+    def __init__(self, callbacks: Iterable[Callback], model: Any, params: dict[str, Any]) -> None:
         given = list(callbacks)
         for callback in given:
             if not isinstance(callback, Callback):

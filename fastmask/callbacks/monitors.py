@@ -2,7 +2,10 @@
 
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from fastmask.callbacks.base import Callback, Logs
 
@@ -138,6 +141,14 @@ class EarlyStopping(MonitorCallback):
         """Return the best number and weights, and for how long there was no better one."""
         names = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
         return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; TypeError if its weights are none of this model."""
+        weights = state["best_weights"]
+        shapes = [np.shape(weight) for weight in weights or ()]
+        if weights is not None and shapes != [variable.shape for variable in self.model.weights]:
+            raise TypeError(f"best_weights: expected the weights of model {self.model.name!r}, got shapes {shapes}")
+        super().load_state_dict(state)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Look at the epoch's number and ask the model to stop if it is time."""

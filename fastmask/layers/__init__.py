@@ -35,7 +35,7 @@ from fastmask.layers.normalization import BatchNormalization, LayerNormalization
 from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.reshaping import DropMask, RepeatVector, Reshape
-from fastmask.layers.serialization import deserialize, serialize
+from fastmask.layers.serialization import deserialize, register, serialize
 from fastmask.layers.time_distributed import TimeDistributed
 from fastmask.layers.variable import Variable
 
@@ -92,6 +92,10 @@ __all__ = [
     "subtract",
 ]
 
+
+# By every name that `fastmask.layers` has, mask operations and Keras's aliases among them.
+_named = dict(globals())
+register({name: found for name, found in _named.items() if isinstance(found, type) and issubclass(found, Layer)})
 
 if not TYPE_CHECKING:
 

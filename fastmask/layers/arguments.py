@@ -3,16 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastmask import config
 from fastmask.layers.checks import Shape
-from fastmask.layers.holder import describe
-
-if TYPE_CHECKING:
-    from fastmask.layers.base import Layer
+from fastmask.layers.holder import AnyLayer, describe
 
 _name_counts: Counter[str] = Counter()
 
@@ -67,7 +64,7 @@ def own_arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in scope.items() if name not in inner} | extra
 
 
-def with_dtype_of(layer: "Layer", kwargs: dict[str, Any]) -> dict[str, Any]:
+def with_dtype_of(layer: AnyLayer, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a wrapper with the dtype of the wrapped layer; ValueError if they give another."""
     given = kwargs.get("dtype")
     if given is not None and layer_dtype(given) != layer.dtype:

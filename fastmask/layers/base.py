@@ -1,6 +1,6 @@
 """What all layers share: names, weights, shapes, checks, and the two ways of calling them."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar, Self, cast
 
@@ -65,6 +65,8 @@ class Layer(WeightHolder):
         Whether it gets what enters a model as it is, not packed.
     input_rank : int or None
         Number of axes that its input must have.
+    keras_class : tuple of str or None
+        Module, class and registered name that configs have for it, if these are not ``keras.layers`` and its own name.
     """
 
     supports_masking: bool = False
@@ -75,6 +77,7 @@ class Layer(WeightHolder):
     input_rank: ClassVar[int | None] = None
     takes_list: bool = False
     is_graph: ClassVar[bool] = False
+    keras_class: ClassVar[tuple[str, str, str | None] | None] = None
     call_options: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -352,13 +355,25 @@ class Layer(WeightHolder):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in a form that JSON can hold."""
-        given = signature(type(self).__init__).parameters.values()
-        names = [p.name for p in given if p.kind is not p.VAR_KEYWORD and p.name not in _NOT_IN_CONFIG]
         base = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype.name}
-        for n in names:
-            if not hasattr(self, n):
-                raise NotImplementedError(f"{describe(self)} must override get_config: it has no attribute {n!r}")
-        return base | {n: _plain(getattr(self, n)) for n in names if n not in base}
+        return base | self.kept_arguments(base)
+
+    def kept_arguments(self, others: Collection[str]) -> dict[str, Any]:
+        """Return the constructor's arguments but for `others`, from the attributes that have their names.
+
+        Raises
+        ------
+        NotImplementedError
+            If there is no such attribute, and no `get_config` in the class of the constructor or a subclass of it.
+        """
+        own = type(self)
+        given = signature(own.__init__).parameters.values()
+        names = [p.name for p in given if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        names = [n for n in names if n not in _NOT_IN_CONFIG and n not in others]
+        missing = [n for n in names if not hasattr(self, n)]
+        if missing and custom.place_of(own, "__init__") < custom.place_of(own, "get_config"):
+            raise NotImplementedError(f"{describe(self)} must override get_config: it has no attribute {missing[0]!r}")
+        return {n: _plain(getattr(self, n)) for n in names if n not in missing}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

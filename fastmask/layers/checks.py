@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastmask import budget
 from fastmask.packing import PackedSequence
 
 Array = npt.NDArray[Any]
@@ -99,8 +100,12 @@ def float_input(x: "Array | PackedSequence", dtype: np.dtype[Any]) -> "Array | P
 
 
 def require_memory(what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Raise MemoryError if an array of `shape` cannot fit into the memory of this machine."""
+    """Raise MemoryError if an array of `shape` cannot fit into the memory of this machine.
+
+    ValueError if it is that of a file, and larger than the file may ask for.
+    """
     size = prod(shape) * dtype.itemsize
+    budget.take(size, what)
     if size > 2**30 and size > _memory():
         raise MemoryError(
             f"{what} with shape {shape} takes {size / 2**30:,.0f} GiB, and this machine has {_memory() / 2**30:,.0f}"

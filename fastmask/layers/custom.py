@@ -3,29 +3,28 @@
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import Any
 
 import numpy as np
 
+from fastmask import budget
 from fastmask.layers import checks
 from fastmask.layers.calls import Call, Gradients, Pullback
 from fastmask.layers.checks import Array
 from fastmask.layers.flow import Back, cotangents, enter, run, same, unpack_shown
-from fastmask.layers.holder import describe
+from fastmask.layers.holder import AnyLayer, describe
 from fastmask.packing import PackedSequence, Packing, put_rows, take_rows
 
-if TYPE_CHECKING:
-    from fastmask.layers.base import Layer
 
-
-def adopt(cls: type["Layer"], base: type["Layer"]) -> None:
+def adopt(cls: type[AnyLayer], base: type[AnyLayer]) -> None:
     """Prepare a new subclass: its `call` is what runs, and its `build` is noted as done."""
     own = vars(cls)
     cls.may_hold = cls.may_hold or "call" in own
     if "call" in own and "forward" not in own:
-        cls.forward = base.forward  # type: ignore[method-assign]
+        cls.forward = base.forward
     if "build" in own:
-        cls.build = _noted(own["build"])  # type: ignore[method-assign, assignment]
+        cls.build = _noted(own["build"])
 
 
 def _noted(build: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
@@ -41,7 +40,7 @@ def _noted(build: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
     return noted
 
 
-def forward(layer: "Layer", x: Any, call: Call) -> tuple[Any, Pullback | None]:
+def forward(layer: AnyLayer, x: Any, call: Call) -> tuple[Any, Pullback | None]:
     """Run `call` of a layer on padded arrays, or its `vjp` if the pullback is kept."""
     sources = x if layer.takes_list else [x]
     entered = [_grid(source, call) for source in sources]
@@ -66,16 +65,19 @@ def forward(layer: "Layer", x: Any, call: Call) -> tuple[Any, Pullback | None]:
     return output, pullback
 
 
-def computes_mask(layer: "Layer") -> bool:
+def computes_mask(layer: AnyLayer) -> bool:
     """Return whether a user's layer has a `compute_mask` of its own."""
     base = next(cls for cls in type(layer).__mro__ if cls.__module__ == _BASE)
     return type(layer).forward is base.forward and type(layer).compute_mask is not base.compute_mask  # type: ignore[attr-defined]
 
 
-def mask_flow(layer: "Layer", masked: Sequence[int], outputs: int) -> list[int]:
+def mask_flow(layer: AnyLayer, masked: Sequence[int], outputs: int) -> list[int]:
     """Ask a layer's own `compute_mask`, on arrays of zeros, for the number of axes of the mask of each output."""
     shapes: Any = layer.input_shape if layer.takes_list else [layer.input_shape]
-    grids = [np.zeros([2 if n is None else n for n in shape], layer.dtype) for shape in shapes]
+    whole = [tuple(2 if n is None else n for n in shape) for shape in shapes]
+    for shape in whole:
+        budget.take(prod(shape) * layer.dtype.itemsize, f"an input of {describe(layer)}")
+    grids = [np.zeros(shape, layer.dtype) for shape in whole]
     masks = [np.ones(grid.shape[:axes], bool) if axes else None for grid, axes in zip(grids, masked, strict=True)]
     found = layer.compute_mask(*((grids, masks) if layer.takes_list else (grids[0], masks[0])))
     return [0 if mask is None else np.ndim(mask) for mask in _per_output(found, outputs)]
@@ -93,7 +95,7 @@ def _grid(x: Any, call: Call) -> tuple[Array, Any, Back]:
     return grid, call.mask, lambda d: enter_back(unpack_back(d.astype(source.dtype, copy=False)))
 
 
-def _run(layer: "Layer", value: Any, given: dict[str, Any], keep: bool) -> tuple[Any, Back]:
+def _run(layer: AnyLayer, value: Any, given: dict[str, Any], keep: bool) -> tuple[Any, Back]:
     if keep and not _has_gradient(type(layer)):
         raise NotImplementedError(
             f"{describe(layer)} has no gradient, so it cannot be trained or trained through: define "
@@ -107,14 +109,19 @@ def _run(layer: "Layer", value: Any, given: dict[str, Any], keep: bool) -> tuple
 
 def _has_gradient(cls: type) -> bool:
     """Return whether the `vjp` of a class belongs to its `call`: not that of a base with another one."""
-    places = {name: next(i for i, base in enumerate(cls.__mro__) if name in vars(base)) for name in ("vjp", "call")}
+    places = {name: place_of(cls, name) for name in ("vjp", "call")}
     return places["vjp"] <= places["call"] < len(cls.__mro__) and cls.__mro__[places["vjp"]].__module__ != _BASE
+
+
+def place_of(cls: type, name: str) -> int:
+    """Return how many classes are asked before the one that defines a method."""
+    return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
 
 
 _BASE = "fastmask.layers.base"
 
 
-def _plans(layer: "Layer", value: Any, mask: Any, outputs: int, sources: Sequence[Any]) -> list[Packing | None]:
+def _plans(layer: AnyLayer, value: Any, mask: Any, outputs: int, sources: Sequence[Any]) -> list[Packing | None]:
     """Return the plan of each output that carries a mask; that of an input where the masks are the same."""
     known = list(zip(mask if layer.takes_list else [mask], sources, strict=True))
     plans: list[Packing | None] = []
@@ -138,7 +145,7 @@ def _leave(y: Array, plan: Packing | None) -> tuple[Any, Back]:
     return PackedSequence(tokens, plan), lambda d: put_rows(d, plan.positions, cells).reshape(y.shape)
 
 
-def _gradients(layer: "Layer", found: Any) -> Gradients:
+def _gradients(layer: AnyLayer, found: Any) -> Gradients:
     """Return what a user's pullback returned as `Gradients`: dx alone, or dx and a list for the weights."""
     gradients = Gradients(*found) if isinstance(found, tuple) else Gradients(found, [])
     if len(gradients.weights) != len(layer.weights):

@@ -11,6 +11,9 @@ from fastmask.layers import checks
 from fastmask.layers.checks import Array
 from fastmask.layers.variable import Variable, assign_all
 
+AnyLayer = Any
+"""A `Layer`, for modules that its own module imports."""
+
 
 class WeightHolder:
     """Base of layers: own weights and those of the layers held.
@@ -76,11 +79,13 @@ class WeightHolder:
         """
         if budget.trusted():
             checks.require_memory(f"{name} of {describe(self)}", shape, self.dtype)
+        path = f"{self.weight_path}/{name}"
+        budget.take(len(path), "the names of weights")
         initialize = initializers.get(initializer) or initializers.GlorotUniform()
         value = checks.real_array(f"{name}_initializer", initialize(shape, self.dtype), self.dtype)
         if value.shape != shape:
             raise ValueError(f"{name}_initializer must give shape {shape}, got {value.shape}")
-        variable = Variable(value, name, trainable, f"{self.weight_path}/{name}")
+        variable = Variable(value, name, trainable, path)
         variable.regularizer, variable.constraint = regularizer, constraint
         self._variables.append(variable)
         return variable

@@ -7,7 +7,7 @@ import numpy as np
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Shape
-from fastmask.layers.symbolic import several
+from fastmask.layers.symbolic import mask_operations, several
 from fastmask.packing import PackedSequence
 
 
@@ -137,3 +137,6 @@ class LogicalOr(MaskOperation):
 
     def compute(self, x: Any) -> Any:
         return np.logical_or(*x)
+
+
+mask_operations.update({each.__name__: each for each in (NotEqual, LogicalNot, LogicalAnd, LogicalOr)})

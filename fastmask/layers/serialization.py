@@ -1,21 +1,44 @@
 """Layers to configs and back, in the form that Keras writes."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
+from fastmask import budget
 from fastmask.layers.base import Layer
 
-_MODELS = {"Functional": "Model", "Model": "Model", "Sequential": "Sequential"}
+_LAYER_BYTES = 8192  # without weights
+_classes: dict[str, type[Layer]] = {}
+
+
+def register(classes: Mapping[str, type[Layer]]) -> None:
+    """Make classes known by the names that configs have for them."""
+    _classes.update(classes)
 
 
 def serialize(layer: Layer) -> dict[str, Any]:
     """Return the class name and config of a layer or model, without its weights."""
-    module, name, registered = "keras.layers", type(layer).__name__, None
-    if layer.is_graph:
-        module = "keras" if name == "Sequential" else "keras.src.models.functional"
-        name, registered = (name, None) if name == "Sequential" else ("Functional", "Functional")
-    return {"module": module, "class_name": name, "config": layer.get_config(), "registered_name": registered}
+    return named(layer, layer.get_config())
+
+
+def named(layer: Layer, config: dict[str, Any], own: bool = True) -> dict[str, Any]:
+    """Return a config with the name of a layer's class; that of the graph under it unless `own`, for a model."""
+    kind = type(layer)
+    module: str | None = "keras.layers"
+    name, registered = kind.__name__, None
+    if layer.is_graph and own and kind not in _classes.values():
+        module, registered = None, name
+    elif layer.keras_class is not None:
+        module, name, registered = layer.keras_class
+    return {"module": module, "class_name": name, "config": config, "registered_name": registered}
+
+
+def layer_configs(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the configs of the layers in that of a model; none where the constructor of its class makes them."""
+    found = config.get("layers")
+    listed = isinstance(found, list) and all(isinstance(entry, Mapping) and "class_name" in entry for entry in found)
+    return cast(list[dict[str, Any]], found) if listed else []
 
 
 def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Layer:
@@ -33,11 +56,11 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | N
     ValueError
         If there is no layer class of that name.
     """
-    from fastmask import layers, models
-
+    budget.take(_LAYER_BYTES, "the layers")
     name = config["class_name"]
-    known = models if name in _MODELS else layers
-    found = (custom_objects or {}).get(name, getattr(known, _MODELS.get(name, name), None))
+    if name not in _classes:
+        import_module("fastmask.models")  # which stands above and registers its classes
+    found = (custom_objects or {}).get(name, _classes.get(name))
     if not (isinstance(found, type) and issubclass(found, Layer)):
         raise ValueError(f"class_name must be that of a layer, got {name!r}")
     if "custom_objects" in signature(found.from_config).parameters:

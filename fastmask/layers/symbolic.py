@@ -2,20 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from fastmask import budget
 from fastmask.layers.checks import Shape
+from fastmask.layers.holder import AnyLayer
 
-if TYPE_CHECKING:
-    from fastmask.layers.base import Layer
+mask_operations: dict[str, type[AnyLayer]] = {}
+"""The layers behind the operators of tensors, by the names of their classes, which enter themselves here."""
+
+# What a call and its result take, in the graph and in what is made from it; and each axis of the result.
+_CALL_BYTES, _AXIS_BYTES = 2048, 32
 
 
 class History(NamedTuple):
     """Where a tensor comes from: output `tensor_index` of call number `node_index` of a layer."""
 
-    layer: "Layer"
+    layer: AnyLayer
     node_index: int
     tensor_index: int
 
@@ -42,14 +47,14 @@ class KerasTensor:
     shape: Shape
     dtype: str
     name: str
-    mask_source: "Layer | None"
+    mask_source: AnyLayer
     history: History
     mask_axes: int = 0
 
     @property
     def node(self) -> "Node":
         """The call that the tensor is a result of."""
-        return self.history.layer.nodes[self.history.node_index]
+        return cast(Node, self.history.layer.nodes[self.history.node_index])
 
     @property
     def ndim(self) -> int:
@@ -58,24 +63,17 @@ class KerasTensor:
 
     def __ne__(self, other: object) -> Any:
         """Return the tensor that tells where this one differs from a number."""
-        from fastmask.layers.logic import NotEqual
-
-        return NotEqual(other)(self) if isinstance(other, (int, float, np.number)) else self is not other
+        is_number = isinstance(other, (int, float, np.number))
+        return mask_operations["NotEqual"](other)(self) if is_number else self is not other
 
     def __and__(self, other: "KerasTensor") -> "KerasTensor":
-        from fastmask.layers.logic import LogicalAnd
-
-        return cast(KerasTensor, LogicalAnd()([self, other]))
+        return cast(KerasTensor, mask_operations["LogicalAnd"]()([self, other]))
 
     def __or__(self, other: "KerasTensor") -> "KerasTensor":
-        from fastmask.layers.logic import LogicalOr
-
-        return cast(KerasTensor, LogicalOr()([self, other]))
+        return cast(KerasTensor, mask_operations["LogicalOr"]()([self, other]))
 
     def __invert__(self) -> "KerasTensor":
-        from fastmask.layers.logic import LogicalNot
-
-        return cast(KerasTensor, LogicalNot()(self))
+        return cast(KerasTensor, mask_operations["LogicalNot"]()(self))
 
     def __repr__(self) -> str:
         return f"<KerasTensor shape={self.shape}, dtype={self.dtype}, name={self.name}>"
@@ -98,7 +96,7 @@ class Node:
         Further arguments of the call.
     """
 
-    layer: "Layer"
+    layer: AnyLayer
     inputs: list[KerasTensor]
     states: list[KerasTensor] = field(default_factory=list)
     training: bool | None = None
@@ -115,7 +113,7 @@ class Node:
         return [*self.inputs, *self.states, *[mask for mask in self.masks if mask is not None]]
 
     @property
-    def mask_sources(self) -> list["Layer | None"]:
+    def mask_sources(self) -> list[AnyLayer]:
         """For each input the layer that its mask comes from, None if it has none."""
         pairs = zip(self.inputs, self.masks, strict=True)
         return [tensor.mask_source if mask is None else mask.history.layer for tensor, mask in pairs]
@@ -145,7 +143,7 @@ def symbolic_list(name: str, value: Any) -> list[KerasTensor]:
     return values
 
 
-def symbolic_masks(mask: Any, inputs: Sequence[KerasTensor], layer: "Layer") -> list[KerasTensor | None]:
+def symbolic_masks(mask: Any, inputs: Sequence[KerasTensor], layer: AnyLayer) -> list[KerasTensor | None]:
     """Return the mask of each input of a call of a layer that was passed to it, None where there is none.
 
     Raises
@@ -195,6 +193,8 @@ def connect(node: Node) -> list[KerasTensor]:
     flows = layer.mask_flow(axes, len(shapes))
     origin = layer if layer.makes_mask or source is None else source
     place, name = len(layer.nodes), f"{layer.name}_output"
+    for shape in shapes:
+        budget.take(_CALL_BYTES + len(name) + _AXIS_BYTES * len(shape), f"the calls of {name[:80]!r}")
     node.outputs = [
         KerasTensor(tuple(shape), layer.dtype.name, name, origin if flow else None, History(layer, place, i), flow)
         for i, (shape, flow) in enumerate(zip(shapes, flows, strict=True))

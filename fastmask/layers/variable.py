@@ -1,6 +1,6 @@
 """Weights of layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, Self
 
@@ -173,6 +173,11 @@ def assign_all(
         raise ValueError(f"weights must hold {len(variables)} arrays for {owner}{hint}, got {len(weights)}")
     pairs = enumerate(zip(variables, weights, strict=True))
     arrays = [variable.checked(value, f"weights[{i}]") for i, (variable, value) in pairs]
-    for variable, array in zip(variables, arrays, strict=True):
+    fill(zip(variables, arrays, strict=True))
+
+
+def fill(pairs: Iterable[tuple[Variable, Array]]) -> None:
+    """Overwrite variables with arrays that their `checked` returned: no part of this can fail."""
+    for variable, array in pairs:
         with variable.changing() as own:
             own[...] = array

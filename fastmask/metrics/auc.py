@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask.config import epsilon
+from fastmask.layers import checks
 from fastmask.metrics.confusion import Confusion, ratio
 
 Array = NDArray[Any]
 _CURVES = ("ROC", "PR")
+_NUMBERS_PER_THRESHOLD = 8  # objects and references to them in two lists, and two counts
 _METHODS = ("interpolation", "minoring", "majoring")
 
 
@@ -66,6 +68,8 @@ class AUC(Confusion):
         self.summation_method = _choice("summation_method", summation_method, _METHODS)
         if num_labels and not multi_label:
             raise ValueError(f"num_labels must be None unless multi_label is True, got {num_labels}")
+        count = num_thresholds if thresholds is None else len(thresholds) + 2
+        checks.require_memory("the counts of AUC", (count, _NUMBERS_PER_THRESHOLD), np.dtype(np.float64))
         self.given = None if thresholds is None else sorted(thresholds)
         inner = [i / (num_thresholds - 1) for i in range(1, num_thresholds - 1)] if self.given is None else self.given
         self.num_thresholds = len(inner) + 2

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from fastmask.layers.input import Input
+from fastmask.layers.serialization import register
 from fastmask.models.functional import Model
 from fastmask.models.sequential import Sequential
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from fastmask.saving import load_model
 
 __all__ = ["Input", "Model", "Sequential", "load_model"]
+
+register({"Functional": Model, "Model": Model, "Sequential": Sequential})
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,61 @@
 """Models to configs and back, in the form of Keras 3."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, signature
 from typing import Any
 
 from fastmask.layers import Layer, deserialize, serialize
 from fastmask.layers.symbolic import KerasTensor, Node
 
 Config = dict[str, Any]
+
+_BASE = ("name", "trainable", "dtype")
+
+
+def takes_graph(cls: Any) -> bool:
+    """Return whether the constructor of a class of models is like that of its base, or hands all on to it."""
+    parameters = list(signature(cls.__init__).parameters.values())[1:]
+    kinds = {parameter.kind for parameter in parameters}
+    if {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD} <= kinds:
+        return True
+    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    count = len(cls.graph_arguments)
+    return tuple(names[:count]) == cls.graph_arguments and {*names[count:]} <= {"name", "trainable"}
+
+
+def made(cls: type, arguments: Mapping[str, Any]) -> Any:
+    """Return a model made by the constructor of its class.
+
+    Name, trainable and dtype, which configs have of every layer, are given to a constructor that takes them. The dtype
+    is that of the layers.
+
+    Raises
+    ------
+    TypeError
+        If the constructor takes other arguments.
+    """
+    given = signature(cls.__init__)  # type: ignore[misc]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in given.parameters.values())
+    common = {name for name in _BASE if name not in given.parameters and (name == "dtype" or not open_ended)}
+    taken = {name: value for name, value in arguments.items() if name not in common}
+    try:
+        given.bind(None, **taken)
+    except TypeError as error:
+        raise TypeError(
+            f"config: expected the arguments of {cls.__name__}, which its get_config must return, or a from_config of "
+            f"its own, got {sorted(arguments)} ({error})"
+        ) from None
+    model = cls(**taken)
+    model.name = arguments.get("name") or model.name
+    if arguments.get("trainable") is False:
+        model.trainable = False
+    return model
+
+
+def beside_graph(plain: bool, config: Mapping[str, Any]) -> Config:
+    """Return what a config has beside the graph; name and trainable alone for a class without arguments of its own."""
+    graph = ("layers", "input_layers", "output_layers", "build_input_shape")
+    return {key: value for key, value in config.items() if (key in _BASE if plain else key not in graph)}
 
 
 def functional_config(model: Any, map_structure: Callable[..., Any]) -> Config:

@@ -1,7 +1,7 @@
 """Models: graphs of layers with any number of inputs and outputs, themselves layers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +12,9 @@ from fastmask.layers.arguments import auto_name
 from fastmask.layers.calls import Pullback
 from fastmask.layers.flow import leave_all
 from fastmask.layers.logic import MaskOperation
+from fastmask.layers.serialization import layer_configs
 from fastmask.layers.symbolic import KerasTensor, Node, connect, is_symbolic, symbolic_masks
+from fastmask.loop import GradientOf
 from fastmask.models import configs
 from fastmask.models.graph import Graph, from_intermediate, make_graph
 from fastmask.models.run import Entry, Plans, Run
@@ -59,8 +61,12 @@ class Model(Layer, Trainer):
     """
 
     is_graph = True
+    keras_class: ClassVar[tuple[str, str, str | None] | None] = (
+        "keras.src.models.functional", "Functional", "Functional",
+    )  # fmt: skip
     supports_masking = True
     counts_making = True
+    graph_arguments: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
     layers: list[Layer]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -279,7 +285,7 @@ class Model(Layer, Trainer):
 
     def run(
         self, x: Sequence[Any], mask: ArrayLike | None = None, *, training: bool = False, keep: bool = False
-    ) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+    ) -> tuple[list[Any], Callable[[Sequence[Any]], list[GradientOf]]]:
         """Return the outputs, packed where they have a time axis, and their pullback.
 
         Parameters
@@ -296,16 +302,16 @@ class Model(Layer, Trainer):
         outputs : list of ndarray or PackedSequence
         pullback : callable
             Takes the gradients by the outputs' values, None for zeros, and returns those by
-            `trainable_weights`, None where no gradient arrives.
+            `trainable_weights`, each beside its variable, None where no gradient arrives.
         """
         plans: Plans = []
         run = Run(self.graph, training, keep)
         outputs = run.forward([Entry(value, mask, plans) for value in x])
-        self.tokens_seen += sum(plan.tokens for plan in plans) if plans else len(x[0])
+        self.tokens_seen += sum([plan.tokens for plan in plans]) if plans else len(x[0])
 
-        def pullback(gradients: Sequence[Any]) -> list[Any]:
+        def pullback(gradients: Sequence[Any]) -> list[GradientOf]:
             weights = run.backward(gradients)[1]
-            return [weights.get(id(variable)) for variable in self.trainable_weights]
+            return [(weights.get(id(variable)), variable) for variable in self.trainable_weights]
 
         return outputs, pullback
 
@@ -331,74 +337,43 @@ class Model(Layer, Trainer):
             if isinstance(layer, Model) or getattr(layer, "stateful", False):
                 layer.reset_states()  # type: ignore[attr-defined]
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the graph as Keras writes it, without weights."""
+    def graph_config(self) -> dict[str, Any]:
+        """Return the graph as Keras writes it, whatever class the model has."""
         return configs.functional_config(self, map_structure)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the graph as Keras writes it, without weights, and the arguments of a subclass's constructor.
+
+        Without the graph if that constructor makes it, and takes no inputs and outputs.
+        """
+        known = {"name": self.name, "trainable": self.trainable}
+        if configs.takes_graph(type(self)):
+            known = self.graph_config()
+        return known | self.kept_arguments((*known, *self.graph_arguments))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         """Return a new model, with new weights, made from what `get_config` returned.
+
+        A subclass is made with all entries of `config` as arguments of its constructor, but for a graph, which becomes
+        its inputs and outputs.
 
         Parameters
         ----------
         config : dict
         custom_objects : dict of str to class, optional
             Layer classes of your own by name.
-        """
-        inputs, outputs = configs.rebuilt(config, custom_objects)
-        return cls(inputs, outputs, config.get("name"), config.get("trainable") is not False)
-
-    @classmethod
-    def from_keras(
-        cls, model: Any, custom_objects: Mapping[str, Any] | None = None, compile: bool = True
-    ) -> Self:
-        """Return a model with the layers and weights of a Keras model.
-
-        Parameters
-        ----------
-        model : keras.Sequential or functional keras.Model
-            Of Keras 3 with any backend, built.
-        custom_objects : dict of str to class or function, optional
-            Your own layers, losses, metrics and optimizers by name.
-        compile : bool, default True
-            Whether to compile it as the Keras model is, and go on with the state of its optimizer.
 
         Raises
         ------
-        FileFormatError
-            If fastmask has no counterpart of something in the model; the message names it.
         TypeError
-            If it is no Keras model, or becomes a model of another class than this one.
-        ValueError
-            If it is not built.
-        ImportError
-            If Keras is not installed.
+            If the constructor of a subclass takes other arguments.
         """
-        from fastmask.keras.conversion import from_keras
-
-        found = from_keras(model, custom_objects, compile)
-        if not isinstance(found, cls):
-            raise TypeError(f"model: expected one that becomes a {cls.__name__}, got a {type(model).__name__}")
-        return found
-
-    def to_keras(self, compile: bool = True) -> Any:
-        """Return a Keras model with the layers and weights of this one, on the backend that Keras runs on.
-
-        Parameters
-        ----------
-        compile : bool, default True
-            Whether to compile it as this model is, and go on with the state of its optimizer.
-
-        Raises
-        ------
-        ValueError
-            If the model is not built, or Keras has no counterpart of something in it.
-        ImportError
-            If Keras is not installed.
-        """
-        from fastmask.keras.conversion import to_keras
-
-        return to_keras(self, compile)
+        if not (configs.takes_graph(cls) and layer_configs(config)):
+            return cast(Self, configs.made(cls, config))
+        inputs, outputs = configs.rebuilt(config, custom_objects)
+        given = configs.beside_graph(cls is Model, config) | {"inputs": inputs, "outputs": outputs}
+        return cast(Self, configs.made(cls, given))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"

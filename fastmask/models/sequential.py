@@ -1,7 +1,7 @@
 """Sequential: a model whose layers follow one another."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from fastmask.data import InputSpec, Layout
 from fastmask.layers import Embedding, Layer, checks, flow
 from fastmask.layers.base import describe
 from fastmask.layers.input import Input, InputLayer
+from fastmask.layers.serialization import layer_configs
 from fastmask.layers.symbolic import KerasTensor
 from fastmask.models import configs
 from fastmask.models.functional import Model
@@ -42,7 +43,9 @@ class Sequential(Model):
     any length, by `build` or the first batch.
     """
 
+    keras_class = ("keras", "Sequential", None)
     counts_making = False
+    graph_arguments = ("layers",)
 
     def __init__(
         self, layers: Iterable[Layer | KerasTensor] | None = None, name: str | None = None, trainable: bool = True
@@ -226,15 +229,17 @@ class Sequential(Model):
             raise ValueError(f"model {self.name!r} has no layers: add some first")
         return self.layers
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the layers as Keras writes them, without weights."""
+    def graph_config(self) -> dict[str, Any]:
+        """Return the layers as Keras writes them, whatever class the model has."""
         return configs.sequential_config(self)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         """Return a new model, with new weights, made from what `get_config` returned; see `Model.from_config`."""
+        if not configs.takes_graph(cls) or (config.get("layers") and not layer_configs(config)):
+            return cast(Self, configs.made(cls, config))
         layers, shape = configs.layers_of(config, custom_objects)
-        model = cls(layers, config.get("name"), config.get("trainable") is not False)
+        model = cast(Self, configs.made(cls, configs.beside_graph(cls is Sequential, config) | {"layers": layers}))
         if shape is not None and not model.built and model.layers:
             model.build(shape)
         return model

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from fastmask import kernels, threads
+from fastmask.ops import tuning
 from fastmask.ops._arrays import FLOATS, Array, Indices, check_float, check_shape, split, thread_count
 from fastmask.ops._embedding import SparseRows, check_ids
 from fastmask.ops._resting import AT_REST, RestingRows, new_places
@@ -17,15 +16,24 @@ from fastmask.ops._resting import AT_REST, RestingRows, new_places
 _REQUIRED = ("parameter", "mean_square", "m", "v")
 
 
-def _in_place(name: str, array: Array | None, like: Array) -> Array | None:
-    if array is None:
-        return None
-    if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or not array.flags.carray:
-        raise TypeError(f"{name}: expected a writable contiguous float32 or float64 array to change in place.")
-    check_shape(name, array, like.shape)
-    if array.dtype != like.dtype:
-        raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}.")
-    return _rows(array)
+def _in_place(arrays: dict[str, Array | None]) -> list[Array | None]:
+    """Arrays like the first, checked, as rows; None where one is not needed."""
+    like = arrays["parameter"]
+    found: list[Array | None] = []
+    for name, array in arrays.items():
+        if array is None or like is None:
+            if name in _REQUIRED:
+                raise TypeError(f"{name}: expected an array to change in place, got None.")
+            found.append(None)
+            continue
+        if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or not array.flags.carray:
+            raise TypeError(f"{name}: expected a writable contiguous float32 or float64 array to change in place.")
+        if array.shape != like.shape:
+            raise ValueError(f"{name}: expected shape {like.shape}, got {array.shape}.")
+        if array.dtype != like.dtype:
+            raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}.")
+        found.append(array if array.ndim == 2 and array.size else _rows(array))
+    return found
 
 
 def _rows(array: Array) -> Array:
@@ -47,8 +55,9 @@ def _gradient(gradient: Array | SparseRows, parameter: Array) -> tuple[Array, In
         ids, rows = _sparse(gradient, parameter)
         return (rows if rows.size else np.zeros((1, parameter.shape[1]), parameter.dtype)), ids
     checked = check_float("gradient", gradient, None, parameter.dtype)
-    check_shape("gradient", checked, parameter.shape)
-    return _rows(checked), None
+    if checked.shape != parameter.shape:
+        check_shape("gradient", checked, parameter.shape)
+    return checked if checked.ndim == 2 and checked.size else _rows(checked), None
 
 
 def _rows_to_change(gradient: SparseRows, parameter: Array) -> tuple[Array, Indices]:
@@ -59,29 +68,24 @@ def _rows_to_change(gradient: SparseRows, parameter: Array) -> tuple[Array, Indi
     return rows, np.ascontiguousarray(ids)
 
 
-def _number(name: str, value: float) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a number, got {value!r}.") from None
-
-
-def _check_required(arrays: dict[str, Array | None]) -> None:
-    for key, array in arrays.items():
-        if array is None and key in _REQUIRED:
-            raise TypeError(f"{key}: expected an array to change in place, got None.")
+def _numbers(rates: dict[str, float]) -> list[float]:
+    found = []
+    for name, value in rates.items():
+        try:
+            found.append(float(value))
+        except (TypeError, ValueError):
+            raise TypeError(f"{name}: expected a number, got {value!r}.") from None
+    return found
 
 
 def _run(
     name: str, parameter: Array, gradient: Array | SparseRows, states: dict[str, Array | None], rates: dict[str, float],
     resting: RestingRows | None = None, lazy: bool = False,
 ) -> None:
-    _check_required({"parameter": parameter, **states})
-    rows = _in_place("parameter", parameter, parameter)
-    others = [_in_place(key, state, parameter) for key, state in states.items()]
+    rows, *others = _in_place({"parameter": parameter, **states})
     named = gradient if lazy and isinstance(gradient, SparseRows) else None
     values, ids = _gradient(gradient, parameter) if named is None else _rows_to_change(named, parameter)
-    numbers = [_number(rate, value) for rate, value in rates.items()]
+    numbers = _numbers(rates)
     if rows is None or rows.size == 0:
         return
     step = getattr(kernels.module(rows.dtype), name if named is None else f"lazy_{name}")
@@ -89,19 +93,23 @@ def _run(
     def run(places: Indices | None, parts: list[tuple[int, int]]) -> None:
         threads.run([partial(step, rows, values, places, *others, *numbers, begin, end) for begin, end in parts])
 
+    if resting is not None and not isinstance(resting, RestingRows):
+        raise TypeError(f"resting: expected RestingRows or None, got {type(resting).__name__}.")
     if named is not None:
         run(ids, _parts(None, *values.shape) if values.size else [])
-        return
-    with _places(ids, rows.shape[0], tuple(states.values()), resting) as places:
+    elif ids is None:
+        if resting is not None:
+            resting.forget()
+        if 30.0 * rows.size < tuning.OPERATIONS_PER_THREAD:
+            step(rows, values, None, *others, *numbers, 0, rows.shape[0])
+        else:
+            run(None, _parts(None, *rows.shape))
+    elif resting is None:
+        places = new_places(ids, rows.shape[0])
         run(places, _parts(places, *rows.shape))
-
-
-def _places(ids: Indices | None, rows: int, states: tuple[Array | None, ...], resting: RestingRows | None) -> Any:
-    if resting is None:
-        return nullcontext(None if ids is None else new_places(ids, rows))
-    if not isinstance(resting, RestingRows):
-        raise TypeError(f"resting: expected RestingRows or None, got {type(resting).__name__}.")
-    return resting.step(states, ids, rows)
+    else:
+        with resting.step(tuple(states.values()), ids, rows.shape[0]) as places:
+            run(places, _parts(places, *rows.shape))
 
 
 def _parts(places: Indices | None, rows: int, columns: int) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import is_
 from threading import Lock
 
 import numpy as np
@@ -37,20 +38,14 @@ class RestingRows:
             self._places, self._alone = None, False
 
     @contextmanager
-    def step(self, states: tuple[Array | None, ...], ids: Indices | None, rows: int) -> Iterator[Indices | None]:
-        """Give the places of :func:`new_places` to a step, which leaves `AT_REST` or `UNKNOWN` in all of them.
-
-        Without `ids` the gradient is dense: every row's state changes, and nothing stays known.
-        """
+    def step(self, states: tuple[Array | None, ...], ids: Indices, rows: int) -> Iterator[Indices]:
+        """Give the places of :func:`new_places` to a step, which leaves `AT_REST` or `UNKNOWN` in all of them."""
         known = self._begin(states)
         found = None
         try:
-            if ids is None:
-                yield None
-            else:
-                places = new_places(ids, rows, known)
-                yield places
-                found = places
+            places = new_places(ids, rows, known)
+            yield places
+            found = places
         finally:
             self._end(found)
 
@@ -60,7 +55,7 @@ class RestingRows:
             self._alone = self._running == 1
             known, self._places = self._places, None
             earlier, self._states = self._states, states
-        same = len(earlier) == len(states) and all(a is b for a, b in zip(earlier, states, strict=True))
+        same = len(earlier) == len(states) and all(map(is_, earlier, states))
         return known if same else None
 
     def _end(self, found: Indices | None) -> None:

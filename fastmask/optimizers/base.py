@@ -164,6 +164,9 @@ class Optimizer:
     def apply(self, grads: Sequence[Gradient], variables: Sequence[Variable]) -> None:
         """Make one step; the values of the variables change in place.
 
+        Gradients are clipped, weights decay, the gradients change them, and then each variable takes what its
+        constraint makes of it.
+
         Parameters
         ----------
         grads : sequence of ndarray or SparseRows
@@ -183,6 +186,8 @@ class Optimizer:
                 if self.weight_decay and self._decays(variable):
                     param *= variable.dtype.type(1 - self.rate * self.weight_decay)
                 self.step(param, grad, given_to(self.step, state))
+                if variable.constraint is not None:
+                    param[...] = variable.constraint(param)
         self.iterations += 1
 
     def step(self, param: Array, grad: Gradient, state: State) -> None:

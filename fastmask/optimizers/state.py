@@ -26,7 +26,7 @@ def keeps_state(method: Method) -> Method:
 def is_marked(method: Callable[..., Any]) -> bool:
     """Tell whether a method is marked by `keeps_state`."""
     function = getattr(method, "__func__", method)
-    return any(function is marked for marked in _marked)
+    return function in _marked
 
 
 class VariableState(tuple[Any, ...]):
@@ -51,7 +51,7 @@ class VariableState(tuple[Any, ...]):
     @property
     def resting(self) -> ops.RestingRows:
         """The rows at rest: none are known if a slot has changed since the last look or is being changed."""
-        versions = tuple(slot.version for slot in list(self._slots.values()))
+        versions = tuple([slot.version for slot in list(self._slots.values())])
         if versions != self._versions or None in versions:
             self._resting.forget()
             self._versions = versions

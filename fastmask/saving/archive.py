@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from fastmask import budget, layers
+from fastmask.errors import FileFormatError, reading, require_h5py
 from fastmask.saving import compiled, configs, h5, legacy, tree
 from fastmask.saving.atomic import replacing
-from fastmask.saving.errors import FileFormatError, reading, require_h5py
 from fastmask.saving.masks import keras_config
 from fastmask.saving.order import Orders, of_config
 from fastmask.saving.zipped import content_of
 
 KERAS_VERSION = "3.15.1"  # whose format is written
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-_LARGEST_CONFIG = 1 << 28
+# Keras does not pack its archives, others may: text becomes shorter by so much, and objects take 24 times its size.
+_TEXT_EXPANSION, _SPARE_TEXT = 10, 1 << 16
 Classes = Mapping[str, Any] | None
 
 
@@ -42,7 +43,10 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     Raises
     ------
     FileFormatError
-        If the file is malformed, or holds what fastmask has no counterpart of, by name.
+        If the file is malformed, asks for much more memory than its size, or holds what fastmask has no
+        counterpart of, by name.
+    MemoryError
+        If memory is short.
     ImportError
         If h5py is missing (``pip install "fastmask[keras]"``).
     FileNotFoundError
@@ -64,7 +68,7 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(4)
-    with reading(path):
+    with reading(path), budget.placeholders(h5.allowance(path.stat().st_size)):
         if start[:2] == b"PK":
             return _load_archive(path, custom_objects, compile)
         return _load_legacy(path, custom_objects, compile)
@@ -143,12 +147,13 @@ def archived_weights(path: Path) -> io.BytesIO:
 
 
 def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
+    limit = _TEXT_EXPANSION * path.stat().st_size + _SPARE_TEXT
     with zipfile.ZipFile(path) as archive:
         config, metadata = (
-            _json(content_of(archive, archive.getinfo(name), _LARGEST_CONFIG), name) for name in (_CONFIG, _METADATA)
+            _json(content_of(archive, archive.getinfo(name), limit), name) for name in (_CONFIG, _METADATA)
         )
     version = str(metadata.get("keras_version") or KERAS_VERSION)
-    model, orders = _build(config, version, path, custom_objects)
+    model, orders = _build(config, version, custom_objects)
     with h5.opened(archived_weights(path)) as root:
         tree.read(root, model, orders=orders)
         if compile and config.get("compile_config"):
@@ -167,7 +172,7 @@ def _load_legacy(path: Path, custom_objects: Classes, compile: bool) -> Any:
             hint = "; it holds weights alone, for load_weights of a model" if h5.find(root, "layers") else ""
             raise FileFormatError(f"there is no model_config in the file{hint}")
         version = legacy.version_of(root)
-        model, orders = _build(_json(config, "model_config"), version, path, custom_objects)
+        model, orders = _build(_json(config, "model_config"), version, custom_objects)
         legacy.read(root, model, orders=orders)
         training = h5.text(root, "training_config")
         if compile and training:
@@ -177,18 +182,17 @@ def _load_legacy(path: Path, custom_objects: Classes, compile: bool) -> Any:
     return model
 
 
-def _build(config: Any, version: str, path: Path, custom_objects: Classes) -> tuple[Any, Orders]:
-    """Return a built model and the order of its layers; its weights are zeros, of a plausible size."""
+def _build(config: Any, version: str, custom_objects: Classes) -> tuple[Any, Orders]:
+    """Return a built model and the order of its layers; its weights are zeros."""
     found = configs.modern(config, version, custom_objects)
-    if found["class_name"] not in configs.MODELS:
+    if not configs.is_model(found["class_name"], custom_objects):
         raise FileFormatError(f"the file must hold a model, got a {found['class_name']}")
-    with budget.placeholders(h5.allowance(path.stat().st_size)):
-        model = layers.deserialize(found, custom_objects)
-        if not model.built:
-            shape = _build_shape(config)
-            if shape is None:
-                raise FileFormatError("the file does not say the shape of the model's input")
-            model.build(shape)
+    model = layers.deserialize(found, custom_objects)
+    if not model.built:
+        shape = _build_shape(config)
+        if shape is None:
+            raise FileFormatError("the file does not say the shape of the model's input")
+        model.build(shape)
     return model, of_config(model, found)
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import losses, metrics, optimizers
+from fastmask.errors import REMEDY, FileFormatError
 from fastmask.layers import Variable
+from fastmask.layers.variable import fill
 from fastmask.saving import h5
-from fastmask.saving.errors import REMEDY, FileFormatError
 from fastmask.saving.order import Orders, trained
 
 Array = NDArray[Any]
@@ -35,6 +36,7 @@ _PLACES = {
     "weighted_metrics": "metrics",
 }
 _IGNORED = ("ema_momentum", "ema_overwrite_frequency", "jit_compile", "is_legacy_optimizer", "fn", "dtype")
+_LARGEST_COUNT = 2**62
 _OTHER_NAMES = {"lr": "learning_rate"}
 _OTHER_REDUCTIONS = {"auto": "sum_over_batch_size", "sum_over_batch_size": "sum_over_batch_size"}
 
@@ -80,6 +82,11 @@ def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = Fa
     blocks : bool, default False
         Whether each kind of slot comes for all variables before the next kind, as the optimizers
         before Keras 2.11 have it.
+
+    Raises
+    ------
+    FileFormatError
+        If a part does not fit; nothing has changed then.
     """
     scalars = list(takewhile(lambda item: item.shape == (), stored))[:2]
     rest = stored[len(scalars) :]
@@ -92,10 +99,11 @@ def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = Fa
         )
         return
     pairs = list(zip(wanted, rest, strict=False))
-    values = [slot.checked(h5.read(item, slot.shape, _described(item)), _described(item)) for slot, item in pairs]
+    given = [h5.fitting(slot, h5.read(item, slot.shape, _described(item)), _described(item)) for slot, item in pairs]
     numbers = [float(h5.read(item, (), _described(item))) for item in scalars]
-    for (slot, _), value in zip(pairs, values, strict=True):
-        slot.assign(value)
+    if not all(0 <= number < _LARGEST_COUNT for number in numbers):
+        raise FileFormatError(f"optimizer state: expected a number of steps and a learning rate, got {numbers}")
+    fill(zip([slot for slot, _ in pairs], given, strict=True))
     if numbers:
         model.optimizer.iterations = int(numbers[0])
     if len(numbers) > 1 and _has_fixed_rate(model.optimizer):

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastmask import layers, ops
+from fastmask.errors import REMEDY, FileFormatError
 from fastmask.layers.checks import ACTIVATION_ALIASES
+from fastmask.layers.serialization import layer_configs
 from fastmask.saving import dropping, graphs, keras1, versions
-from fastmask.saving.errors import REMEDY, FileFormatError
 
 Config = dict[str, Any]
 Classes = Mapping[str, Any] | None
@@ -59,7 +60,7 @@ def modern(config: Any, version: str, custom_objects: Classes = None) -> Config:
         If it names a class that fastmask has no layer for, or is malformed.
     """
     name, inner = _parts(config)
-    if name in MODELS and name not in (custom_objects or {}):
+    if is_model(name, custom_objects):
         return _model(config, name, inner, version, custom_objects)
     if version.startswith("1."):
         name, inner = keras1.layer(name, inner)
@@ -82,11 +83,20 @@ def modern(config: Any, version: str, custom_objects: Classes = None) -> Config:
     return {"module": "keras.layers", "class_name": name, "config": found, "registered_name": None, **rest}
 
 
+def is_model(name: str, custom_objects: Classes) -> bool:
+    """Return whether a class name is that of a model, one of `custom_objects` included."""
+    own = (custom_objects or {}).get(name)
+    return name in MODELS if own is None else bool(getattr(own, "is_graph", False))
+
+
 def _model(config: Config, name: str, inner: Any, version: str, custom_objects: Classes) -> Config:
     def each(layer: Any) -> Config:
         return modern(layer, version, custom_objects)
 
     rest = _place(config)
+    if name in (custom_objects or {}):
+        found = _of_class(inner, each, version)
+        return {"module": None, "class_name": name, "config": found, "registered_name": name, **rest}
     if name == "Sequential":
         found = _sequential(inner, each, version)
         return {"module": "keras", "class_name": name, "config": found, "registered_name": None, **rest}
@@ -98,6 +108,15 @@ def _model(config: Config, name: str, inner: Any, version: str, custom_objects: 
         "registered_name": None,
         **rest,
     }
+
+
+def _of_class(inner: Any, each: Callable[[Any], Config], version: str) -> Config:
+    """Return the config of a model of the user's class: its own arguments, and a graph made modern if there is one."""
+    found = dict(inner)
+    if not layer_configs(found):
+        return found
+    graph = graphs.functional if "input_layers" in found else _sequential
+    return found | graph(found, each, version)
 
 
 def _sequential(inner: Any, each: Callable[[Any], Config], version: str) -> Config:

@@ -8,8 +8,8 @@ before them would; the others stay, as layers.
 from functools import reduce
 from typing import Any
 
-from fastmask import layers
-from fastmask.saving.errors import REMEDY, FileFormatError
+from fastmask import budget, layers
+from fastmask.errors import REMEDY, FileFormatError
 from fastmask.saving.nodes import Config, Ref, modern_node, tensors
 from fastmask.saving.operations import as_layer
 
@@ -28,8 +28,20 @@ _PASSING = (
 )  # fmt: skip
 
 
+_PAIR_BYTES = 256  # of two masks that were compared
+
+
 class UnknownMaskError(Exception):
     """What a layer does to masks cannot be told from its config."""
+
+
+class _Form:
+    """What stands for an operation on its parts, which are other forms, tensors, numbers and names."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: tuple[Any, ...]) -> None:
+        self.parts = parts
 
 
 class Masks:
@@ -52,6 +64,16 @@ class Masks:
         self.named, self.operations = named, operations
         self.needed: dict[str, Config] = {}
         self._known: dict[Ref, Any] = {}
+        self._read: dict[Ref, Any] = {}
+        self._forms: dict[tuple[Any, ...], _Form] = {}
+        self._compared: dict[tuple[Any, _Form], bool] = {}
+
+    def _form(self, *parts: Any) -> _Form:
+        """Return what stands for an operation on its parts, one for all that are equal.
+
+        Written out in full, a graph in which masks are used twice would grow without bounds.
+        """
+        return self._forms.setdefault(parts, _Form(parts))
 
     def explicit(self, given: Any, args: Any, layer: str) -> Any:
         """Return a mask argument as it is, or None if fastmask computes all its masks by itself."""
@@ -71,7 +93,7 @@ class Masks:
     def _computed(self, mask: Ref, source: Ref, layer: str) -> bool:
         """Return whether a mask is what fastmask has at `source`."""
         try:
-            return _same(self._stated(mask), self.derived(source))
+            return self._same(self._stated(mask), self.derived(source))
         except UnknownMaskError:
             return self._made_upstream(mask, layer)
 
@@ -92,24 +114,27 @@ class Masks:
             self._need(source, layer)
 
     def _stated(self, ref: Ref) -> Any:
-        """Return what a mask of the file is made of, in nested tuples."""
-        if ref[0] not in self.operations:
-            return ref
+        """Return what a mask of the file is made of."""
+        if ref not in self._read:
+            self._read[ref] = self._form_of(ref) if ref[0] in self.operations else ref
+        return self._read[ref]
+
+    def _form_of(self, ref: Ref) -> Any:
         entry = self.named[ref[0]]
         call = modern_node(entry["inbound_nodes"][0], entry)
         name, sources = entry["class_name"], list(tensors([call["args"], call["kwargs"]]))
         numbers = [arg for arg in call["args"] if isinstance(arg, (int, float))]
         if name == "NotEqual" and numbers:
-            return (name, sources[0], numbers[0])
+            return self._form(name, sources[0], numbers[0])
         if name == "OnesLike":
             return None
         parts = [self._stated(source) for source in sources if not self._is(source, "ZerosLike")]
         if name == "Concatenate":
-            return (name, entry["config"].get("axis"), *parts)
+            return self._form(name, entry["config"].get("axis"), *parts)
         merged = name == "Any" and self._is(sources[0], "Concatenate")
         if merged or name in _SAME or (name == "LogicalOr" and len(parts) == 1):
             return parts[0]
-        return (name, *parts)
+        return self._form(name, *parts)
 
     def _is(self, ref: Ref, operation: str) -> bool:
         return ref[0] in self.operations and self.named[ref[0]]["class_name"] == operation
@@ -130,9 +155,9 @@ class Masks:
         call = modern_node(nodes[ref[1]], entry)
         sources = list(tensors(call["args"]))
         if name == "Embedding" and config.get("mask_zero"):
-            return ("NotEqual", sources[0], 0)
+            return self._form("NotEqual", sources[0], 0)
         if name == "Masking":
-            return ("Any", ("NotEqual", sources[0], config.get("mask_value")))
+            return self._form("Any", self._form("NotEqual", sources[0], config.get("mask_value")))
         if name in ("Embedding", *_PASSING, *_MERGING, "Concatenate"):
             return self._passed(name, config, sources, self._given(call["kwargs"].get("mask"), sources))
         if name in layers.__all__ and not getattr(layers, name).supports_masking:
@@ -150,12 +175,34 @@ class Masks:
         """Return the mask that counts at an input: the one passed, unless fastmask has the same at `source`."""
         derived = self.derived(source)
         stated = derived if mask is None else self._stated(mask)
-        return derived if _same(stated, derived) else stated
+        return derived if self._same(stated, derived) else stated
+
+    def _same(self, stated: Any, derived: Any) -> bool:
+        """Return whether a mask of the file is the one that fastmask has.
+
+        Behind a `TimeDistributed` that is the mask before it, as far as the output has its axes, or as Keras has it,
+        which passes on all of them.
+        """
+        if stated is derived or not isinstance(derived, _Form):
+            return bool(stated == derived)
+        pair = stated, derived
+        if pair not in self._compared:
+            budget.take(_PAIR_BYTES, "the masks")
+            self._compared[pair] = self._fits(*pair)
+        return self._compared[pair]
+
+    def _fits(self, stated: Any, derived: _Form) -> bool:
+        """Return the same, from the parts of the masks."""
+        parts = stated.parts if isinstance(stated, _Form) else ()
+        if derived.parts[0] == _WITHIN:
+            return self._same(stated, derived.parts[1]) or (parts[:1] == ("Any",) and self._same(parts[1], derived))
+        return len(parts) == len(derived.parts) and all(map(self._same, parts, derived.parts))
 
     def _passed(self, name: str, config: Config, sources: list[Ref], masks: list[Any]) -> Any:
         """Return the mask of a layer's output, given those of its inputs."""
         if name == "TimeDistributed":
-            return masks[0] if masks[0] is None or masks[0][0] == _WITHIN else (_WITHIN, masks[0])
+            known = masks[0] is None or (isinstance(masks[0], _Form) and masks[0].parts[0] == _WITHIN)
+            return masks[0] if known else self._form(_WITHIN, masks[0])
         if name in _PASSING or name == "Embedding":
             inner = config.get("layer") or {}
             sequences = inner.get("config", {}).get("return_sequences") if inner else config.get("return_sequences")
@@ -166,9 +213,9 @@ class Masks:
         in_time = name == "Concatenate" and config.get("axis") == 1
         every = mode == "and" and not in_time and any(mask != masks[0] for mask in masks)
         if name == "Concatenate":
-            joined = (name, config.get("axis"), *masks)
-            return ("All", joined) if every else joined
-        return reduce(lambda found, mask: ("LogicalAnd" if every else "LogicalOr", found, mask), present)
+            joined = self._form(name, config.get("axis"), *masks)
+            return self._form("All", joined) if every else joined
+        return reduce(lambda found, mask: self._form("LogicalAnd" if every else "LogicalOr", found, mask), present)
 
     def _made_upstream(self, mask: Ref, layer: str) -> bool:
         """Return whether a mask joins only comparisons that an `Embedding` or `Masking` before a layer makes."""
@@ -227,19 +274,6 @@ def _maker(entry: Config) -> tuple[str, Config]:
         inner, within = within["layer"]["class_name"], within["layer"]["config"]
     makes = inner == "Masking" or (inner == "Embedding" and within.get("mask_zero"))
     return (inner, within) if makes else (name, config)
-
-
-def _same(stated: Any, derived: Any) -> bool:
-    """Return whether a mask of the file is the one that fastmask has.
-
-    Behind a `TimeDistributed` that is the mask before it, as far as the output has its axes, or as Keras has it,
-    which passes on all of them.
-    """
-    if not isinstance(stated, tuple) or not isinstance(derived, tuple):
-        return bool(stated == derived)
-    if derived[0] == _WITHIN:
-        return _same(stated, derived[1]) or (stated[0] == "Any" and _same(stated[1], derived))
-    return len(stated) == len(derived) and all(map(_same, stated, derived))
 
 
 def is_mask_operation(entry: Config) -> bool:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from fastmask.errors import REMEDY, FileFormatError
 from fastmask.saving import dropping
-from fastmask.saving.errors import REMEDY, FileFormatError
 from fastmask.saving.explicit import Masks, is_mask_operation
 from fastmask.saving.nodes import Config, modern_node, tensors, tensors_of
 

@@ -11,19 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmask.saving.errors import FileFormatError, require_h5py
+from fastmask.errors import FileFormatError, require_h5py
+from fastmask.layers.variable import Variable
 
 Array = NDArray[Any]
 
 # Arrays may be stored compressed, but hardly by more than this; a file that claims more is refused.
 LARGEST_EXPANSION = 100
-_SPARE_BYTES = 1 << 20
+_SPARE_BYTES = 1 << 22
+# What is packed, unpacked by turns into one of two buffers that may be too large by half.
+_BUFFERS = 4
 # A collection of strings in the file: signature, version 1, three zeros (HDF5 File Format Specification, III.E).
 _HEAP = b"GCOL\x01\0\0\0"
 
 
 def allowance(file_size: int) -> int:
-    """Return how many bytes of weights a file of a size may hold."""
+    """Return how many bytes of weights, and of layers and metrics around them, a file of a size may hold."""
     return LARGEST_EXPANSION * file_size + _SPARE_BYTES
 
 
@@ -101,6 +104,8 @@ def read(stored: Any, shape: tuple[int, ...], what: str) -> Array:
     ------
     FileFormatError
         If it has another shape or holds no numbers.
+    MemoryError
+        If memory is short.
     """
     if stored.shape != shape:
         raise FileFormatError(f"{what} must have shape {shape}, got {stored.shape}")
@@ -108,11 +113,29 @@ def read(stored: Any, shape: tuple[int, ...], what: str) -> Array:
     bfloat = dtype.kind == "V" and dtype.itemsize == 2 and text(stored, "dtype") == "bfloat16"
     if not (bfloat or (dtype.kind in "fiub" and dtype.itemsize <= 16)):
         raise FileFormatError(f"{what} must hold real numbers, got {dtype}")
-    values: Array = np.asarray(stored[()])
+    try:
+        values: Array = np.asarray(stored[()])
+    except OSError:
+        _require_room(stored)
+        raise
     if bfloat:
         bits = values.view(np.uint16).astype(np.uint32) << np.uint32(16)
         return bits.view(np.float32)
     return values
+
+
+def _require_room(stored: Any) -> None:
+    """Raise MemoryError if there is no room for what HDF5 needs to unpack a part of a dataset: it does not say so."""
+    part = prod(stored.chunks or ()) * stored.dtype.itemsize
+    np.empty(_BUFFERS * part, np.uint8)
+
+
+def fitting(variable: Variable, values: Array, what: str) -> Array:
+    """Return values as an array that a variable may be filled with; FileFormatError if they do not fit."""
+    try:
+        return variable.checked(values, what)
+    except (TypeError, ValueError) as error:
+        raise FileFormatError(str(error)) from error
 
 
 def text(holder: Any, name: str) -> str | None:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmask.errors import FileFormatError
 from fastmask.layers import GRU, LSTM, Bidirectional, Layer, TimeDistributed
 from fastmask.layers.base import describe
 from fastmask.layers.recurrent_base import Recurrent
+from fastmask.layers.variable import fill
 from fastmask.saving import h5
-from fastmask.saving.errors import FileFormatError
 from fastmask.saving.order import Orders, layers_of, stored
 
 Array = NDArray[Any]
@@ -39,8 +40,8 @@ def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | No
     Raises
     ------
     FileFormatError
-        If a layer has another number of arrays or an array another shape; with `skip_mismatch` a
-        warning for the second, and the weights of that layer stay.
+        If a layer has another number of arrays, or an array another shape or too large numbers; with
+        `skip_mismatch` a warning, and the weights of that layer stay.
     """
     group = root if h5.find(root, "model_weights") is None else h5.subgroup(root, "model_weights")
     given = [(name, list(_datasets(group, name))) for name in h5.strings(group, "layer_names")]
@@ -60,8 +61,7 @@ def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | No
             if not skip_mismatch:
                 raise
             warnings.warn(f"weights of {layer.name!r} are left as they are: {error}", stacklevel=5)
-    for variable, value in found:
-        variable.assign(value)
+    fill(found)
 
 
 def optimizer_arrays(root: Any) -> tuple[list[Any], bool]:
@@ -96,10 +96,11 @@ def _values(layer: Any, name: str, given: Sequence[Any], orders: Orders) -> list
     arrays = _converted(layer, arrays)
     if len(arrays) != len(variables):
         raise FileFormatError(f"{name!r} must hold {len(variables)} arrays for {describe(layer)}, got {len(arrays)}")
-    for variable, array in zip(variables, arrays, strict=True):
+    pairs = list(zip(variables, arrays, strict=True))
+    for variable, array in pairs:
         if array.shape != variable.shape:
             raise FileFormatError(f"{name!r} must hold shape {variable.shape} for {variable.path}, got {array.shape}")
-    return list(zip(variables, arrays, strict=True))
+    return [(variable, h5.fitting(variable, array, f"an array of {name!r}")) for variable, array in pairs]
 
 
 def _converted(layer: Layer, arrays: list[Array]) -> list[Array]:

@@ -13,6 +13,7 @@ from fastmask import layers
 from fastmask.layers.holder import describe
 from fastmask.layers.logic import MaskOperation
 from fastmask.layers.merging import MaskMerge
+from fastmask.layers.serialization import layer_configs, named
 from fastmask.layers.symbolic import KerasTensor, Node
 from fastmask.saving.nodes import modern_node, tensors, tensors_of
 from fastmask.saving.operations import as_operation, operation
@@ -29,38 +30,51 @@ _MERGING = ("Add", "Subtract", "Average", *_BY_MASK)
 _OLD_RULES = dict.fromkeys((*_MERGING, "Concatenate"), "mask_mode") | {"Bidirectional": "zero_output_for_mask"}
 
 
-def keras_config(model: Any) -> Config:
-    """Return the config of a model in the form of Keras 3, with masks and order as there."""
+def keras_config(model: Any, own: bool = True) -> Config:
+    """Return the config of a model in the form of Keras 3, with masks and order as there.
+
+    Models of the user's classes keep them, and what their `get_config` returns; unless `own`, they are the graphs that
+    they are made of.
+    """
     _require_keras_masks(model)
-    config = layers.serialize(model)
-    return config | {"config": _inner(model, config["config"])}
+    return _entry(model, layers.serialize(model), own)
 
 
 def old_rules(config: Config) -> list[str]:
-    """Return the names of the layers that do to masks what Keras 3 does not, in the config of a model."""
-    found: list[str] = []
-    for entry in config["config"]["layers"]:
-        if "layers" in entry["config"]:
-            found += old_rules(entry)
-        elif _OLD_RULES.get(entry["class_name"]) in entry["config"]:
-            found.append(entry["config"]["name"])
-    return found
+    """Return the names of the layers that do to masks what Keras 3 does not, in the config of a layer or model."""
+    inner = config["config"]
+    if _OLD_RULES.get(config["class_name"]) in inner:
+        return [inner["name"]]
+    entries = layer_configs(inner) + [entry for key, entry in inner.items() if key == "layer"]
+    return [name for entry in entries for name in old_rules(entry)]
 
 
-def _inner(model: Any, config: Config, within: bool = False) -> Config:
-    """Return the config of a model with the configs of the models in it made new as well."""
-    by_name = {layer.name: layer for layer in model.operations}
-    entries = []
-    for entry in config["layers"]:
-        layer = by_name.get(entry["config"].get("name"))
-        if layer is not None and hasattr(layer, "layers"):
-            entry = entry | {"config": _inner(layer, entry["config"], True)}
-        entries.append(as_operation(entry) if isinstance(layer, MaskOperation) else entry)
-    nodes = any("inbound_nodes" in entry for entry in entries)
-    masks = _Masks(model.graph, entries) if nodes else None
+def _entry(layer: Any, entry: Config, own: bool, within: bool = False) -> Config:
+    """Return the config of a layer or model, with the configs of the models in it made new as well."""
+    if hasattr(layer, "layers"):
+        entry = entry if own else entry | named(layer, layer.graph_config(), own)
+        return entry | {"config": _inner(layer, entry["config"], own, within)}
+    if not own and hasattr(layer, "layer"):
+        inner = _entry(layer.layer, entry["config"]["layer"], own, True)
+        return entry | {"config": entry["config"] | {"layer": inner}}
+    return entry
+
+
+def _inner(model: Any, config: Config, own: bool, within: bool) -> Config:
+    """Return the config of a model with those of its layers made new."""
+    given = layer_configs(config)
+    made = model.operations
+    if not made or len(given) < len(made):  # the constructor of its class makes them
+        return config
+    entries = given[: -len(made)]  # that of the input of a stack
+    for layer, entry in zip(made, given[-len(made) :], strict=True):
+        new = _entry(layer, entry, own, True)
+        entries.append(as_operation(new) if isinstance(layer, MaskOperation) else new)
+    masks = _Masks(model.graph, entries) if any("inbound_nodes" in entry for entry in entries) else None
     # What masks come into a model that is called by another is not known here.
     if not within:
-        entries = [_without_idle(entry, by_name.get(entry["config"].get("name")), masks) for entry in entries]
+        ends = zip(made, entries[-len(made) :], strict=True)
+        entries[-len(made) :] = [_without_idle(entry, layer, masks) for layer, entry in ends]
     config = config | {"layers": entries}
     if masks is None:
         return config

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from fastmask.saving.errors import FileFormatError
+from fastmask.errors import FileFormatError
 
 Config = dict[str, Any]
 Ref = tuple[str, int, int]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmask.errors import FileFormatError, reading
 from fastmask.saving.atomic import replacing
-from fastmask.saving.errors import FileFormatError, reading
 from fastmask.saving.zipped import content_of
 
 Array = NDArray[Any]

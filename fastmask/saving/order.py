@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastmask.layers import Layer, Variable
+from fastmask.layers.serialization import layer_configs
 
 Orders = Mapping[int, list[Layer]]  # layers by the id of their model
 
@@ -46,7 +47,7 @@ def _weights(layer: Any, orders: Orders) -> Iterator[Variable]:
 
 def _pairs(model: Any, config: Mapping[str, Any]) -> Iterator[tuple[int, list[Layer]]]:
     named = {layer.name: layer for layer in model.layers}
-    entries = [entry for entry in config["config"]["layers"] if entry["config"].get("name") in named]
+    entries = [entry for entry in layer_configs(config["config"]) if entry["config"].get("name") in named]
     if len(entries) == len(named):
         yield id(model), [named[entry["config"]["name"]] for entry in entries]
     for entry in entries:

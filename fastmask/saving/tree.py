@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from fastmask.errors import FileFormatError
 from fastmask.layers import Variable
 from fastmask.layers.recurrent_base import Recurrent
+from fastmask.layers.variable import fill
 from fastmask.saving import h5
-from fastmask.saving.errors import FileFormatError
 from fastmask.saving.order import Orders, layers_of
 
 _KERAS_NAMES = {"Model": "Functional"}
@@ -61,11 +62,11 @@ def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | No
     Raises
     ------
     FileFormatError
-        If an array is missing or has another shape; with `skip_mismatch` a warning, and the
+        If an array is missing, has another shape or too large numbers; with `skip_mismatch` a warning, and the
         weights of that layer stay.
     """
     container = "layers" if h5.find(root, _OLD_CONTAINER) is None else _OLD_CONTAINER
-    found: list[tuple[Variable, Any]] = []
+    found: list[tuple[Variable, h5.Array]] = []
     for entry in entries(model, container, orders):
         if not entry.variables:
             continue
@@ -75,11 +76,10 @@ def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | No
             if not skip_mismatch:
                 raise
             warnings.warn(f"weights of {entry.name!r} are left as they are: {error}", stacklevel=5)
-    for variable, value in found:
-        variable.assign(value)
+    fill(found)
 
 
-def _values(root: Any, entry: Entry) -> list[tuple[Variable, Any]]:
+def _values(root: Any, entry: Entry) -> list[tuple[Variable, h5.Array]]:
     group = h5.find(root, f"{entry.path}/vars")
     if group is None:
         raise FileFormatError(f"there are no weights {entry.path!r}, which layer {entry.name!r} has")
@@ -87,10 +87,11 @@ def _values(root: Any, entry: Entry) -> list[tuple[Variable, Any]]:
         raise FileFormatError(
             f"{entry.path!r} must hold {len(entry.variables)} arrays for layer {entry.name!r}, got {len(group)}"
         )
-    return [
-        (variable, h5.read(h5.dataset(group, str(i)), variable.shape, f"{entry.path}/vars/{i}"))
-        for i, variable in enumerate(entry.variables)
-    ]
+    found = []
+    for i, variable in enumerate(entry.variables):
+        what = f"{entry.path}/vars/{i}"
+        found.append((variable, h5.fitting(variable, h5.read(h5.dataset(group, str(i)), variable.shape, what), what)))
+    return found
 
 
 class _Walk:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from fastmask.errors import reading, require_h5py
 from fastmask.saving import archive, h5, legacy, tree
 from fastmask.saving.atomic import replacing
-from fastmask.saving.errors import reading, require_h5py
 from fastmask.saving.masks import keras_config
 from fastmask.saving.order import of_config
 
@@ -38,6 +38,8 @@ def load_weights(model: Any, path: Any, skip_mismatch: bool = False) -> None:
     ------
     FileFormatError
         If the file is malformed or does not fit the model; no weight has changed then.
+    MemoryError
+        If memory is short; no weight has changed then either.
     ValueError
         If the model is not built.
     ImportError, OSError

@@ -153,6 +153,15 @@ def test_masks_by_the_rules_of_old_keras_are_refused(tmp_path):
         old.save(tmp_path / "old.keras")
         with pytest.raises(Exception, match=r"mask_mode|zero_output_for_mask"):
             keras.models.load_model(tmp_path / "old.keras")
+    kind = type("Own", (fm.Model,), {})
+    steps = fm.Input((3, 5), dtype="int32")
+    part = fm.layers.Embedding(9, 2, mask_zero=True)(ids)
+    inner = fm.Model(ids, fm.layers.LSTM(2)(fm.layers.Multiply(mask_mode="and", name="product")([part, part])))
+    for within in (inner, kind(inner.input, inner.output)):
+        with pytest.raises(ValueError, match="layer 'product' joins or shows them"):
+            fm.Model(steps, fm.layers.TimeDistributed(within)(steps)).to_keras()
+    with pytest.raises(ValueError, match="layer 'product' joins or shows them"):
+        kind(inner.input, inner.output).to_keras()
     x = [np.array([[1, 2, 0, 3, 0], [0, 0, 1, 2, 3]]), np.zeros((2, 5, 2), np.float32)]
     for same in (model("ids", "ids"), model("sounds", "sounds", zero_output_for_mask=False)):
         assert_close(same.predict(x, verbose=0), same.to_keras().predict(x, verbose=0))
@@ -173,6 +182,43 @@ assert not any(name.startswith("fastmask") for name in sys.modules)
 assert type(model.layers[0].forward_layer) is keras.layers.LSTM, type(model.layers[0].forward_layer)
 np.save(sys.argv[2], model.predict(np.load(sys.argv[3]), verbose=0))
 """
+
+
+def scored(base, layers, make_input):
+    """A class of models with an argument of its own, and one without."""
+
+    class Scored(base):
+        def __init__(self, units, **kwargs):
+            ids = make_input((None,), dtype="int32", name="ids")
+            inner = layers.LSTM(units)(layers.Embedding(12, 3, mask_zero=True)(ids))
+            super().__init__(ids, layers.Dense(1)(inner), **kwargs)
+            self.units = units
+
+        def get_config(self):
+            return {**super().get_config(), "units": self.units}
+
+    class Named(base):
+        pass
+
+    return {"Scored": Scored, "Named": Named}
+
+
+def test_subclasses_of_models(tmp_path):
+    """Their files are the same on both sides; `to_keras` gives the graph under them."""
+    ours = scored(fm.Model, fm.layers, fm.Input)
+    theirs = scored(keras.Model, keras.layers, keras.Input)
+    alone = ours["Scored"](4)
+    stack = fm.Sequential([ours["Scored"](4), fm.layers.Dense(2)])
+    for mine in (alone, ours["Named"](alone.input, alone.output), stack):
+        expected = mine.predict(IDS)
+        mine.save(tmp_path / "a.keras")
+        model = keras.saving.load_model(tmp_path / "a.keras", custom_objects=theirs)
+        assert_close(np.asarray(keras.ops.convert_to_numpy(model(IDS))), expected)
+        model.save(tmp_path / "b.keras")
+        again = fm.models.load_model(tmp_path / "b.keras", ours)
+        assert_close(again.predict(IDS), expected)
+        assert [type(layer).__name__ for layer in again.layers] == [type(layer).__name__ for layer in mine.layers]
+        assert_close(np.asarray(keras.ops.convert_to_numpy(mine.to_keras()(IDS))), expected)
 
 
 def test_files_open_without_fastmask_and_with_it(tmp_path):

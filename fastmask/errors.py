@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOMEM
 from pathlib import Path
 from types import ModuleType
 
@@ -33,10 +34,19 @@ def require_h5py() -> ModuleType:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into a `FileFormatError` that names it."""
+    """Turn whatever goes wrong while a file is read into a `FileFormatError` that names it.
+
+    Only memory that is short says nothing about the file: MemoryError stays.
+    """
     try:
         yield
+    except MemoryError:
+        raise
     except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from error.__cause__
+    except OSError as error:
+        if error.errno == ENOMEM:
+            raise MemoryError(f"{path}: {error}") from error
+        raise FileFormatError(f"{path}: {type(error).__name__}: {error}") from error
     except Exception as error:  # zip, HDF5 and layers fail in many ways on malformed files
         raise FileFormatError(f"{path}: {type(error).__name__}: {error}") from error
