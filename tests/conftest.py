@@ -1,4 +1,4 @@
-"""Fixtures for all tests, and what is printed at their end."""
+"""Fixtures for all tests, the processes that run them, and what is printed at their end."""
 
 import gc
 
@@ -31,6 +31,12 @@ def packed_weights():
     """Run short sequences on packed weights, too."""
     with on_packed_weights():
         yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One process for each CPU that this one may use; a container may have fewer than it sees."""
+    return threads.get_num_threads()
 
 
 def pytest_collection_finish():
