@@ -13,7 +13,7 @@ h5py = pytest.importorskip("h5py")
 
 from helpers.files import save_small  # noqa: E402
 
-SIZE = 1 << 22
+SIZE = 1 << 24
 METHODS = {"deflated": zipfile.ZIP_DEFLATED, "bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
 
 
