@@ -41,8 +41,8 @@ class InputSpec:
             x = x[..., 0]
         elif x.ndim == len(wanted) - 1 and wanted[-1] == 1:
             x = x[..., None]
-        pairs = zip(wanted[1:], x.shape[1:], strict=False)
-        if x.ndim != len(wanted) or not all(n is None or n == own for n, own in pairs):
+        misfits = [own for n, own in zip(wanted[1:], x.shape[1:], strict=False) if n is not None and n != own]
+        if x.ndim != len(wanted) or misfits:
             open_axes = ("B", "T") if len(wanted) > 1 and wanted[1] is None else ("B",)
             names = [*open_axes, *("?" if n is None else str(n) for n in wanted[len(open_axes) :])]
             raise ValueError(f"x must have shape ({', '.join(names)}) for input {self.name!r}, got {given}")
@@ -186,7 +186,9 @@ def _shared(weights: Any, outputs: Sequence[str]) -> list[Any]:
 
 
 def _input(x: Any, spec: InputSpec) -> Values:
-    values = _sequences(x, spec) if _is_rows(x) else np.asarray(x)
+    values: Values = x
+    if type(x) is not np.ndarray or x.dtype.hasobject:
+        values = _sequences(x, spec) if _is_rows(x) else np.asarray(x)
     if not isinstance(values, list) and values.ndim == 0:
         raise ValueError(f"x must have an axis of rows, got {x!r}")
     if not len(values):

@@ -86,7 +86,7 @@ class PackedSequence:
     def __post_init__(self) -> None:
         if not isinstance(self.packing, Packing):
             raise TypeError(f"packing: expected a Packing, got {type(self.packing).__name__}.")
-        if self._is_plain():
+        if self.fill is None and self.shown is None and self._is_plain():
             return
         for name in ("values", "index", "fill", "shown"):
             array = getattr(self, name)
@@ -123,7 +123,7 @@ class PackedSequence:
             raise ValueError(f"shown: expected int64 places among {stored} values, got {self.shown.dtype}.")
 
     def _is_plain(self) -> bool:
-        """Whether there are values only, packed or where they stand in the padded grid, and they are fine."""
+        """Whether the values are packed, or stand in the padded grid, and are fine."""
         values, plan = self.values, self.packing
         if self.index is None:
             stored = plan.tokens
@@ -132,9 +132,7 @@ class PackedSequence:
         else:
             return False
         return (
-            self.fill is None
-            and self.shown is None
-            and type(values) is np.ndarray
+            type(values) is np.ndarray
             and values.dtype.kind in "fiub"
             and values.ndim > 0
             and values.shape[0] == stored

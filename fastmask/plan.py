@@ -222,15 +222,10 @@ class Packing:
         return Packing.from_mask((self.lengths > 0).reshape(rows, steps, within).any(axis=2))
 
     @stored_property
-    def sorted_lengths(self) -> Indices:
-        """Valid tokens of each row, longest first."""
-        return self.lengths[self.sorted_indices]
-
-    @stored_property
     def reverse(self) -> Indices:
         """For each packed token the one that a run from the end visits in its place; its own inverse."""
         reverse = np.empty(self.tokens, np.int64)
-        kernels.fill_reverse(self.sorted_lengths, self.batch_sizes, self.offsets, reverse)
+        kernels.fill_reverse(self.lengths[self.sorted_indices], self.batch_sizes, self.offsets, reverse)
         return reverse
 
     @stored_property

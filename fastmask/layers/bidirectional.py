@@ -128,7 +128,7 @@ class Bidirectional(Layer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         tokens, enter_back = tokens_of(x, call.mask)
-        starts = self._halves(call.initial_state)
+        starts = (None, None) if call.initial_state is None else self._halves(call.initial_state)
         pairs = zip((self.forward_layer, self.backward_layer), starts, strict=True)
         runs = [layer.scan(tokens, call._replace(initial_state=s)) for layer, s in pairs]
         (ahead, a_states, ahead_back), (back, b_states, back_back) = runs
@@ -152,8 +152,6 @@ class Bidirectional(Layer):
         return output, pullback
 
     def _halves(self, states: Any) -> tuple[Any, Any]:
-        if states is None:
-            return None, None
         count = len(self.forward_layer.state_names) + len(self.backward_layer.state_names)
         if not isinstance(states, (tuple, list)) or len(states) != count:
             found = len(states) if isinstance(states, (tuple, list)) else type(states).__name__

@@ -1,16 +1,15 @@
 """Embedding: ids to vectors, each distinct id of a packed batch once."""
 
 from collections.abc import Hashable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fastmask import initializers
+from fastmask import initializers, ops
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Shown, add, cotangents, run, unread_ids
+from fastmask.layers.flow import Back, Shown, add, cotangents, run, same, unread_ids
 from fastmask.layers.logic import NotEqual
 from fastmask.layers.symbolic import KerasTensor
 from fastmask.layers.weights import add_kept, keep_options
@@ -125,9 +124,14 @@ class Embedding(Layer):
             x = unread_ids(x, call.mask)
         if isinstance(x, PackedSequence) and x.values.ndim > 1:
             return self._several_each(x, call.keep)
-        y, back = run("embedding", call.keep, x, table, **({} if call.keep else {"version": version}))
-        if isinstance(x, PackedSequence) and x.packing.masked:
-            y = replace(y, fill=self._vector(x.fill))
+        packed = isinstance(x, PackedSequence) and x.packing.masked
+        fill = table[0 if x.fill is None else int(x.fill)].copy() if packed else None
+        y: Array | PackedSequence
+        back: Back = same
+        if call.keep:
+            y, back = ops.embedding_vjp(x, table, fill)
+        else:
+            y = ops.embedding(x, table, version, fill)
 
         def pullback(dy: Any) -> Gradients:
             gradient = back(cotangents(dy, y, self.dtype)[0])
@@ -149,8 +153,3 @@ class Embedding(Layer):
             return Gradients(None, [back(np.concatenate([cotangents(dy, y, self.dtype)[0], shown[None]]))])
 
         return y, pullback
-
-    def _vector(self, fill: Any) -> Array:
-        """Return what stands at masked places that showed the id `fill`."""
-        row: Array = self.embeddings.value[0 if fill is None else int(fill)]
-        return row.copy()

@@ -317,6 +317,8 @@ class Model(Layer, Trainer):
 
     def pack_outputs(self, outputs: Sequence[Any]) -> Any:
         """Return one entry per output in the form of the model's outputs."""
+        if isinstance(self.output_structure, KerasTensor):
+            return outputs[0]
         return pack_as(self.output_structure, outputs)
 
     def _flat_inputs(self, x: Any) -> list[Any]:

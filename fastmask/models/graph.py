@@ -22,6 +22,8 @@ class Step:
     direct : bool
         Whether a value that another step made can go to the layer's `forward` as it is, if it has as many features
         as the layer was built for: what is flattened has others in batches of other lengths.
+    plain : bool
+        Whether the call has one input and nothing else, and goes to the layer's own `forward`.
     """
 
     node: Node
@@ -31,6 +33,7 @@ class Step:
     masks: tuple[int | None, ...]
     released: tuple[int, ...] = ()
     direct: bool = False
+    plain: bool = False
 
 
 @dataclass(slots=True)
@@ -141,15 +144,11 @@ def _step(node: Node, places: dict[KerasTensor, int]) -> Step:
         return tuple(places[tensor] for tensor in tensors)
 
     masks = tuple(None if mask is None else places[mask] for mask in node.masks)
-    return Step(node, of(node.inputs), of(node.states), of(node.outputs), masks, direct=_is_direct(node))
-
-
-def _is_direct(node: Node) -> bool:
     layer = node.layer
-    special = layer.takes_list or layer.is_graph or layer.takes_grid or layer.may_mask or bool(node.states)
-    users_own = type(layer).forward is Layer.forward
-    alike = all(tensor.dtype == layer.dtype.name for tensor in node.inputs)
-    return not special and not users_own and alike and node.masks == [None]
+    special = layer.takes_list or layer.is_graph or layer.takes_grid or type(layer).forward is Layer.forward
+    plain = not special and not node.states and node.masks == [None]
+    direct = plain and not layer.may_mask and node.inputs[0].dtype == layer.dtype.name
+    return Step(node, of(node.inputs), of(node.states), of(node.outputs), masks, direct=direct, plain=plain)
 
 
 def _released(steps: list[Step], graph: Graph) -> list[Step]:

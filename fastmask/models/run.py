@@ -95,9 +95,9 @@ class Run:
             value, features = self.values[step.inputs[0]], step.node.layer.features
             fits = features is None or type(value) is not np.ndarray or value.shape[-1] == features
             if step.direct and fits and type(value) is not Entry:
-                live = self.keep and (self.live[step.inputs[0]] or bool(step.node.layer.trainable_weights))
-                call = Call(None, None, self._trains(step), live, step.node.options)
-                self._keep(step, step.node.layer.forward(value, call), live, [same])
+                self._pass(step, value, same)
+            elif step.plain and type(value) is Entry:
+                self._enter(step, value)
             else:
                 self._call(step)
         return [self._output(graph.places[tensor]) for tensor in graph.outputs]
@@ -133,18 +133,35 @@ class Run:
                     weights[id(variable)] = d if known is None else flow.add(known, d)
         return [found[graph.places[tensor]] for tensor in graph.inputs], weights
 
+    def _pass(self, step: Step, value: Any, back: Back) -> None:
+        """Give a value that has been checked to the one layer of a step."""
+        node = step.node
+        live = self.keep and (self.live[step.inputs[0]] or bool(node.layer.trainable_weights))
+        training = self.training if node.training is None else node.training
+        result = node.layer.forward(value, Call(None, None, training, live, node.options))
+        self._keep(step, result, live, [back])
+
+    def _enter(self, step: Step, entry: Entry) -> None:
+        """Give a batch to the layer of a step; what the layer has packed itself it has checked."""
+        layer = step.node.layer
+        value, back = entry.value_for(layer)
+        checked = back is not same and value.values.shape[1:][-1:] in ((layer.features,), ())
+        if checked and not (value.packing.masked and not layer.supports_masking):
+            self._pass(step, value, back)
+        else:
+            self._call(step)
+
     def _call(self, step: Step) -> None:
         node = step.node
         given = self._inputs(step)
-        states = tuple(self._output(place) for place in step.states) or None
-        below = any(self.live[place] for place in (*step.inputs, *step.states))
-        live = self.keep and (below or bool(node.layer.trainable_weights))
+        states = tuple([self._output(place) for place in step.states]) or None
+        live = self.keep and (
+            any(self.live[place] for place in (*step.inputs, *step.states)) or bool(node.layer.trainable_weights)
+        )
+        training = self.training if node.training is None else node.training
         x = [value for value, _ in given] if node.layer.takes_list else given[0][0]
-        result = node.layer.apply(x, None, states, self._trains(step), live, node.options)
+        result = node.layer.apply(x, None, states, training, live, node.options)
         self._keep(step, result, live, [back for _, back in given])
-
-    def _trains(self, step: Step) -> bool:
-        return self.training if step.node.training is None else step.node.training
 
     def _keep(self, step: Step, result: tuple[Any, Any], live: bool, backs: list[Back]) -> None:
         """Put the outputs of a step in their places, and its pullback on the tape."""

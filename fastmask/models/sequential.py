@@ -198,7 +198,8 @@ class Sequential(Model):
 
     def run(self, x: Any, mask: Any = None, *, training: bool = False, keep: bool = False) -> Any:
         """Build the model if need be, and run it as any model."""
-        self._build_for(x[0])
+        if not self.built:
+            self._build_for(x[0])
         return super().run(x, mask, training=training, keep=keep)
 
     def apply(self, x: Any, *args: Any, **kwargs: Any) -> Any:

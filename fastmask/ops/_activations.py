@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from fastmask import kernels, threads
 from fastmask.kernels.memory import aligned_empty
+from fastmask.ops import tuning
 from fastmask.ops._arrays import Array, check_float, check_shape, split, thread_count
 
 # hard_sigmoid is Keras 3's clip(x / 6 + 0.5, 0, 1); hard_sigmoid_keras2 is clip(0.2 * x + 0.5, 0, 1) of Keras 1 and 2.
@@ -42,6 +43,9 @@ def activation_code(argument: str, name: str | None) -> int:
 def activate(kernel: ModuleType, code: int, x: Array, y: Array) -> None:
     """``y = activation(x)``, row by row; y may be x. Arrays [rows, columns]."""
     if code == 0 and y is x:
+        return
+    if 20.0 * x.size < tuning.OPERATIONS_PER_THREAD:
+        kernel.activate_rows(code, x, y, 0, x.shape[0])
         return
     parts = thread_count(20.0 * x.size)
     threads.run([partial(kernel.activate_rows, code, x, y, *rows) for rows in split(x.shape[0], parts)])

@@ -66,7 +66,7 @@ def distinct_ids(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
 
 
 def embedding(
-    ids: ArrayLike | PackedSequence, embeddings: ArrayLike, version: int | None = None
+    ids: ArrayLike | PackedSequence, embeddings: ArrayLike, version: int | None = None, fill: Array | None = None
 ) -> Array | PackedSequence:
     """The rows of a table that ids name.
 
@@ -77,7 +77,9 @@ def embedding(
     embeddings : float32 or float64 array (V, D)
     version : int, optional
         Another one after each change of the table, and no other table's. With it a packed result tells its
-        `source`, so that a recurrent operation with ``packed`` weights can keep the products of the whole table.
+        `source`, so that a recurrent program can keep the products of the whole table.
+    fill : array (D,), optional
+        What masked places of a packed result show.
 
     Returns
     -------
@@ -85,18 +87,18 @@ def embedding(
         From a PackedSequence comes one whose values are the rows of the distinct ids (U, D), with an index.
     """
     table = check_float("embeddings", embeddings, 2)
-    return _look_up(ids, table, version)[0]
+    return _look_up(ids, table, version, fill)[0]
 
 
 def embedding_vjp(
-    ids: ArrayLike | PackedSequence, embeddings: ArrayLike
+    ids: ArrayLike | PackedSequence, embeddings: ArrayLike, fill: Array | None = None
 ) -> tuple[Array | PackedSequence, Callable[[ArrayLike], SparseRows]]:
     """:func:`embedding` and its pullback.
 
     The pullback maps the gradient of the result (of its values, for a PackedSequence) to :class:`SparseRows`.
     """
     table = check_float("embeddings", embeddings, 2)
-    out, unique, index = _look_up(ids, table)
+    out, unique, index = _look_up(ids, table, None, fill)
     shape = (table.shape[0], table.shape[1])
 
     def pullback(dy: ArrayLike) -> SparseRows:
@@ -112,7 +114,7 @@ def embedding_vjp(
 
 
 def _look_up(
-    ids: ArrayLike | PackedSequence, table: Array, version: int | None = None
+    ids: ArrayLike | PackedSequence, table: Array, version: int | None, fill: Array | None
 ) -> tuple[Array | PackedSequence, Indices, Indices]:
     """The result, the distinct ids, and the place of each given id among them."""
     given = ids.values if isinstance(ids, PackedSequence) else as_array("ids", ids)
@@ -124,4 +126,4 @@ def _look_up(
         raise ValueError(f"ids: expected one id for each token, got values of shape {given.shape}.")
     places = index if ids.index is None else index[ids.index]
     source = None if version is None else TableRows(table, unique, version)
-    return PackedSequence(rows, ids.packing, places, None, ids.repeat, source=source), unique, index
+    return PackedSequence(rows, ids.packing, places, fill, ids.repeat, source=source), unique, index

@@ -202,7 +202,7 @@ def test_ranges_of_rows_take_about_as_long(rows, parts):
     for most in (1, 4, 1000):
         plan = Packing.from_lengths(rng.integers(0, most, rows, endpoint=True))
         ends = packing.split_rows(plan.lengths, plan.sorted_indices, parts)
-        lengths = plan.sorted_lengths.tolist()
+        lengths = plan.lengths[plan.sorted_indices].tolist()
         assert (ends[0], ends[-1]) == (0, rows)
         assert len(ends) <= parts + 1
         inner = [cut for count in range(min(parts, rows)) for cut in combinations(range(1, rows), count)]
