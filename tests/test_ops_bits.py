@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.compiled import assert_same_results, ops_results
+from helpers.compiled import assert_same_results, make_program, ops_results, run_program
 from helpers.masks import MASKED_KINDS
 from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem, processing_mask
@@ -178,6 +178,24 @@ def test_number_of_threads(cell, variant, dtype, set_threads):
         results.append(ops_results(problem))
     for other in results[1:]:
         assert_same_results(other, results[0])
+
+
+@pytest.mark.usefixtures("packed_weights")
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_number_of_threads_in_inference(cell, variant, return_sequences, set_threads):
+    problem = make_problem(cell, 130, 12, 9, 17, dtype=np.float32, **VARIANTS[variant])
+    x = PackedSequence.from_padded(problem.x, problem.mask)
+    program = make_program(problem)
+    results = []
+    for count in THREADS:
+        set_threads(count)
+        sequence, states = run_program(program, problem, x, return_sequences)
+        results.append([*states, *([sequence.values] if return_sequences else [])])
+    for other in results[1:]:
+        for array, expected in zip(other, results[0], strict=True):
+            assert_same_bits(array, expected)
 
 
 @pytest.mark.parametrize("cell", CELLS)
