@@ -76,6 +76,18 @@ def test_short_sequences_give_the_bits_of_packed_weights(op, given, backwards, f
             assert_same_bits(alone, value)
 
 
+@pytest.mark.parametrize("strided", [(0,), (1,), (0, 1)], ids=["kernel", "recurrent kernel", "both"])
+@pytest.mark.parametrize("op", GATES)
+def test_a_short_sequence_on_weights_in_another_order_of_memory(op, strided):
+    weights = make_weights(op, 3, 5, np.float32)
+    x = PackedSequence.from_padded(np.random.default_rng(1).standard_normal((2, 2, 3)).astype(np.float32))
+    expected, _ = getattr(ops, op)(x, *weights)
+    for number in strided:
+        weights[number] = np.asfortranarray(weights[number])
+    found, _ = getattr(ops, op)(x, *weights)
+    assert_same_bits(found.values, expected.values)
+
+
 def _with_index(x, mask):
     packed = PackedSequence.from_padded(x, mask)
     order = np.random.default_rng(4).permutation(packed.values.shape[0])
