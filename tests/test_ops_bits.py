@@ -10,6 +10,7 @@ from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem, processing_mask
 
 from fastmask import PackedSequence, ops, reference, threads
+from fastmask.ops import tuning
 from fastmask.packing import Packing
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
@@ -211,6 +212,16 @@ def test_number_of_threads_with_repeated_rows(cell, set_threads):
         results.append(ops_results(problem, x))
     for other in results[1:]:
         assert_same_results(other, results[0])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("initial_state", [True, False])
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_at_once_or_apart(cell, initial_state, bias):
+    problem = make_problem(cell, 7, 6, 5, 9, dtype=np.float32, initial_state=initial_state, bias=bias)
+    expected = ops_results(problem)
+    with tuning.override(GRADIENTS_AT_ONCE=0):
+        assert_same_results(ops_results(problem), expected)
 
 
 def dense_results(x, kernel, bias, dy):
