@@ -5,7 +5,7 @@ import pytest
 from helpers.compiled import on_packed_weights
 from helpers.numeric import assert_same_bits
 
-from fastmask import layers, ops
+from fastmask import kernels, layers, ops
 from fastmask.packing import PackedSequence
 
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
@@ -42,6 +42,17 @@ def test_steps_give_the_bits_of_the_sequence(op, bias, rows, features, units, ac
             _, expected = getattr(ops, op)(sequence, *weights, **names)
         for name, state, value in zip("hc", states, expected, strict=False):
             assert_same_bits(state, value, f"{name} after step {t}")
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_one_cell_on_all_instruction_sets(op):
+    weights = make_weights(op, 40, 33, np.float32)
+    x = np.random.default_rng(1).standard_normal((2, 40)).astype(np.float32)
+    cell = ops.Cell(op, *weights)
+    for name in (*kernels.available(), *kernels.available()):
+        with kernels.use(name):
+            for state, value in zip(cell(x), ops.Cell(op, *weights)(x), strict=True):
+                assert_same_bits(state, value)
 
 
 def some_rows(features, units, dtype, states):
