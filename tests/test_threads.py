@@ -122,7 +122,7 @@ def ctrl_c():
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals of POSIX")
-@pytest.mark.parametrize("awake", [0.0, 5e-3, 60.0])
+@pytest.mark.parametrize("awake", [0.0, 5e-3, 3e-2, 60.0])
 def test_ctrl_c_while_the_caller_waits_for_the_last_task(awake, ctrl_c, set_threads, monkeypatch):
     """It is raised, however often it comes, when the task has ended that another thread is at."""
     begun, waits, returned, ended = threading.Event(), threading.Event(), threading.Event(), []

@@ -98,3 +98,25 @@ def test_a_mask_passed_to_a_call():
     masked = fm.Model(again, head(layers.Masking(9.0)(again)))
     found = under_mask([batch, np.ones((2, STEPS), bool)], training=True)
     assert_same_bits(found, masked(fm.Model(x, sequences)(batch), training=True))
+
+
+@pytest.mark.parametrize("shapes", [((3,), (1, 3)), ((1, 3), (3,))], ids=["rows first", "sentences first"])
+def test_rows_beside_documents_of_one_sentence(shapes):
+    """The same steps count, but the mask of documents has one more axis."""
+    inputs = [fm.Input(shape, dtype="int32") for shape in shapes]
+    tables = [layers.Embedding(9, FEATURES, mask_zero=True)(x) for x in inputs]
+    outputs = [layers.TimeDistributed(layers.LSTM(2))(x) if x.ndim == 4 else layers.LSTM(2)(x) for x in tables]
+    ids = np.array([[1, 2, 0], [3, 0, 0]])
+    batch = [ids.reshape(2, *shape) for shape in shapes]
+    for source, output, x, found in zip(inputs, outputs, batch, fm.Model(inputs, outputs)(batch), strict=True):
+        assert_same_bits(found, fm.Model(source, output)(x))
+
+
+@pytest.mark.parametrize("lengths", [(3, 5), (5, 3)])
+def test_one_row_beside_a_shorter_one(lengths):
+    """The same steps count, but more padding follows."""
+    inputs = [fm.Input((None,), dtype="int32") for _ in lengths]
+    outputs = [recurrent(layers.Embedding(9, FEATURES, mask_zero=True)(x)) for x in inputs]
+    batch = [np.array([[1, 2, *[0] * (length - 2)]]) for length in lengths]
+    for source, output, x, found in zip(inputs, outputs, batch, fm.Model(inputs, outputs)(batch), strict=True):
+        assert_same_bits(found, fm.Model(source, output)(x))

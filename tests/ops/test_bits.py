@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.compiled import assert_same_results, ops_results
+from helpers.compiled import assert_same_results, make_program, ops_results, run_program
 from helpers.masks import MASKED_KINDS
 from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem, processing_mask
 
 from fastmask import PackedSequence, ops, reference, threads
+from fastmask.ops import tuning
 from fastmask.packing import Packing
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
@@ -180,6 +181,24 @@ def test_number_of_threads(cell, variant, dtype, set_threads):
         assert_same_results(other, results[0])
 
 
+@pytest.mark.usefixtures("packed_weights")
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_number_of_threads_in_inference(cell, variant, return_sequences, set_threads):
+    problem = make_problem(cell, 130, 12, 9, 17, dtype=np.float32, **VARIANTS[variant])
+    x = PackedSequence.from_padded(problem.x, problem.mask)
+    program = make_program(problem)
+    results = []
+    for count in THREADS:
+        set_threads(count)
+        sequence, states = run_program(program, problem, x, return_sequences)
+        results.append([*states, *([sequence.values] if return_sequences else [])])
+    for other in results[1:]:
+        for array, expected in zip(other, results[0], strict=True):
+            assert_same_bits(array, expected)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_number_of_threads_with_repeated_rows(cell, set_threads):
     problem = make_problem(cell, 130, 12, 9, 17, dtype=np.float32)
@@ -193,6 +212,16 @@ def test_number_of_threads_with_repeated_rows(cell, set_threads):
         results.append(ops_results(problem, x))
     for other in results[1:]:
         assert_same_results(other, results[0])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("initial_state", [True, False])
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_at_once_or_apart(cell, initial_state, bias):
+    problem = make_problem(cell, 7, 6, 5, 9, dtype=np.float32, initial_state=initial_state, bias=bias)
+    expected = ops_results(problem)
+    with tuning.override(GRADIENTS_AT_ONCE=0):
+        assert_same_results(ops_results(problem), expected)
 
 
 def dense_results(x, kernel, bias, dy):

@@ -5,7 +5,7 @@ import pytest
 from helpers.compiled import on_packed_weights
 from helpers.numeric import assert_same_bits
 
-from fastmask import layers, ops
+from fastmask import kernels, layers, ops
 from fastmask.packing import PackedSequence
 
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
@@ -44,6 +44,17 @@ def test_steps_give_the_bits_of_the_sequence(op, bias, rows, features, units, ac
             assert_same_bits(state, value, f"{name} after step {t}")
 
 
+@pytest.mark.parametrize("op", GATES)
+def test_one_cell_on_all_instruction_sets(op):
+    weights = make_weights(op, 40, 33, np.float32)
+    x = np.random.default_rng(1).standard_normal((2, 40)).astype(np.float32)
+    cell = ops.Cell(op, *weights)
+    for name in (*kernels.available(), *kernels.available()):
+        with kernels.use(name):
+            for state, value in zip(cell(x), ops.Cell(op, *weights)(x), strict=True):
+                assert_same_bits(state, value)
+
+
 def some_rows(features, units, dtype, states):
     """Rows with holes, one of them without a step, NaN where it is masked, and states to start from."""
     rng = np.random.default_rng(3)
@@ -74,6 +85,18 @@ def test_short_sequences_give_the_bits_of_packed_weights(op, given, backwards, f
         for state, alone, value in zip(after, after_alone, expected_after, strict=True):
             assert_same_bits(state, value)
             assert_same_bits(alone, value)
+
+
+@pytest.mark.parametrize("strided", [(0,), (1,), (0, 1)], ids=["kernel", "recurrent kernel", "both"])
+@pytest.mark.parametrize("op", GATES)
+def test_a_short_sequence_on_weights_in_another_order_of_memory(op, strided):
+    weights = make_weights(op, 3, 5, np.float32)
+    x = PackedSequence.from_padded(np.random.default_rng(1).standard_normal((2, 2, 3)).astype(np.float32))
+    expected, _ = getattr(ops, op)(x, *weights)
+    for number in strided:
+        weights[number] = np.asfortranarray(weights[number])
+    found, _ = getattr(ops, op)(x, *weights)
+    assert_same_bits(found.values, expected.values)
 
 
 def _with_index(x, mask):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from helpers.compiled import (
     assert_results_close,
+    assert_same_results,
     check_against_reference,
+    make_program,
     ops_results,
     reference_results,
     run_ops,
@@ -13,7 +15,7 @@ from helpers.masks import MASK_KINDS
 from helpers.numeric import assert_close, assert_same_bits
 from helpers.recurrent import CELL_ACTIVATIONS, CELLS, gradients_by_name, make_problem, processing_mask
 
-from fastmask import PackedSequence, ops, reference
+from fastmask import PackedSequence, kernels, ops, reference
 from fastmask.ops import tuning
 from fastmask.packing import Packing
 
@@ -324,3 +326,15 @@ def test_float32_errors_stay_near_rounding():
     problem = make_problem("lstm", 6, 10, 16, 24, dtype=np.float32)
     actual, expected = ops_results(problem), reference_results(problem)
     assert np.abs(actual["y"] - expected["y"]).max() < 5e-7
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_of_one_program_on_another_instruction_set(cell, instruction_set):
+    problem = make_problem(cell, 3, 4, 5, 20, dtype=np.float32)
+    program, x = make_program(problem), PackedSequence.from_padded(problem.x, problem.mask)
+    for name in (instruction_set, *kernels.available()):
+        with kernels.use(name):
+            _, tape = program.vjp(ops.Tokens(x.values, x.packing), problem.initial_state)
+            found = gradients_by_name(tape.pullback(None, problem.d_states))
+            expected = gradients_by_name(run_ops(problem, x)[1](None, problem.d_states))
+        assert_same_results(found, expected)
