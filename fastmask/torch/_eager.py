@@ -16,7 +16,8 @@ from fastmask.packing import Packing, take_rows
 from fastmask.stored import stored_property
 from fastmask.torch import _plain
 from fastmask.torch._checks import differentiable
-from fastmask.torch._tape import Gradients, Inputs, Job, Outputs, Spec, as_array, forward, taped_forward
+from fastmask.torch._kept import KeptProgram
+from fastmask.torch._tape import Gradients, Inputs, Job, Options, Outputs, as_array, forward, make_job, taped_forward
 from fastmask.torch._ways import Way, differentiate_plainly, values_of, way
 
 Indices = NDArray[np.int64]
@@ -46,12 +47,12 @@ def _inputs(tensors: Any) -> Inputs:
     return Inputs(values, tuple(weights_and_states[:4]), tuple(weights_and_states[4:]))
 
 
-def recurrent(job: Job, inputs: Inputs, recorded: bool) -> Outputs:
+def recurrent(job: Job, inputs: Inputs, recorded: bool, kept: KeptProgram | None = None) -> Outputs:
     """Run a layer; with ``recorded`` PyTorch records it."""
-    if way(inputs.tensors) is not Way.KERNELS:
+    if kept is None and way(inputs.tensors) is not Way.KERNELS:
         return _plain.run(job, inputs)
     if not recorded:
-        return forward(job, inputs)
+        return forward(job, inputs, None if kept is None else kept.get(job, inputs))
     sequence, *states = _Recurrent.apply(job, *inputs.tensors)
     return sequence, tuple(states)
 
@@ -178,7 +179,10 @@ class EagerPlan:
         """Values of a run from the end in the order of time, or the other way round."""
         return take(values, self.packing.reverse, self.packing.reverse)
 
-    def run(self, spec: Spec, inputs: Inputs, recorded: bool, index: Tensor | None = None) -> Outputs:
+    def run(
+        self, options: Options, inputs: Inputs, recorded: bool, index: Tensor | None = None,
+        kept: KeptProgram | None = None,
+    ) -> Outputs:
         """Run a layer on packed values."""
         places = None if index is None else values_of("index", index)
-        return recurrent(Job(spec, self.packing, places), inputs, recorded)
+        return recurrent(make_job(options, inputs, self.packing, places), inputs, recorded, kept)

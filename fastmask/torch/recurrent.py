@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastmask.ops.rnn import CELLS
 from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
+from fastmask.torch._kept import KeptProgram, kept_programs
 from fastmask.torch._plan import Plan, packed_plan, padded_plan
 from fastmask.torch._rows import PackedRows
-from fastmask.torch._tape import STATES, Inputs, Spec
+from fastmask.torch._tape import Inputs, Options
 from fastmask.torch._ways import Unscriptable, Way, way
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -79,7 +81,8 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         plan, values, index = self._packed(found, input, mask, lengths)
         self._check(values, weights)
         states = self._initial_states(hx, plan.batch_size, single, values.dtype)
-        output, finals = self._run_layers(plan, values, index, weights, states)
+        kept = kept_programs(self) if found is Way.KERNELS else None
+        output, finals = self._run_layers(plan, values, index, weights, states, kept)
         last = tuple(_stack(states) for states in zip(*finals, strict=True))
         if single:
             last = tuple(state.squeeze(1) for state in last)
@@ -125,8 +128,9 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         runs = len(self._all_weights)
         if hx is None:
             return [()] * runs
-        given = hx if STATES[self._cell] > 1 else (hx,)
-        if not isinstance(given, (tuple, list)) or len(given) != STATES[self._cell]:
+        count = len(CELLS[self._cell].states)
+        given = hx if count > 1 else (hx,)
+        if not isinstance(given, (tuple, list)) or len(given) != count:
             raise TypeError("hx: expected a pair of tensors (h_0, c_0).")
         shape = (runs, self.hidden_size) if single else (runs, batch, self.hidden_size)
         wide = []
@@ -137,7 +141,8 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         return list(zip(*(state.unbind(0) for state in wide), strict=True))
 
     def _run_layers(
-        self, plan: Plan, values: Tensor, index: Any, weights: list[list[Tensor]], states: list[States]
+        self, plan: Plan, values: Tensor, index: Any, weights: list[list[Tensor]], states: list[States],
+        kept: list[KeptProgram] | None,
     ) -> tuple[Tensor, list[States]]:
         directions = 2 if self.bidirectional else 1
         finals = []
@@ -147,7 +152,8 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
                 run = layer * directions + direction
                 inputs = Inputs(values, (*weights[run], None, None)[:4], states[run])
                 recorded = differentiable(inputs.tensors)
-                sequence, final = plan.run(self._spec(direction == 1), inputs, recorded, index)
+                options, program = self._options(direction == 1), None if kept is None else kept[run]
+                sequence, final = plan.run(options, inputs, recorded, index, program)
                 outputs.append(plan.reverse(sequence) if direction else sequence)
                 finals.append(final)
             values, index = (torch.cat(outputs, 1) if directions > 1 else outputs[0]), None
@@ -155,9 +161,9 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
                 values = torch.nn.functional.dropout(values, self.dropout)
         return values, finals
 
-    def _spec(self, go_backwards: bool) -> Spec:
+    def _options(self, go_backwards: bool) -> Options:
         activation = "relu" if self.mode == "RNN_RELU" else "tanh"
-        return Spec(self._cell, "torch", activation, "sigmoid", True, go_backwards, True)
+        return Options(self._cell, "torch", activation, "sigmoid", True, go_backwards, True)
 
 
 def _read(input: Any, hx: Any, mask: Any, lengths: Any, weights: list[list[Tensor]]) -> Iterator[Any]:
