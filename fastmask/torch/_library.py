@@ -23,6 +23,7 @@ from fastmask.ops._products import segment_sum
 from fastmask.ops.rnn import CELLS
 from fastmask.packing import Packing, take_rows
 from fastmask.torch import _plain
+from fastmask.torch._checks import check_shape
 from fastmask.torch._tape import Gradients, Inputs, Job, Options, TensorTape, as_array, forward, make_job, taped_forward
 from fastmask.torch._ways import INSTEAD, check_no_tangents, differentiate_plainly, refuse, values_of
 
@@ -207,7 +208,10 @@ def _(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
 def _job(options: Options, inputs: Inputs, index: Tensor | None, batch_sizes: Tensor, sorted_indices: Tensor) -> Job:
     check_no_tangents()
     packing = Packing.from_batch_sizes(as_array(batch_sizes), as_array(sorted_indices))
-    return make_job(options, inputs, packing, None if index is None else as_array(index))
+    job = make_job(options, inputs, packing, None if index is None else as_array(index))
+    for state in inputs.states:
+        check_shape("h, c", state, (packing.batch_size, job.spec.units))
+    return job
 
 
 @torch.library.custom_op("fastmask::recurrent", mutates_args=())

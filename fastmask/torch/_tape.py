@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fastmask.ops._arrays import check_float
 from fastmask.ops.rnn import RNNProgram, RNNSpec, Tape, Tokens
-from fastmask.ops.rnn.checks import check_states
 from fastmask.packing import PackedSequence, Packing
 from fastmask.torch._weights import keras_weights, layout_gradients
 
@@ -45,8 +44,14 @@ class Options(NamedTuple):
     go_backwards: bool
     return_sequences: bool
 
+    @classmethod
+    def of(cls, spec: RNNSpec, return_sequences: bool) -> Options:
+        """Those of a spec, for weights in Keras's layout."""
+        activation, recurrent = spec.activation or "linear", spec.recurrent_activation or "linear"
+        return cls(spec.cell, "keras", activation, recurrent, spec.reset_after, spec.go_backwards, return_sequences)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Job:
     """A layer on the plan of a batch.
 
@@ -69,7 +74,7 @@ class Job:
 
 
 class Inputs(NamedTuple):
-    """Tensors that a run reads: values (U, F), four weights, and states (B, H); weights may be missing."""
+    """Tensors that a run reads: values (U, F), four weights, and states (B, H), all checked; weights may be missing."""
 
     values: Tensor
     weights: tuple[Tensor | None, ...]
@@ -100,28 +105,22 @@ def _spec(options: Options, features: int, units: int, dtype: torch.dtype, use_b
 
 def as_array(tensor: Tensor) -> Array:
     """The memory of a tensor as an array."""
-    array: Array = tensor.detach().numpy()
+    array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
     return array
 
 
-def make_program(job: Job, weights: Sequence[Array | None]) -> RNNProgram:
-    """A program on four weights in the layout of the job."""
+def _program(job: Job, inputs: Inputs) -> RNNProgram:
+    weights = [as_array(weight) for weight in inputs.weights if weight is not None]
     return RNNProgram(job.spec, *keras_weights(job.spec.cell, job.layout, weights))
 
 
-def _program(job: Job, inputs: Inputs) -> RNNProgram:
-    return make_program(job, [None if weight is None else as_array(weight) for weight in inputs.weights])
-
-
-def _checked(job: Job, inputs: Inputs) -> tuple[Tokens, Sequence[Array | None] | None]:
+def _given(job: Job, inputs: Inputs) -> tuple[Tokens, Sequence[Array] | None]:
     """Tokens and states as a program takes them."""
-    sequence = PackedSequence(as_array(inputs.values), job.packing, job.index)
-    values = check_float("values", sequence.values, 2)
-    tokens = Tokens(values, job.packing, sequence.index, shared=job.index is not None)
-    if not inputs.states:
-        return tokens, None
-    states = tuple(as_array(state) for state in inputs.states)
-    return tokens, check_states("states", states, job.spec, job.packing.batch_size)
+    values, index = check_float("values", as_array(inputs.values), 2), job.index
+    if index is not None or values.shape[0] != job.packing.tokens:
+        index = PackedSequence(values, job.packing, index).index
+    states = [as_array(state) for state in inputs.states]
+    return Tokens(values, job.packing, index, shared=index is not None), states or None
 
 
 def _tensors(values: Array | None, states: Sequence[Array]) -> Outputs:
@@ -134,7 +133,7 @@ def forward(job: Job, inputs: Inputs, program: RNNProgram | None = None) -> Outp
     ``program`` is one on these weights, if there is one.
     """
     program = _program(job, inputs) if program is None else program
-    tokens, states = _checked(job, inputs)
+    tokens, states = _given(job, inputs)
     return _tensors(*program.run(tokens, states, every_step=job.return_sequences))
 
 
@@ -167,7 +166,7 @@ class TensorTape:
         job, tape = self.job, self._tape
         self._tape = None
         if tape is None or self._addresses != _addresses(_read(inputs, sequence)):
-            tape = _program(job, inputs).vjp(*_checked(job, inputs))[1]
+            tape = _program(job, inputs).vjp(*_given(job, inputs))[1]
         d_values = None if d_sequence is None else as_array(d_sequence)
         gradients = tape.pullback(d_values, tuple(None if d is None else as_array(d) for d in d_states))
         weights = layout_gradients(job.spec.cell, job.layout, gradients)
@@ -185,6 +184,6 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 def taped_forward(job: Job, inputs: Inputs) -> tuple[Outputs, TensorTape]:
     """:func:`forward`, and the tape for its gradient."""
-    (values, states), tape = _program(job, inputs).vjp(*_checked(job, inputs))
+    (values, states), tape = _program(job, inputs).vjp(*_given(job, inputs))
     outputs = _tensors(values if job.return_sequences else None, states)
     return outputs, TensorTape(job, tape, _read(inputs, outputs[0]))

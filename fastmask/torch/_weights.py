@@ -24,12 +24,11 @@ def _swap_gates(weights: Array) -> Array:
     return np.ascontiguousarray(weights.reshape(3, -1, *weights.shape[1:])[[1, 0, 2]]).reshape(weights.shape)
 
 
-def keras_weights(cell: str, layout: str, weights: Sequence[Array | None]) -> tuple[Array, Array, Array | None]:
-    """(kernel, recurrent_kernel, bias) from four weights in the ``layout`` "keras" or "torch"."""
-    present = [weight for weight in weights if weight is not None]
+def keras_weights(cell: str, layout: str, weights: Sequence[Array]) -> tuple[Array, Array, Array | None]:
+    """(kernel, recurrent_kernel, bias) from those weights that there are, in the ``layout`` "keras" or "torch"."""
     if layout == "torch" and cell == "gru":
-        present = [_swap_gates(weight) for weight in present]
-    kernel, recurrent_kernel, *biases = present
+        weights = [_swap_gates(weight) for weight in weights]
+    kernel, recurrent_kernel, *biases = weights
     if layout == "keras":
         return kernel, recurrent_kernel, biases[0] if biases else None
     if not biases:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fastmask.torch._kept import forget_programs, kept_programs
+from fastmask.torch._kept import forget_programs, keep_programs
 from fastmask.torch.recurrent import GRU, LSTM, RNN, Recurrent
 
 __all__ = ["Report", "accelerate", "freeze", "restore", "unfreeze"]
@@ -146,8 +146,7 @@ def unfreeze(model: torch.nn.Module) -> list[str]:
 def _set_frozen(model: torch.nn.Module, frozen: bool) -> list[str]:
     found = [(name, module) for name, module in _recurrent_modules(model) if isinstance(module, Recurrent)]
     for _, module in found:
-        for program in kept_programs(module):
-            program.frozen = frozen
+        keep_programs(module, frozen=frozen)
     return [name for name, _ in found]
 
 

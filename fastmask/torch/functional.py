@@ -67,7 +67,7 @@ def lstm(
     """
     options = Options("lstm", "keras", activation or "linear", recurrent_activation or "linear", True, go_backwards,
                       return_sequences)
-    return _run(options, x, (kernel, recurrent_kernel, bias), initial_state, mask, not zero_output_for_mask)
+    return run(options, x, (kernel, recurrent_kernel, bias), initial_state, mask, repeat=not zero_output_for_mask)
 
 
 def gru(
@@ -95,7 +95,7 @@ def gru(
     """
     options = Options("gru", "keras", activation or "linear", recurrent_activation or "linear", reset_after,
                       go_backwards, return_sequences)
-    return _run(options, x, (kernel, recurrent_kernel, bias), initial_state, mask, not zero_output_for_mask)
+    return run(options, x, (kernel, recurrent_kernel, bias), initial_state, mask, repeat=not zero_output_for_mask)
 
 
 def simple_rnn(
@@ -119,13 +119,14 @@ def simple_rnn(
     states : tuple of one tensor (B, H)
     """
     options = Options("simple_rnn", "keras", activation or "linear", "linear", True, go_backwards, return_sequences)
-    return _run(options, x, (kernel, recurrent_kernel, bias), initial_state, mask, not zero_output_for_mask)
+    return run(options, x, (kernel, recurrent_kernel, bias), initial_state, mask, repeat=not zero_output_for_mask)
 
 
-def _run(
+def run(
     options: Options, x: Tensor, weights: tuple[Tensor, Tensor, Tensor | None], initial_state: Sequence[Tensor] | None,
-    mask: Tensor | None, repeat: bool,
+    mask: Tensor | None, *, repeat: bool,
 ) -> Result:
+    """What the three functions do: check, pack, run and unpack."""
     inputs = _checked(options, x, weights, initial_state)
     plan = padded_plan(way((*inputs.tensors, mask)), x.shape[:2], mask, None)
     recorded = differentiable(inputs.tensors)
