@@ -19,7 +19,7 @@ def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) ->
     if type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided:
         # The short way of almost every tensor.
         found = tensor.dtype
-        if found is dtype or (dtype is None and found in _FLOATS):
+        if found in _FLOATS and (dtype is None or found is dtype):
             return
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}.")
