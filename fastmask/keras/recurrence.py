@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import ops
+from fastmask.ops._arrays import check_float, check_shape
+from fastmask.ops.rnn import RNNProgram, RNNSpec, Tokens
+from fastmask.ops.rnn.checks import check_states
 from fastmask.packing import PackedSequence
 
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]
 Pullback = Callable[..., Arrays]
-
-_STATES = {"lstm": 2, "gru": 1, "simple_rnn": 1}
 
 
 @dataclass(frozen=True)
@@ -26,49 +27,23 @@ class Recurrence:
 
     Parameters
     ----------
-    op : {"lstm", "gru", "simple_rnn"}
-    activation, recurrent_activation : str
-        Names of `fastmask.ops.RECURRENT_ACTIVATIONS`; a SimpleRNN has no second one.
-    use_bias, go_backwards, return_sequences, zero_output_for_mask, reset_after : bool
+    spec : RNNSpec
+    return_sequences, zero_output_for_mask : bool
         As in Keras.
     shows_initial_state : bool
         Whether the outputs before the first valid step are the initial state (Keras under JAX and NumPy) or
         zeros (Keras under TensorFlow and PyTorch).
     """
 
-    op: str
-    activation: str
-    recurrent_activation: str | None
-    use_bias: bool
-    go_backwards: bool
+    spec: RNNSpec
     return_sequences: bool
     zero_output_for_mask: bool
-    reset_after: bool
     shows_initial_state: bool
-
-    @property
-    def states(self) -> int:
-        """Number of states."""
-        return _STATES[self.op]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments for the operation of `fastmask.ops`."""
-        found: dict[str, Any] = {
-            "activation": self.activation,
-            "go_backwards": self.go_backwards,
-            "return_sequences": self.return_sequences,
-        }
-        if self.op != "simple_rnn":
-            found["recurrent_activation"] = self.recurrent_activation
-        if self.op == "gru":
-            found["reset_after"] = self.reset_after
-        return found
 
     def split(self, arrays: Sequence[Any]) -> tuple[Any, Any, Any, Any, tuple[Any, ...]]:
         """Return x, kernel, recurrent kernel, bias (or None) and states from the flat arguments."""
         x, kernel, recurrent_kernel, *rest = arrays
-        bias = rest.pop(0) if self.use_bias else None
+        bias = rest.pop(0) if self.spec.use_bias else None
         return x, kernel, recurrent_kernel, bias, tuple(rest)
 
 
@@ -91,8 +66,10 @@ def run(recurrence: Recurrence, arrays: Sequence[Array], mask: Array | None) -> 
     """
     x, kernel, recurrent_kernel, bias, initial = recurrence.split(arrays)
     packed = PackedSequence.from_padded(x, _grid(mask, x.shape))
-    function = getattr(ops, recurrence.op)
-    sequence, states = function(packed, kernel, recurrent_kernel, bias, initial, **recurrence.options)
+    program = RNNProgram(recurrence.spec, kernel, recurrent_kernel, bias)
+    given = _given(recurrence.spec, packed, initial)
+    values, states = program.run(*given, every_step=recurrence.return_sequences)
+    sequence = _sequence(recurrence, packed, values)
     shown, _ = _shown(recurrence, sequence, states[0], initial[0], packed)
     return shown, *states
 
@@ -101,21 +78,37 @@ def run_vjp(recurrence: Recurrence, arrays: Sequence[Array], mask: Array | None)
     """Like `run`, with a pullback from gradients of all results to gradients of all `arrays`; it can be called once."""
     x, kernel, recurrent_kernel, bias, initial = recurrence.split(arrays)
     packed, spread = ops.pack_vjp(x, _grid(mask, x.shape))
-    function = getattr(ops, f"{recurrence.op}_vjp")
-    (sequence, states), backward = function(packed, kernel, recurrent_kernel, bias, initial, **recurrence.options)
+    program = RNNProgram(recurrence.spec, kernel, recurrent_kernel, bias)
+    (values, states), tape = program.vjp(*_given(recurrence.spec, packed, initial))
+    sequence = _sequence(recurrence, packed, values)
     shown, hide = _shown(recurrence, sequence, states[0], initial[0], packed)
 
     def pullback(d_shown: Array, *d_states: Array) -> Arrays:
         d_sequence, d_last, d_first = hide(np.asarray(d_shown))
         first = d_states[0] if d_last is None else d_states[0] + d_last
-        found = backward(d_sequence, (first, *d_states[1:]))
-        d_initial = list(found.initial_state)
+        found = tape.pullback(d_sequence, (first, *d_states[1:]))
+        d_initial = list(found.initial_state or ())
         if d_first is not None:
             d_initial[0] = d_initial[0] + d_first
         d_bias = () if bias is None else (found.bias,)
         return spread(found.inputs), found.kernel, found.recurrent_kernel, *d_bias, *d_initial
 
     return (shown, *states), pullback
+
+
+def _given(spec: RNNSpec, packed: PackedSequence, initial: Arrays) -> tuple[Tokens, Sequence[Array | None]]:
+    """Tokens and states as a program takes them."""
+    values = check_float("x", packed.values, 2, spec.dtype)
+    check_shape("x", values, (packed.packing.tokens, spec.features))
+    return Tokens(values, packed.packing), check_states("initial_state", initial, spec, packed.packing.batch_size)
+
+
+def _sequence(recurrence: Recurrence, packed: PackedSequence, values: Array | None) -> PackedSequence | None:
+    """The outputs of all steps, in the order in which they ran, if they are shown."""
+    if values is None or not recurrence.return_sequences:
+        return None
+    plan = packed.packing.reversed if recurrence.spec.go_backwards else packed.packing
+    return PackedSequence(values, plan, repeat=True)
 
 
 class Pullbacks:
@@ -196,7 +189,7 @@ def _shown(
 def _shown_last(recurrence: Recurrence, last: Array, packed: PackedSequence) -> tuple[Array, Hide]:
     plan = packed.packing
     if recurrence.zero_output_for_mask and plan.masked and plan.total_length:
-        shown = plan.mask[:, 0 if recurrence.go_backwards else -1]
+        shown = plan.mask[:, 0 if recurrence.spec.go_backwards else -1]
     elif recurrence.shows_initial_state or not plan.masked:
         shown = np.ones(plan.batch_size, np.bool_)
     else:

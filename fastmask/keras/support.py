@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import keras
 
 from fastmask.keras.recurrence import Recurrence
+from fastmask.ops.rnn import RNNSpec
 
 logger = logging.getLogger("fastmask")
 
@@ -67,17 +68,16 @@ def call_refusal(layer: Any, sequences: Any, mask: Any, training: Any) -> str | 
 def recurrence_of(layer: Any) -> Recurrence:
     """Return what a layer computes; it is one that `layer_refusal` has nothing against."""
     cell = layer.cell
-    op = CELLS[type(cell)]
-    recurrent = None if op == "simple_rnn" else _activation_name(cell.recurrent_activation)
+    name = CELLS[type(cell)]
+    recurrent = None if name == "simple_rnn" else _activation_name(cell.recurrent_activation)
+    spec = RNNSpec(
+        name, cell.kernel.shape[0], cell.units, cell.variable_dtype, _activation_name(cell.activation), recurrent,
+        getattr(cell, "reset_after", False), cell.bias is not None, layer.go_backwards,
+    )  # fmt: skip
     return Recurrence(
-        op=op,
-        activation=_activation_name(cell.activation) or "linear",
-        recurrent_activation=recurrent,
-        use_bias=cell.bias is not None,
-        go_backwards=layer.go_backwards,
+        spec,
         return_sequences=layer.return_sequences,
         zero_output_for_mask=layer.zero_output_for_mask,
-        reset_after=getattr(cell, "reset_after", False),
         shows_initial_state=keras.config.backend() in ("jax", "numpy") and not layer.unroll,
     )
 

@@ -11,12 +11,12 @@ except ImportError as error:
 
 from fastmask.torch import functional
 from fastmask.torch._rows import PackedRows
-from fastmask.torch.acceleration import Report, accelerate, restore
+from fastmask.torch.acceleration import Report, accelerate, freeze, restore, unfreeze
 from fastmask.torch.distributed import global_token_mean, tokens_per_rank
 from fastmask.torch.embedding import Embedding
 from fastmask.torch.recurrent import GRU, LSTM, RNN
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "Embedding", "PackedRows", "Report", "accelerate", "functional", "global_token_mean",
-    "restore", "tokens_per_rank",
+    "GRU", "LSTM", "RNN", "Embedding", "PackedRows", "Report", "accelerate", "freeze", "functional",
+    "global_token_mean", "restore", "tokens_per_rank", "unfreeze",
 ]

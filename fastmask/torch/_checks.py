@@ -10,11 +10,17 @@ from torch import Tensor
 from fastmask.torch._ways import INSTEAD
 
 _FLOATS = (torch.float32, torch.float64)
+_PLAIN = (Tensor, torch.nn.Parameter)
 _HALVES = (torch.float16, torch.bfloat16)
 
 
 def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
     """TypeError or ValueError unless ``tensor`` is a dense float32 or float64 tensor in the memory of the CPU."""
+    if type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided:
+        # The short way of almost every tensor.
+        found = tensor.dtype
+        if found in _FLOATS and (dtype is None or found is dtype):
+            return
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}.")
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided:

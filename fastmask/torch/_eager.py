@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from fastmask.packing import Packing, take_rows
 from fastmask.stored import stored_property
 from fastmask.torch import _plain
 from fastmask.torch._checks import differentiable
-from fastmask.torch._tape import Gradients, Inputs, Job, Outputs, Spec, as_array, forward, taped_forward
+from fastmask.torch._kept import KeptProgram
+from fastmask.torch._tape import Gradients, Inputs, Job, Options, Outputs, as_array, forward, make_job, taped_forward
 from fastmask.torch._ways import Way, differentiate_plainly, values_of, way
 
 Indices = NDArray[np.int64]
@@ -46,12 +48,12 @@ def _inputs(tensors: Any) -> Inputs:
     return Inputs(values, tuple(weights_and_states[:4]), tuple(weights_and_states[4:]))
 
 
-def recurrent(job: Job, inputs: Inputs, recorded: bool) -> Outputs:
+def recurrent(job: Job, inputs: Inputs, recorded: bool, kept: KeptProgram | None = None) -> Outputs:
     """Run a layer; with ``recorded`` PyTorch records it."""
-    if way(inputs.tensors) is not Way.KERNELS:
+    if kept is None and way(inputs.tensors) is not Way.KERNELS:
         return _plain.run(job, inputs)
     if not recorded:
-        return forward(job, inputs)
+        return forward(job, inputs, None if kept is None else kept.get(job, inputs))
     sequence, *states = _Recurrent.apply(job, *inputs.tensors)
     return sequence, tuple(states)
 
@@ -84,6 +86,15 @@ def take(source: Tensor, index: Indices, inverse: Indices | None) -> Tensor:
     return rows
 
 
+# Plans of so few tokens are kept: making one takes as long as a step.
+_SMALL = 64
+
+
+@lru_cache(maxsize=16)
+def _small_plan(batch: int, steps: int, time_major: bool) -> EagerPlan:
+    return EagerPlan(Packing.full(batch, steps), time_major)
+
+
 class EagerPlan:
     """How padded tensors become packed ones and back.
 
@@ -112,7 +123,8 @@ class EagerPlan:
     @classmethod
     def full(cls, batch: int, steps: int, time_major: bool = False) -> EagerPlan:
         """The plan of a batch whose every step counts."""
-        return cls(Packing.full(batch, steps), time_major)
+        small = batch * steps <= _SMALL
+        return _small_plan(batch, steps, time_major) if small else cls(Packing.full(batch, steps), time_major)
 
     @classmethod
     def from_batch_sizes(cls, batch_sizes: Tensor, sorted_indices: Tensor | None) -> EagerPlan:
@@ -150,7 +162,8 @@ class EagerPlan:
         """The valid tokens (N, F) of a padded tensor."""
         features = x.shape[2]
         if not self.packing.masked:
-            return (x if self.time_major else x.transpose(0, 1)).reshape(self.packing.tokens, features)
+            rows = x if self.time_major or 1 in x.shape[:2] else x.transpose(0, 1)
+            return rows.reshape(self.packing.tokens, features)
         rows = x.reshape(x.shape[0] * x.shape[1], features)
         return take(rows, self._positions, self._cells(self.packing, False))
 
@@ -168,6 +181,8 @@ class EagerPlan:
         batch, steps, units = self.packing.batch_size, self.packing.total_length, values.shape[1]
         if not self.packing.masked:
             # A run over whole rows has the order of the padded tensor, whichever way it goes.
+            if not self.time_major and (steps == 1 or batch == 1):
+                return values.view(batch, steps, units)
             padded = values.view(steps, batch, units)
             return padded if self.time_major else padded.transpose(0, 1)
         packing = self.packing.reversed if flipped else self.packing
@@ -178,7 +193,10 @@ class EagerPlan:
         """Values of a run from the end in the order of time, or the other way round."""
         return take(values, self.packing.reverse, self.packing.reverse)
 
-    def run(self, spec: Spec, inputs: Inputs, recorded: bool, index: Tensor | None = None) -> Outputs:
+    def run(
+        self, options: Options, inputs: Inputs, recorded: bool, index: Tensor | None = None,
+        kept: KeptProgram | None = None,
+    ) -> Outputs:
         """Run a layer on packed values."""
         places = None if index is None else values_of("index", index)
-        return recurrent(Job(spec, self.packing, places), inputs, recorded)
+        return recurrent(make_job(options, inputs, self.packing, places), inputs, recorded, kept)

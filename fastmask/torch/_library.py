@@ -20,21 +20,23 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from fastmask import kernels
 from fastmask.ops._embedding import distinct_ids
 from fastmask.ops._products import segment_sum
+from fastmask.ops.rnn import CELLS
 from fastmask.packing import Packing, take_rows
 from fastmask.torch import _plain
-from fastmask.torch._tape import STATES, Gradients, Inputs, Job, Spec, Tape, as_array, forward, taped_forward
+from fastmask.torch._checks import check_shape
+from fastmask.torch._tape import Gradients, Inputs, Job, Options, TensorTape, as_array, forward, make_job, taped_forward
 from fastmask.torch._ways import INSTEAD, check_no_tangents, differentiate_plainly, refuse, values_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_tapes: dict[int, Tape] = {}
+_tapes: dict[int, TensorTape] = {}
 _numbers = count(1)
 
 
 class _Ticket:
     """Memory of a handle; the tape of this number lasts as long as the memory."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: TensorTape) -> None:
         self._memory = np.array([next(_numbers)])
         self._number = int(self._memory[0])
         self.__array_interface__ = self._memory.__array_interface__
@@ -203,10 +205,13 @@ def _(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
 # -- layers -----------------------------------------------------------------------------------------------
 
 
-def _job(spec: Spec, index: Tensor | None, batch_sizes: Tensor, sorted_indices: Tensor) -> Job:
+def _job(options: Options, inputs: Inputs, index: Tensor | None, batch_sizes: Tensor, sorted_indices: Tensor) -> Job:
     check_no_tangents()
     packing = Packing.from_batch_sizes(as_array(batch_sizes), as_array(sorted_indices))
-    return Job(spec, packing, None if index is None else as_array(index))
+    job = make_job(options, inputs, packing, None if index is None else as_array(index))
+    for state in inputs.states:
+        check_shape("h, c", state, (packing.batch_size, job.spec.units))
+    return job
 
 
 @torch.library.custom_op("fastmask::recurrent", mutates_args=())
@@ -217,9 +222,9 @@ def recurrent(
     go_backwards: bool, return_sequences: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run a layer: its sequence, h, c and the handle of its tape, empty tensors where there is none."""
-    spec = Spec(cell, layout, activation, recurrent_activation, reset_after, go_backwards, return_sequences)
-    job = _job(spec, index, batch_sizes, sorted_indices)
+    options = Options(cell, layout, activation, recurrent_activation, reset_after, go_backwards, return_sequences)
     inputs = _inputs((values, kernel, recurrent_kernel, bias, recurrent_bias, h, c))
+    job = _job(options, inputs, index, batch_sizes, sorted_indices)
     if taped:
         (sequence, states), tape = taped_forward(job, inputs)
         handle = torch.from_numpy(np.asarray(_Ticket(tape)))
@@ -244,7 +249,7 @@ def _(
     return (
         values.new_empty((tokens, units) if return_sequences else 0),
         values.new_empty(state),
-        values.new_empty(state if STATES[cell] > 1 else 0),
+        values.new_empty(state if len(CELLS[cell].states) > 1 else 0),
         values.new_empty(int(taped), dtype=torch.int64),
     )
 
@@ -264,12 +269,12 @@ def recurrent_backward(
     return_sequences: bool,
 ) -> list[Tensor]:
     """Gradients of those of the first seven arguments of ``recurrent`` that are there."""
-    spec = Spec(cell, layout, activation, recurrent_activation, reset_after, go_backwards, return_sequences)
+    options = Options(cell, layout, activation, recurrent_activation, reset_after, go_backwards, return_sequences)
     inputs = _inputs((values, kernel, recurrent_kernel, bias, recurrent_bias, h, c))
     tape = _tapes.pop(int(handle), None)
     if tape is None:
-        tape = Tape(_job(spec, index, batch_sizes, sorted_indices), None, ())
-    gradients = tape.gradients(inputs, sequence, d_sequence, (d_h, d_c)[: STATES[cell]])
+        tape = TensorTape(_job(options, inputs, index, batch_sizes, sorted_indices), None, ())
+    gradients = tape.gradients(inputs, sequence, d_sequence, (d_h, d_c)[: len(CELLS[cell].states)])
     return [gradient for gradient in gradients if gradient is not None]
 
 
@@ -289,7 +294,7 @@ _DIFFERENTIABLE = 7
 
 
 def _save_recurrent(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    tensors, ctx.spec = inputs[:10], inputs[11:]
+    tensors, ctx.options = inputs[:10], inputs[11:]
     ctx.save_for_backward(*tensors, output[0], output[3])
     ctx.set_materialize_grads(False)
 
@@ -298,24 +303,25 @@ def _recurrent_backward(
     ctx: Any, d_sequence: Tensor | None, d_h: Tensor | None, d_c: Tensor | None, d_handle: None
 ) -> tuple[Tensor | None, ...]:
     *tensors, sequence, handle = ctx.saved_tensors
-    spec = Spec(*ctx.spec)
-    if not spec.return_sequences:
+    options = Options(*ctx.options)
+    if not options.return_sequences:
         sequence = d_sequence = None
     if differentiate_plainly((d_sequence, d_h, d_c)):
-        found = _plain_gradients(spec, tensors, d_sequence, (d_h, d_c)[: STATES[spec.cell]])
+        found = _plain_gradients(options, tensors, d_sequence, (d_h, d_c)[: len(CELLS[options.cell].states)])
     else:
-        present = iter(recurrent_backward(handle, sequence, d_sequence, d_h, d_c, *tensors, *spec))
+        present = iter(recurrent_backward(handle, sequence, d_sequence, d_h, d_c, *tensors, *options))
         found = tuple(None if tensor is None else next(present) for tensor in tensors[:_DIFFERENTIABLE])
-    return (*found, *(None,) * (_DIFFERENTIABLE + 3 + 1 + len(spec) - len(found)))
+    return (*found, *(None,) * (_DIFFERENTIABLE + 3 + 1 + len(options) - len(found)))
 
 
 def _plain_gradients(
-    spec: Spec, tensors: Sequence[Any], d_sequence: Tensor | None, d_states: Sequence[Tensor | None]
+    options: Options, tensors: Sequence[Any], d_sequence: Tensor | None, d_states: Sequence[Tensor | None]
 ) -> Gradients:
     index, *plan = tensors[_DIFFERENTIABLE:]
     packing = Packing.from_batch_sizes(*(values_of("batch_sizes, sorted_indices", tensor) for tensor in plan))
-    job = Job(spec, packing, None if index is None else values_of("index", index))
-    return _plain.gradients(job, _inputs(tensors[:_DIFFERENTIABLE]), d_sequence, d_states)
+    inputs = _inputs(tensors[:_DIFFERENTIABLE])
+    job = make_job(options, inputs, packing, None if index is None else values_of("index", index))
+    return _plain.gradients(job, inputs, d_sequence, d_states)
 
 
 recurrent.register_autograd(_recurrent_backward, setup_context=_save_recurrent)

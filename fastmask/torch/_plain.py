@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from fastmask.torch._tape import STATES, Gradients, Inputs, Job, Outputs, Spec
+from fastmask.ops.rnn import RNNSpec
+from fastmask.torch._tape import Gradients, Inputs, Job, Outputs
 
 States = tuple[Tensor, ...]
 Product = Callable[[Tensor], Tensor]
@@ -22,7 +23,7 @@ def _clipped(x: Tensor) -> Tensor:
     return torch.where(x >= 1, torch.ones_like(x), torch.relu(x))
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+_ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
@@ -54,7 +55,7 @@ def run(job: Job, inputs: Inputs) -> Outputs:
 
 def _run(job: Job, inputs: Inputs) -> Outputs:
     spec, plan = job.spec, job.packing
-    kernel, recurrent_kernel, bias, recurrent_bias = _columns(spec, inputs.weights)
+    kernel, recurrent_kernel, bias, recurrent_bias = _columns(job, inputs.weights)
     units = recurrent_kernel.shape[0]
     values = inputs.values if job.index is None else inputs.values[torch.from_numpy(job.index)]
     if spec.go_backwards:
@@ -63,7 +64,7 @@ def _run(job: Job, inputs: Inputs) -> Outputs:
     if inputs.states:
         states = tuple(state[torch.from_numpy(plan.sorted_indices)] for state in inputs.states)
     else:
-        states = (projected.new_zeros(plan.batch_size, units),) * STATES[spec.cell]
+        states = (projected.new_zeros(plan.batch_size, units),) * len(spec.states)
 
     def product(h: Tensor) -> Tensor:
         # Kernels do not multiply zeros that nobody gave: an infinite weight would make them NaN.
@@ -77,30 +78,30 @@ def _run(job: Job, inputs: Inputs) -> Outputs:
         shown.append(stepped[0])
     sequence = torch.cat(shown) if shown else projected[:, :units]
     order = torch.from_numpy(plan.unsorted_indices)
-    return sequence if spec.return_sequences else None, tuple(state[order] for state in states)
+    return sequence if job.return_sequences else None, tuple(state[order] for state in states)
 
 
 def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias
 
 
-def _columns(spec: Spec, weights: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def _columns(job: Job, weights: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Kernel (F, G), recurrent kernel (H, G) and the bias of each, with Keras's order of gates."""
-    if spec.layout == "torch" and spec.cell == "gru":
+    if job.layout == "torch" and job.spec.cell == "gru":
         weights = [None if w is None else torch.cat([w.chunk(3)[gate] for gate in (1, 0, 2)]) for w in weights]
     kernel, recurrent_kernel, bias, recurrent_bias = weights
-    if spec.layout == "torch":
+    if job.layout == "torch":
         return kernel.t(), recurrent_kernel.t(), bias, recurrent_bias
     if bias is not None and bias.dim() == 2:
         return kernel, recurrent_kernel, bias[0], bias[1]
     return kernel, recurrent_kernel, bias, None
 
 
-def _simple_rnn(spec: Spec, x: Tensor, states: States, product: Product) -> States:
+def _simple_rnn(spec: RNNSpec, x: Tensor, states: States, product: Product) -> States:
     return (_ACTIVATIONS[spec.activation](x + product(states[0])),)
 
 
-def _lstm(spec: Spec, x: Tensor, states: States, product: Product) -> States:
+def _lstm(spec: RNNSpec, x: Tensor, states: States, product: Product) -> States:
     activation, gate = _ACTIVATIONS[spec.activation], _ACTIVATIONS[spec.recurrent_activation]
     h, c = states
     i, f, g, o = (x + product(h)).chunk(4, -1)
@@ -108,7 +109,7 @@ def _lstm(spec: Spec, x: Tensor, states: States, product: Product) -> States:
     return gate(o) * activation(c), c
 
 
-def _gru(spec: Spec, x: Tensor, states: States, product: Product) -> States:
+def _gru(spec: RNNSpec, x: Tensor, states: States, product: Product) -> States:
     activation, gate = _ACTIVATIONS[spec.activation], _ACTIVATIONS[spec.recurrent_activation]
     (h,) = states
     x_update, x_reset, x_new = x.chunk(3, -1)
@@ -118,7 +119,7 @@ def _gru(spec: Spec, x: Tensor, states: States, product: Product) -> States:
     return (update * h + (1 - update) * activation(x_new + h_new),)
 
 
-_STEPS: dict[str, Callable[[Spec, Tensor, States, Product], States]] = {
+_STEPS: dict[str, Callable[[RNNSpec, Tensor, States, Product], States]] = {
     "simple_rnn": _simple_rnn, "lstm": _lstm, "gru": _gru,
 }  # fmt: skip
 

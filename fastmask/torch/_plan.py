@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastmask.torch._checks import check_mask
 from fastmask.torch._eager import EagerPlan
-from fastmask.torch._tape import Inputs, Outputs, Spec
+from fastmask.torch._kept import KeptProgram
+from fastmask.torch._tape import Inputs, Options, Outputs
 from fastmask.torch._traced import TracedPlan
 from fastmask.torch._ways import Way
 
@@ -42,10 +43,14 @@ class Plan(Protocol):
         """Values of a run from the end in the order of time, or the other way round."""
         ...
 
-    def run(self, spec: Spec, inputs: Inputs, recorded: bool, index: Tensor | None = None) -> Outputs:
+    def run(
+        self, options: Options, inputs: Inputs, recorded: bool, index: Tensor | None = None,
+        kept: KeptProgram | None = None,
+    ) -> Outputs:
         """Run a layer on values (U, F); with an index (N,) token n is ``values[index[n]]``.
 
-        ``recorded``: PyTorch is to record the run for a backward pass.
+        ``recorded``: PyTorch is to record the run for a backward pass. ``kept``: a program for runs that are not, in
+        calls whose way is ``Way.KERNELS``.
         """
         ...
 

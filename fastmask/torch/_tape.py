@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,19 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastmask import ops
-from fastmask.ops import RecurrentGradients
+from fastmask.ops._arrays import check_float
+from fastmask.ops.rnn import RNNProgram, RNNSpec, Tape, Tokens
 from fastmask.packing import PackedSequence, Packing
 from fastmask.torch._weights import keras_weights, layout_gradients
 
+Array = NDArray[Any]
 Outputs = tuple[Tensor | None, tuple[Tensor, ...]]
 Gradients = tuple[Tensor | None, ...]
 
-STATES = {"lstm": 2, "gru": 1, "simple_rnn": 1}
 
-
-class Spec(NamedTuple):
-    """What a layer computes.
+class Options(NamedTuple):
+    """What a layer computes, whatever its tensors: plain values, which compilers trace and custom operators take.
 
     Attributes
     ----------
@@ -31,7 +31,9 @@ class Spec(NamedTuple):
     layout : {"keras", "torch"}
         Form of the weights: (kernel, recurrent_kernel, bias, None) or (weight_ih, weight_hh, bias_ih, bias_hh).
     activation, recurrent_activation : str
-    reset_after, go_backwards, return_sequences : bool
+    reset_after, go_backwards : bool
+    every_step : bool
+        Whether the outputs of all steps are wanted.
     """
 
     cell: str
@@ -42,18 +44,37 @@ class Spec(NamedTuple):
     go_backwards: bool
     return_sequences: bool
 
+    @classmethod
+    def of(cls, spec: RNNSpec, return_sequences: bool) -> Options:
+        """Those of a spec, for weights in Keras's layout."""
+        activation, recurrent = spec.activation or "linear", spec.recurrent_activation or "linear"
+        return cls(spec.cell, "keras", activation, recurrent, spec.reset_after, spec.go_backwards, return_sequences)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Job:
-    """A layer on the plan of a batch. With an index (N,) token n is ``values[index[n]]``."""
+    """A layer on the plan of a batch.
 
-    spec: Spec
+    Attributes
+    ----------
+    spec : RNNSpec
+    layout : {"keras", "torch"}
+        Of the weights, see :class:`Options`.
+    every_step : bool
+    packing : Packing
+    index : int64 array (N,) or None
+        Token n is ``values[index[n]]``, or row n.
+    """
+
+    spec: RNNSpec
+    layout: str
+    return_sequences: bool
     packing: Packing
     index: NDArray[np.int64] | None
 
 
 class Inputs(NamedTuple):
-    """Tensors that a run reads: values (U, F), four weights, and states (B, H); weights may be missing."""
+    """Tensors that a run reads: values (U, F), four weights, and states (B, H), all checked; weights may be missing."""
 
     values: Tensor
     weights: tuple[Tensor | None, ...]
@@ -65,52 +86,72 @@ class Inputs(NamedTuple):
         return (self.values, *self.weights, *self.states)
 
 
-def as_array(tensor: Tensor) -> NDArray[Any]:
+def make_job(options: Options, inputs: Inputs, packing: Packing, index: NDArray[np.int64] | None) -> Job:
+    """The job of a layer with these options on tensors of these shapes."""
+    recurrent_kernel, bias = inputs.weights[1:3]
+    assert recurrent_kernel is not None
+    units = recurrent_kernel.shape[0 if options.layout == "keras" else -1]
+    spec = _spec(options, inputs.values.shape[-1], units, inputs.values.dtype, bias is not None)
+    return Job(spec, options.layout, options.return_sequences, packing, index)
+
+
+@lru_cache(maxsize=256)
+def _spec(options: Options, features: int, units: int, dtype: torch.dtype, use_bias: bool) -> RNNSpec:
+    return RNNSpec(
+        options.cell, features, units, str(dtype).removeprefix("torch."), options.activation,
+        options.recurrent_activation, options.reset_after, use_bias, options.go_backwards,
+    )
+
+
+def as_array(tensor: Tensor) -> Array:
     """The memory of a tensor as an array."""
-    array: NDArray[Any] = tensor.detach().numpy()
+    array: Array = tensor.numpy(force=tensor.requires_grad)
     return array
 
 
-def _call(function: Callable[..., Any], job: Job, inputs: Inputs) -> Any:
-    spec = job.spec
-    weights = keras_weights(spec.cell, spec.layout, [None if w is None else as_array(w) for w in inputs.weights])
-    states = tuple(as_array(state) for state in inputs.states) or None
-    options: dict[str, Any] = {"activation": spec.activation, "go_backwards": spec.go_backwards}
-    if spec.cell != "simple_rnn":
-        options["recurrent_activation"] = spec.recurrent_activation
-    if spec.cell == "gru":
-        options["reset_after"] = spec.reset_after
-    x = PackedSequence(as_array(inputs.values), job.packing, job.index)
-    return function(x, *weights, states, return_sequences=spec.return_sequences, **options)
+def _program(job: Job, inputs: Inputs) -> RNNProgram:
+    weights = [as_array(weight) for weight in inputs.weights if weight is not None]
+    return RNNProgram(job.spec, *keras_weights(job.spec.cell, job.layout, weights))
 
 
-def _tensors(sequence: PackedSequence | None, states: Sequence[NDArray[Any]]) -> Outputs:
-    values = None if sequence is None else torch.from_numpy(sequence.values)
-    return values, tuple(torch.from_numpy(state) for state in states)
+def _given(job: Job, inputs: Inputs) -> tuple[Tokens, Sequence[Array] | None]:
+    """Tokens and states as a program takes them."""
+    values, index = check_float("values", as_array(inputs.values), 2), job.index
+    if index is not None or values.shape[0] != job.packing.tokens:
+        index = PackedSequence(values, job.packing, index).index
+    states = [as_array(state) for state in inputs.states]
+    return Tokens(values, job.packing, index, shared=index is not None), states or None
 
 
-def forward(job: Job, inputs: Inputs) -> Outputs:
-    """The outputs of all steps (N, H) in the order in which they ran, or None, and the final states (B, H)."""
-    return _tensors(*_call(getattr(ops, job.spec.cell), job, inputs))
+def _tensors(values: Array | None, states: Sequence[Array]) -> Outputs:
+    return None if values is None else torch.from_numpy(values), tuple(map(torch.from_numpy, states))
 
 
-class Tape:
+def forward(job: Job, inputs: Inputs, program: RNNProgram | None = None) -> Outputs:
+    """The outputs of all steps (N, H) in the order in which they ran, or None, and the final states (B, H).
+
+    ``program`` is one on these weights, if there is one.
+    """
+    program = _program(job, inputs) if program is None else program
+    tokens, states = _given(job, inputs)
+    return _tensors(*program.run(tokens, states, every_step=job.return_sequences))
+
+
+class TensorTape:
     """What the gradient of one run needs.
 
     Parameters
     ----------
     job : Job
-    pullback : callable or None
-        Of the operation; it can be called once. None: the run is to be repeated.
+    tape : Tape or None
+        Of the program, which answers once. None: the run is to be repeated.
     read : sequence of tensors or None
-        The tensors that the pullback goes on reading.
+        The tensors that the tape goes on reading.
     """
 
-    def __init__(
-        self, job: Job, pullback: Callable[..., RecurrentGradients] | None, read: Sequence[Tensor | None]
-    ) -> None:
+    def __init__(self, job: Job, tape: Tape | None, read: Sequence[Tensor | None]) -> None:
         self.job = job
-        self._pullback = pullback
+        self._tape = tape
         self._addresses = _addresses(read)
 
     def gradients(
@@ -119,23 +160,18 @@ class Tape:
         """Gradients of the values, the four weights and the states.
 
         ``inputs`` and ``sequence`` are those of the run as PyTorch saved them. The run is repeated on them where
-        the pullback was used before, or where they stand elsewhere (hooks of saved tensors copy them), since the
-        memory that the pullback reads may then hold something else.
+        the tape was used before, or where they stand elsewhere (hooks of saved tensors copy them), since the
+        memory that the tape reads may then hold something else.
         """
-        pullback, self._pullback = self._pullback, None
-        if pullback is None or self._addresses != _addresses(_read(inputs, sequence)):
-            pullback = _call(_vjp(self.job), self.job, inputs)[1]
+        job, tape = self.job, self._tape
+        self._tape = None
+        if tape is None or self._addresses != _addresses(_read(inputs, sequence)):
+            tape = _program(job, inputs).vjp(*_given(job, inputs))[1]
         d_values = None if d_sequence is None else as_array(d_sequence)
-        spec = self.job.spec
-        gradients = pullback(d_values, tuple(None if d is None else as_array(d) for d in d_states))
-        weights = layout_gradients(spec.cell, spec.layout, gradients)
+        gradients = tape.pullback(d_values, tuple(None if d is None else as_array(d) for d in d_states))
+        weights = layout_gradients(job.spec.cell, job.layout, gradients)
         arrays = (gradients.inputs, *weights, *(gradients.initial_state or ()))
         return tuple(None if array is None else torch.from_numpy(array) for array in arrays)
-
-
-def _vjp(job: Job) -> Callable[..., Any]:
-    function: Callable[..., Any] = getattr(ops, f"{job.spec.cell}_vjp")
-    return function
 
 
 def _read(inputs: Inputs, sequence: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -146,8 +182,8 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def taped_forward(job: Job, inputs: Inputs) -> tuple[Outputs, Tape]:
+def taped_forward(job: Job, inputs: Inputs) -> tuple[Outputs, TensorTape]:
     """:func:`forward`, and the tape for its gradient."""
-    result, pullback = _call(_vjp(job), job, inputs)
-    outputs = _tensors(*result)
-    return outputs, Tape(job, pullback, _read(inputs, outputs[0]))
+    (values, states), tape = _program(job, inputs).vjp(*_given(job, inputs))
+    outputs = _tensors(values if job.return_sequences else None, states)
+    return outputs, TensorTape(job, tape, _read(inputs, outputs[0]))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastmask.ops.rnn import CELLS
 from fastmask.torch import _library
-from fastmask.torch._tape import STATES, Inputs, Outputs, Spec
+from fastmask.torch._kept import KeptProgram
+from fastmask.torch._tape import Inputs, Options, Outputs
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,14 @@ class TracedPlan:
         """Values of a run from the end in the order of time, or the other way round."""
         return _library.reverse(values, self.batch_sizes)
 
-    def run(self, spec: Spec, inputs: Inputs, recorded: bool, index: Tensor | None = None) -> Outputs:
-        """Run a layer on packed values."""
+    def run(
+        self, options: Options, inputs: Inputs, recorded: bool, index: Tensor | None = None,
+        kept: KeptProgram | None = None,
+    ) -> Outputs:
+        """Run a layer on packed values. Graphs keep no programs."""
         states = (*inputs.states, None, None)[:2]
         sequence, *finals, _ = _library.recurrent(
             inputs.values, *inputs.weights, *states, index, self.batch_sizes, self.sorted_indices, recorded,
-            *spec,
+            *options,
         )
-        return sequence if spec.return_sequences else None, tuple(finals[: STATES[spec.cell]])
+        return sequence if options.return_sequences else None, tuple(finals[: len(CELLS[options.cell].states)])

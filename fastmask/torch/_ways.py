@@ -17,6 +17,7 @@ INSTEAD = (
     "fastmask.torch's own classes load into those of torch.nn."
 )
 _PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
+_USUAL = {Tensor, torch.nn.Parameter, type(None)}
 TRACERS = "torch.jit.trace, and torch.onnx.export by it,"
 
 
@@ -49,7 +50,11 @@ def way(tensors: Iterable[Any]) -> Way:
         return Way.OPERATORS
     # The second is make_fx(pre_dispatch=True), which keeps a stack of its own.
     watched = torch._C._len_torch_dispatch_stack() or torch._C._dispatch_tls_is_dispatch_key_included(_PRE_DISPATCH)
-    return Way.OPERATORS if watched or not all(map(_has_memory, tensors)) else Way.KERNELS
+    if watched:
+        return Way.OPERATORS
+    tensors = list(tensors)
+    usual = _USUAL.issuperset(map(type, tensors))
+    return Way.KERNELS if usual or all(map(_has_memory, tensors)) else Way.OPERATORS
 
 
 def differentiate_plainly(gradients: Sequence[Tensor | None]) -> bool:

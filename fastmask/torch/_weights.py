@@ -24,16 +24,13 @@ def _swap_gates(weights: Array) -> Array:
     return np.ascontiguousarray(weights.reshape(3, -1, *weights.shape[1:])[[1, 0, 2]]).reshape(weights.shape)
 
 
-def keras_weights(
-    cell: str, layout: str, weights: Sequence[Array | None]
-) -> tuple[Array | None, Array | None, Array | None]:
-    """(kernel, recurrent_kernel, bias) from four weights in the ``layout`` "keras" or "torch"."""
+def keras_weights(cell: str, layout: str, weights: Sequence[Array]) -> tuple[Array, Array, Array | None]:
+    """(kernel, recurrent_kernel, bias) from those weights that there are, in the ``layout`` "keras" or "torch"."""
+    if layout == "torch" and cell == "gru":
+        weights = [_swap_gates(weight) for weight in weights]
+    kernel, recurrent_kernel, *biases = weights
     if layout == "keras":
-        return weights[0], weights[1], weights[2]
-    present = [weight for weight in weights if weight is not None]
-    if cell == "gru":
-        present = [_swap_gates(weight) for weight in present]
-    kernel, recurrent_kernel, *biases = present
+        return kernel, recurrent_kernel, biases[0] if biases else None
     if not biases:
         return kernel.T, recurrent_kernel.T, None
     return kernel.T, recurrent_kernel.T, np.stack(biases) if cell == "gru" else biases[0] + biases[1]

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from fastmask.torch._kept import forget_programs, keep_programs
 from fastmask.torch.recurrent import GRU, LSTM, RNN, Recurrent
 
-__all__ = ["Report", "accelerate", "restore"]
+__all__ = ["Report", "accelerate", "freeze", "restore", "unfreeze"]
 
 _TWINS: dict[type[torch.nn.Module], type[Recurrent]] = {
     torch.nn.LSTM: LSTM, torch.nn.GRU: GRU, torch.nn.RNN: RNN,
@@ -91,12 +92,65 @@ def restore(model: torch.nn.Module) -> Report:
             continue
         original = _ORIGINALS[type(module)]
         delattr(module, _MARK)
+        forget_programs(module)
         module.__class__ = original
         report.swapped.append((name, f"fastmask.torch.{original.__name__} -> torch.nn.{original.__name__}"))
     return report
 
 
-def _recurrent_modules(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+def freeze(model: torch.nn.Module) -> list[str]:
+    """Promise that the weights of fastmask's recurrent modules in a model stay as they are.
+
+    Without this each call that records no gradient compares all weights with those that it has packed before, since
+    PyTorch does not tell of every change. A frozen module does not look: it runs on the weights of its first such
+    call, whatever becomes of them, until :func:`unfreeze`. Calls that record gradients use the weights as they are
+    then. Copies and pickles of a frozen module are not frozen.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    list of str
+        Names of the frozen modules in the model; ``""`` is the model itself.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module.
+    """
+    return _set_frozen(model, True)
+
+
+def unfreeze(model: torch.nn.Module) -> list[str]:
+    """Undo :func:`freeze`: each call sees the weights as they are then.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    list of str
+        Names of fastmask's recurrent modules in the model.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module.
+    """
+    return _set_frozen(model, False)
+
+
+def _set_frozen(model: torch.nn.Module, frozen: bool) -> list[str]:
+    found = [(name, module) for name, module in _recurrent_modules(model) if isinstance(module, Recurrent)]
+    for _, module in found:
+        keep_programs(module, frozen=frozen)
+    return [name for name, _ in found]
+
+
+def _recurrent_modules(model: torch.nn.Module) -> list[tuple[str, torch.nn.RNNBase]]:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
     return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.RNNBase)]

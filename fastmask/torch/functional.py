@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastmask.ops._activations import recurrent_code
+from fastmask.ops.rnn import CELLS
 from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
 from fastmask.torch._plan import padded_plan
-from fastmask.torch._tape import STATES, Inputs, Spec
+from fastmask.torch._tape import Inputs, Options
 from fastmask.torch._ways import way
 
 __all__ = ["gru", "lstm", "simple_rnn"]
 Result = tuple[Tensor | None, tuple[Tensor, ...]]
-
-_GATES = {"lstm": 4, "gru": 3, "simple_rnn": 1}
 
 
 def lstm(
@@ -66,9 +65,9 @@ def lstm(
     RuntimeError
         Where the call is recorded by TorchScript or an ONNX exporter.
     """
-    spec = Spec("lstm", "keras", activation or "linear", recurrent_activation or "linear", True, go_backwards,
-                return_sequences)
-    return _run(spec, x, (kernel, recurrent_kernel, bias), initial_state, mask, not zero_output_for_mask)
+    options = Options("lstm", "keras", activation or "linear", recurrent_activation or "linear", True, go_backwards,
+                      return_sequences)
+    return run(options, x, (kernel, recurrent_kernel, bias), initial_state, mask, repeat=not zero_output_for_mask)
 
 
 def gru(
@@ -94,9 +93,9 @@ def gru(
     sequence : tensor (B, T, H) or None
     states : tuple of one tensor (B, H)
     """
-    spec = Spec("gru", "keras", activation or "linear", recurrent_activation or "linear", reset_after, go_backwards,
-                return_sequences)
-    return _run(spec, x, (kernel, recurrent_kernel, bias), initial_state, mask, not zero_output_for_mask)
+    options = Options("gru", "keras", activation or "linear", recurrent_activation or "linear", reset_after,
+                      go_backwards, return_sequences)
+    return run(options, x, (kernel, recurrent_kernel, bias), initial_state, mask, repeat=not zero_output_for_mask)
 
 
 def simple_rnn(
@@ -119,31 +118,33 @@ def simple_rnn(
     sequence : tensor (B, T, H) or None
     states : tuple of one tensor (B, H)
     """
-    spec = Spec("simple_rnn", "keras", activation or "linear", "linear", True, go_backwards, return_sequences)
-    return _run(spec, x, (kernel, recurrent_kernel, bias), initial_state, mask, not zero_output_for_mask)
+    options = Options("simple_rnn", "keras", activation or "linear", "linear", True, go_backwards, return_sequences)
+    return run(options, x, (kernel, recurrent_kernel, bias), initial_state, mask, repeat=not zero_output_for_mask)
 
 
-def _run(
-    spec: Spec, x: Tensor, weights: tuple[Tensor, Tensor, Tensor | None], initial_state: Sequence[Tensor] | None,
-    mask: Tensor | None, repeat: bool,
+def run(
+    options: Options, x: Tensor, weights: tuple[Tensor, Tensor, Tensor | None], initial_state: Sequence[Tensor] | None,
+    mask: Tensor | None, *, repeat: bool,
 ) -> Result:
-    inputs = _checked(spec, x, weights, initial_state)
+    """What the three functions do: check, pack, run and unpack."""
+    inputs = _checked(options, x, weights, initial_state)
     plan = padded_plan(way((*inputs.tensors, mask)), x.shape[:2], mask, None)
     recorded = differentiable(inputs.tensors)
-    values, states = plan.run(spec, inputs._replace(values=plan.pack(inputs.values)), recorded)
+    values, states = plan.run(options, inputs._replace(values=plan.pack(inputs.values)), recorded)
     if values is None:
         return None, states
-    return plan.unpack(values, repeat=repeat, flipped=spec.go_backwards), states
+    return plan.unpack(values, repeat=repeat, flipped=options.go_backwards), states
 
 
 def _checked(
-    spec: Spec, x: Tensor, weights: tuple[Tensor, Tensor, Tensor | None], initial_state: Sequence[Tensor] | None
+    options: Options, x: Tensor, weights: tuple[Tensor, Tensor, Tensor | None], initial_state: Sequence[Tensor] | None
 ) -> Inputs:
-    recurrent_code("activation", spec.activation)
-    recurrent_code("recurrent_activation", spec.recurrent_activation)
+    recurrent_code("activation", options.activation)
+    recurrent_code("recurrent_activation", options.recurrent_activation)
+    cell = CELLS[options.cell]
     states = () if initial_state is None else tuple(initial_state)
-    if initial_state is not None and len(states) != STATES[spec.cell]:
-        raise ValueError(f"initial_state: expected {STATES[spec.cell]} tensors, got {len(states)}.")
+    if initial_state is not None and len(states) != len(cell.states):
+        raise ValueError(f"initial_state: expected {len(cell.states)} tensors, got {len(states)}.")
     kernel, recurrent_kernel, bias = weights
     named = {"x": x, "kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
     named |= {f"initial_state[{n}]": state for n, state in enumerate(states)}
@@ -155,11 +156,11 @@ def _checked(
         raise ValueError(f"x: expected shape (batch, steps, features), got {tuple(x.shape)}.")
     if recurrent_kernel.dim() != 2:
         raise ValueError(f"recurrent_kernel: expected two dimensions, got {tuple(recurrent_kernel.shape)}.")
-    units, columns = recurrent_kernel.shape[0], _GATES[spec.cell] * recurrent_kernel.shape[0]
+    units, columns = recurrent_kernel.shape[0], cell.gates * recurrent_kernel.shape[0]
     check_shape("kernel", kernel, (x.shape[2], columns))
     check_shape("recurrent_kernel", recurrent_kernel, (units, columns))
     if bias is not None:
-        check_shape("bias", bias, (2, columns) if spec.cell == "gru" and spec.reset_after else (columns,))
+        check_shape("bias", bias, (2, columns) if options.cell == "gru" and options.reset_after else (columns,))
     for n, state in enumerate(states):
         check_shape(f"initial_state[{n}]", state, (x.shape[0], units))
     return Inputs(

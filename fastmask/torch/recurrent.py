@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastmask.ops.rnn import CELLS
 from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
+from fastmask.torch._kept import KeptProgram, kept_programs
 from fastmask.torch._plan import Plan, packed_plan, padded_plan
 from fastmask.torch._rows import PackedRows
-from fastmask.torch._tape import STATES, Inputs, Spec
+from fastmask.torch._tape import Inputs, Options
 from fastmask.torch._ways import Unscriptable, Way, way
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -72,14 +74,16 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         RuntimeError
             Where the call is recorded by TorchScript, an ONNX exporter or ``torch.fx.symbolic_trace``.
         """
-        parameters = self.all_weights
-        found = way(_read(input, hx, mask, lengths, parameters))
-        weights = [[widen(weight) for weight in layer] for layer in parameters]
+        weights = self._weights()
+        found = way(_read(input, hx, mask, lengths, weights))
+        if torch.is_autocast_enabled("cpu"):
+            weights = [[widen(weight) for weight in layer] for layer in weights]
         single = isinstance(input, Tensor) and input.dim() == 2
         plan, values, index = self._packed(found, input, mask, lengths)
         self._check(values, weights)
         states = self._initial_states(hx, plan.batch_size, single, values.dtype)
-        output, finals = self._run_layers(plan, values, index, weights, states)
+        kept = kept_programs(self) if found is Way.KERNELS else None
+        output, finals = self._run_layers(plan, values, index, weights, states, kept)
         last = tuple(_stack(states) for states in zip(*finals, strict=True))
         if single:
             last = tuple(state.squeeze(1) for state in last)
@@ -90,6 +94,13 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
             return PackedSequence(output, *input.packed), hidden
         padded = plan.unpack(output)
         return (padded.squeeze(0 if self.batch_first else 1) if single else padded), hidden
+
+    def _weights(self) -> list[list[Tensor]]:
+        """``all_weights``, in half its time."""
+        own = self._parameters
+        return [
+            [own[name] if name in own else getattr(self, name) for name in names] for names in self._all_weights
+        ]
 
     def _packed(self, found: Way, input: Any, mask: Any, lengths: Any) -> tuple[Plan, Tensor, Any]:
         """The plan, the values, and the index of the tokens among them."""
@@ -125,8 +136,9 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         runs = len(self._all_weights)
         if hx is None:
             return [()] * runs
-        given = hx if STATES[self._cell] > 1 else (hx,)
-        if not isinstance(given, (tuple, list)) or len(given) != STATES[self._cell]:
+        count = len(CELLS[self._cell].states)
+        given = hx if count > 1 else (hx,)
+        if not isinstance(given, (tuple, list)) or len(given) != count:
             raise TypeError("hx: expected a pair of tensors (h_0, c_0).")
         shape = (runs, self.hidden_size) if single else (runs, batch, self.hidden_size)
         wide = []
@@ -134,10 +146,11 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
             check_tensor("hx", widen(tensor), dtype)
             check_shape("hx", tensor, shape)
             wide.append(widen(tensor).unsqueeze(1) if single else widen(tensor))
-        return list(zip(*(state.unbind(0) for state in wide), strict=True))
+        return [tuple([state.select(0, run) for state in wide]) for run in range(runs)]
 
     def _run_layers(
-        self, plan: Plan, values: Tensor, index: Any, weights: list[list[Tensor]], states: list[States]
+        self, plan: Plan, values: Tensor, index: Any, weights: list[list[Tensor]], states: list[States],
+        kept: list[KeptProgram] | None,
     ) -> tuple[Tensor, list[States]]:
         directions = 2 if self.bidirectional else 1
         finals = []
@@ -147,7 +160,8 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
                 run = layer * directions + direction
                 inputs = Inputs(values, (*weights[run], None, None)[:4], states[run])
                 recorded = differentiable(inputs.tensors)
-                sequence, final = plan.run(self._spec(direction == 1), inputs, recorded, index)
+                options, program = self._options(direction == 1), None if kept is None else kept[run]
+                sequence, final = plan.run(options, inputs, recorded, index, program)
                 outputs.append(plan.reverse(sequence) if direction else sequence)
                 finals.append(final)
             values, index = (torch.cat(outputs, 1) if directions > 1 else outputs[0]), None
@@ -155,17 +169,16 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
                 values = torch.nn.functional.dropout(values, self.dropout)
         return values, finals
 
-    def _spec(self, go_backwards: bool) -> Spec:
+    def _options(self, go_backwards: bool) -> Options:
         activation = "relu" if self.mode == "RNN_RELU" else "tanh"
-        return Spec(self._cell, "torch", activation, "sigmoid", True, go_backwards, True)
+        return Options(self._cell, "torch", activation, "sigmoid", True, go_backwards, True)
 
 
-def _read(input: Any, hx: Any, mask: Any, lengths: Any, weights: list[list[Tensor]]) -> Iterator[Any]:
+def _read(input: Any, hx: Any, mask: Any, lengths: Any, weights: list[list[Tensor]]) -> list[Any]:
     """What a call may find tensors among."""
-    yield input.rows if isinstance(input, PackedRows) else input[0] if isinstance(input, tuple) else input
-    yield from hx if isinstance(hx, (tuple, list)) else (hx,)
-    yield from (mask, lengths)
-    yield from chain.from_iterable(weights)
+    first = input.rows if isinstance(input, PackedRows) else input[0] if isinstance(input, tuple) else input
+    states = hx if isinstance(hx, (tuple, list)) else (hx,)
+    return [first, *states, mask, lengths, *chain.from_iterable(weights)]
 
 
 def _stack(states: States) -> Tensor:

@@ -265,7 +265,7 @@ def test_the_scope_accelerates_all_that_runs_inside_and_nothing_else():
             keras.layers.SimpleRNN(3)(np.zeros((2, 3, 4), "float32"))
             other.predict(IDS, verbose=0)
     assert 0 < inside < len(calls)
-    assert {recurrence.op for recurrence in calls} == {"lstm", "gru", "simple_rnn"}
+    assert {recurrence.spec.cell for recurrence in calls} == {"lstm", "gru", "simple_rnn"}
     assert_same(found, expected)
     assert_same([again], expected[:1])
     assert originals == [keras.layers.RNN.inner_loop, keras.layers.LSTM.inner_loop, keras.Model.make_predict_function]

@@ -12,6 +12,7 @@ from helpers.keras_layers import BACKEND, LAYERS, TRAINS, B, F, H, T, counted, m
 import fastmask.keras as fk
 from fastmask.keras import recurrence
 from fastmask.keras.recurrence import Pullbacks, Recurrence
+from fastmask.ops.rnn import RNNSpec
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -20,13 +21,9 @@ X = RNG.standard_normal((B, T, F)).astype("float32")
 MASKS = masks(RNG)
 
 
-def recurrence_of(op, **changes):
-    options = {
-        "activation": "tanh", "recurrent_activation": None if op == "simple_rnn" else "sigmoid", "use_bias": True,
-        "go_backwards": False, "return_sequences": True, "zero_output_for_mask": False, "reset_after": True,
-        "shows_initial_state": False,
-    }  # fmt: skip
-    return Recurrence(op, **options | changes)
+def recurrence_of(op, go_backwards=False, precision="float64", **changes):
+    options = {"return_sequences": True, "zero_output_for_mask": False, "shows_initial_state": False}
+    return Recurrence(RNNSpec(op, F, H, precision, go_backwards=go_backwards), **options | changes)
 
 
 def arguments(op, rng):

@@ -101,7 +101,7 @@ def test_bidirectional(kind, merge_mode, return_sequences, mask):
         for layer in layers:
             layer.set_weights(weights)
             results.append(run(layer, X.astype("float32"), None, factors, mask=MASKS[mask]))
-    assert [recurrence.go_backwards for recurrence in calls] == [False, True]
+    assert [recurrence.spec.go_backwards for recurrence in calls] == [False, True]
     for theirs, mine in zip(*(pair[0] + pair[1] for pair in results), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5 * max(1.0, abs(theirs).max()))
 

@@ -12,7 +12,7 @@ bridge = pytest.importorskip("fastmask.torch")
 
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence  # noqa: E402
 
-from fastmask import ops  # noqa: E402
+from fastmask.ops.rnn import RNNProgram  # noqa: E402
 from fastmask.torch import _eager  # noqa: E402
 
 CELLS = ("LSTM", "GRU", "RNN", "RNN relu")
@@ -244,14 +244,13 @@ class TestModule:
 @pytest.mark.parametrize("cell", CELLS)
 def test_packed_data_is_exchanged_without_a_copy(cell, monkeypatch):
     _, ours = make_pair(cell, 3, 4)
-    name = {"LSTM": "lstm", "GRU": "gru"}.get(cell, "simple_rnn")
     seen = []
 
     def spy(function):
-        def call(x, *arguments, **options):
-            result = function(x, *arguments, **options)
-            sequence = result[0][0] if isinstance(result[0], tuple) else result[0]
-            seen.append((x, sequence))
+        def call(program, tokens, *arguments, **options):
+            result = function(program, tokens, *arguments, **options)
+            written = result[0][0] if isinstance(result[0], tuple) else result[0]
+            seen.append((tokens, written))
             return result
 
         return call
@@ -259,18 +258,18 @@ def test_packed_data_is_exchanged_without_a_copy(cell, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("rows were gathered")
 
-    for function in (name, f"{name}_vjp"):
-        monkeypatch.setattr(ops, function, spy(getattr(ops, function)))
+    for function in ("run", "vjp"):
+        monkeypatch.setattr(RNNProgram, function, spy(getattr(RNNProgram, function)))
     monkeypatch.setattr(_eager, "take", refuse)
     sequence = packed(padded())
     for grad in (torch.enable_grad, torch.no_grad):
         with grad():
             output, _ = ours(sequence)
-        x, written = seen.pop()
-        assert x.values.ctypes.data == sequence.data.data_ptr()
-        assert np.shares_memory(x.packing.batch_sizes, sequence.batch_sizes.numpy())
-        assert np.shares_memory(x.packing.sorted_indices, sequence.sorted_indices.numpy())
-        assert written.values.ctypes.data == output.data.data_ptr()
+        tokens, written = seen.pop()
+        assert tokens.values.ctypes.data == sequence.data.data_ptr()
+        assert np.shares_memory(tokens.plan.batch_sizes, sequence.batch_sizes.numpy())
+        assert np.shares_memory(tokens.plan.sorted_indices, sequence.sorted_indices.numpy())
+        assert written.ctypes.data == output.data.data_ptr()
         assert output.sorted_indices is sequence.sorted_indices
 
 

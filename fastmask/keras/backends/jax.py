@@ -75,7 +75,7 @@ def _shapes(recurrence: Recurrence, tensors: Sequence[Any]) -> tuple[Any, ...]:
     units, dtype = tensors[2].shape[0], tensors[0].dtype
     state = jax.ShapeDtypeStruct((batch, units), dtype)
     shown = jax.ShapeDtypeStruct((batch, steps, units), dtype) if recurrence.return_sequences else state
-    return (shown, *[state] * recurrence.states)
+    return (shown, *[state] * len(recurrence.spec.states))
 
 
 def _arrays(values: Sequence[Any], mask: Any) -> tuple[list[Any], Any]:

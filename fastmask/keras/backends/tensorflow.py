@@ -35,7 +35,7 @@ def run(recurrence: Recurrence, tensors: Sequence[Any], mask: Any, training: boo
     @tf.custom_gradient
     def call(*given: Any) -> tuple[list[Any], Callable[..., list[Any]]]:
         *results, handle = tf.numpy_function(
-            forward, given, [dtype] * (1 + recurrence.states) + [tf.int64], stateful=False
+            forward, given, [dtype] * (1 + len(recurrence.spec.states)) + [tf.int64], stateful=False
         )
         _set_shapes(recurrence, results, given)
 

@@ -7,17 +7,16 @@ import torch
 
 from fastmask.keras.recurrence import Recurrence
 from fastmask.torch import functional
+from fastmask.torch._tape import Options
 
 
 def run(recurrence: Recurrence, tensors: Sequence[Any], mask: Any, training: bool) -> list[Any]:
     """Return the results of a layer."""
     x, kernel, recurrent_kernel, bias, states = recurrence.split(tensors)
     grid = None if mask is None else _grid(mask, x)
-    function = getattr(functional, recurrence.op)
-    sequence, finals = function(
-        x, kernel, recurrent_kernel, bias, states, mask=grid,
-        zero_output_for_mask=recurrence.zero_output_for_mask, **recurrence.options,
-    )  # fmt: skip
+    options = Options.of(recurrence.spec, recurrence.return_sequences)
+    weights = kernel, recurrent_kernel, bias
+    sequence, finals = functional.run(options, x, weights, states, grid, repeat=not recurrence.zero_output_for_mask)
     return [_last(recurrence, finals[0], grid) if sequence is None else sequence, *finals]
 
 
@@ -46,6 +45,6 @@ def _last(recurrence: Recurrence, last: Any, mask: Any) -> Any:
     """Return what a layer shows of its last output."""
     if mask is None:
         return last
-    final = 0 if recurrence.go_backwards else -1
+    final = 0 if recurrence.spec.go_backwards else -1
     shown = mask[:, final] if recurrence.zero_output_for_mask else mask.any(dim=1)
     return torch.where(shown[:, None], last, torch.zeros_like(last))

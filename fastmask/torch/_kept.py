@@ -1,0 +1,89 @@
+"""Programs that a module keeps from call to call as long as its weights stay."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from fastmask.ops.rnn import RNNProgram
+from fastmask.torch._tape import Array, Inputs, Job, as_array
+from fastmask.torch._weights import keras_weights
+
+
+class _Packed(NamedTuple):
+    """A program, and shapes and bytes of the weights that it was made from; no bytes in a frozen module."""
+
+    program: RNNProgram
+    copies: list[tuple[tuple[int, ...], bytearray]]
+
+    def equals(self, weights: list[Array]) -> bool:
+        """Whether weights have the same bytes. The comparison ends at the first difference."""
+        # A bytearray is compared by the C library's memcmp, twice as fast as NumPy and far faster than torch.equal.
+        return len(weights) == len(self.copies) and all(
+            weight.shape == shape and copy == np.ascontiguousarray(weight).data
+            for weight, (shape, copy) in zip(weights, self.copies, strict=True)
+        )
+
+
+class KeptProgram:
+    """The program of one layer and direction of a module.
+
+    PyTorch does not tell of every change of a tensor: fused optimizers, ``p.data`` and NumPy views leave its version
+    as it is. So the bytes of the weights are compared with those that were packed.
+
+    Parameters
+    ----------
+    frozen : bool
+        Whether the weights are taken to be unchanged without a comparison.
+    """
+
+    def __init__(self, frozen: bool) -> None:
+        self._frozen = frozen
+        # Threads that come at once may each pack, and then keep the same bits.
+        self._kept: _Packed | None = None
+
+    def get(self, job: Job, inputs: Inputs) -> RNNProgram:
+        """The program on these weights: the one that was kept, or a new one."""
+        kept = self._kept
+        if kept is not None and kept.program.spec is not job.spec and kept.program.spec != job.spec:
+            kept = None
+        if kept is not None and self._frozen:
+            return kept.program
+        weights = [as_array(weight) for weight in inputs.weights if weight is not None]
+        if kept is not None and kept.equals(weights):
+            return kept.program
+        copies = [] if self._frozen else [(weight.shape, bytearray(weight)) for weight in weights]
+        kernel, recurrent_kernel, bias = keras_weights(job.spec.cell, job.layout, weights)
+        # In Keras's layout, so that single steps are run on them as they lie.
+        program = RNNProgram(job.spec, _rows(kernel), _rows(recurrent_kernel), bias)
+        self._kept = _Packed(program, copies)
+        return program
+
+
+def _rows(matrix: Array) -> Array:
+    """A copy, row by row. PyTorch's of a transposed matrix is several times as fast as NumPy's."""
+    return torch.from_numpy(matrix).clone(memory_format=torch.contiguous_format).numpy()  # type: ignore[no-any-return]
+
+
+# Not in the modules, so that their copies, pickles and state dicts have none of it.
+_kept: WeakKeyDictionary[torch.nn.Module, list[KeptProgram]] = WeakKeyDictionary()
+
+
+def kept_programs(module: torch.nn.RNNBase) -> list[KeptProgram]:
+    """The programs of a module, in the order of its layers and directions."""
+    found = _kept.get(module)
+    return keep_programs(module, frozen=False) if found is None else found
+
+
+def keep_programs(module: torch.nn.RNNBase, *, frozen: bool) -> list[KeptProgram]:
+    """Begin anew, with nothing packed; with ``frozen`` weights stay unseen once they are packed."""
+    _kept[module] = [KeptProgram(frozen) for _ in module._all_weights]
+    return _kept[module]
+
+
+def forget_programs(module: torch.nn.RNNBase) -> None:
+    """Keep nothing for a module."""
+    _kept.pop(module, None)
