@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from fastmask import objects
 from fastmask.layers.arguments import reset_names
 from fastmask.layers.attention import Attention
-from fastmask.layers.base import Gradients, Layer, require_mask_support
+from fastmask.layers.base import Gradients, Layer
 from fastmask.layers.bidirectional import Bidirectional
 from fastmask.layers.core import Activation, Dense, Dropout, Flatten, Identity, SpatialDropout1D
 from fastmask.layers.embedding import Embedding
@@ -36,6 +36,7 @@ from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
 from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.reshaping import DropMask, RepeatVector, Reshape
 from fastmask.layers.serialization import deserialize, register, serialize
+from fastmask.layers.support import require_mask_support
 from fastmask.layers.time_distributed import TimeDistributed
 from fastmask.layers.variable import Variable
 
