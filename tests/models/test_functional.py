@@ -292,12 +292,16 @@ def test_summary_shows_connections_and_the_way_of_the_mask():
     assert "Connected to" not in lines[1]
 
 
-def test_training_argument_of_a_call_holds_for_that_call():
+@pytest.mark.parametrize("inner", [False, True])
+def test_training_argument_of_a_call_holds_for_that_call(inner):
     x = fm.Input((50,))
-    dropped, kept = layers.Dropout(0.5)(x, training=True), layers.Dropout(0.5)(x)
-    always, never = fm.Model(x, [dropped, kept]).predict(np.ones((1, 50)))
-    assert (always == 0).any()
-    assert (never == 1).all()
+    y = layers.Activation("linear")(x) if inner else x
+    outputs = [layers.Dropout(0.5)(y, training=training) for training in (True, False, None)]
+    model, ones = fm.Model(x, outputs), np.ones((1, 50))
+    for found, trains in ((model.predict(ones), False), (model(ones, training=True), True)):
+        for value, drops in zip(found, (True, False, trains), strict=True):
+            assert (value == 0).any() == drops
+            assert (value == 1).all() != drops
 
 
 def test_states_of_bidirectional_and_stateful_layers():

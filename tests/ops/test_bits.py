@@ -1,15 +1,24 @@
 """Padding is never read, and a sequence gives the same bits wherever it stands."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.compiled import assert_same_results, make_program, ops_results, run_program
+from helpers.compiled import (
+    assert_results_close,
+    assert_same_results,
+    make_program,
+    ops_results,
+    reference_results,
+    run_program,
+)
 from helpers.masks import MASKED_KINDS
 from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem, processing_mask
 
 from fastmask import PackedSequence, ops, reference, threads
+from fastmask.kernels import memory
 from fastmask.ops import tuning
 from fastmask.packing import Packing
 
@@ -222,6 +231,37 @@ def test_gradients_at_once_or_apart(cell, initial_state, bias):
     expected = ops_results(problem)
     with tuning.override(GRADIENTS_AT_ONCE=0):
         assert_same_results(ops_results(problem), expected)
+
+
+@pytest.fixture
+def nan_in_new_memory(monkeypatch):
+    """Arrays that are not made of zeros hold NaN."""
+
+    def filled(shape, dtype):
+        array = memory.aligned_empty(shape, dtype)
+        if array.dtype.kind == "f":
+            array.fill(np.nan)
+        return array
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fastmask.") and module is not memory and hasattr(module, "aligned_empty"):
+            monkeypatch.setattr(module, "aligned_empty", filled)
+
+
+@pytest.mark.usefixtures("nan_in_new_memory")
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_memory_held_before_is_not_used(cell, variant, at_once):
+    """Values with padding that no token stands at have a gradient of zeros."""
+    problem = make_problem(cell, 7, 6, 5, 9, dtype=np.float32, **VARIANTS[variant])
+    plan = Packing.from_mask(problem.mask)
+    x = PackedSequence(problem.x.reshape(-1, 5), plan, plan.positions, apart=True)
+    with tuning.override(**{} if at_once else {"GRADIENTS_AT_ONCE": 0}):
+        actual = ops_results(problem, x)
+    expected = reference_results(problem)
+    assert not actual["x"][~problem.mask.reshape(-1)].any()
+    assert_results_close(actual | {"x": actual["x"][plan.positions]}, expected, np.float32)
 
 
 def dense_results(x, kernel, bias, dy):

@@ -135,6 +135,7 @@ def test_two_tables_before_one_layer(used):
     assert not np.array_equal(*first)
     for model, expected in zip(models * 6, first * 6, strict=True):
         assert_same_bits(model.predict_on_batch(batch()), expected)
+    assert not any(used)  # neither table has met enough tokens in a row
     for _ in range(6):
         assert_same_bits(models[1].predict_on_batch(batch()), first[1])
     assert used[-1] is True
