@@ -101,37 +101,23 @@ cdef void cell_step(const CellWeights *w, const Step *s, const real *x, real *z,
 
 
 cdef struct CellRows:
-    # What the steps of some rows read and write. Step t of a row has its place in a padded grid [rows, steps],
-    # or, in a packed batch, behind the offset of that step.
+    # What the steps of the rows of a packed batch read and write
     Py_ssize_t rows, steps
     const real *x               # in   [*, features]
-    const uint8_t *mask         # in   [rows, steps], or NULL: all steps count
-    bint backwards              # steps of the grid from the last to the first
-    const int64_t *batch_sizes  # in   [steps], or NULL: a grid
+    const int64_t *batch_sizes  # in   [steps]
     const int64_t *offsets      # in   [steps]
     const int64_t *order        # in   [rows] row of the states
     const int64_t *index        # in   row of x of a token, or NULL
     bint zero_state
     real *h                     # in/out [rows, units]
     real *c                     # in/out [rows, units] of an LSTM
-    real *sequence              # out  [*, units] in the order of the steps, or NULL
-
-
-cdef inline Py_ssize_t row_of_x(const CellRows *r, Py_ssize_t row, Py_ssize_t t) noexcept nogil:
-    # -1 where the row has no step
-    cdef Py_ssize_t n
-    if r.batch_sizes != NULL:
-        return indexed(r.index, r.offsets[t] + row) if row < r.batch_sizes[t] else -1
-    n = row * r.steps + (r.steps - 1 - t if r.backwards else t)
-    return -1 if r.mask != NULL and r.mask[n] == 0 else n
+    real *sequence              # out  [tokens, units] in the order of the steps, or NULL
 
 
 cdef void run_row(const CellWeights *w, const CellRows *r, Py_ssize_t row, real *scratch) noexcept nogil:
     # scratch: [2, columns + LANES]
     cdef Step s
-    cdef Py_ssize_t t, n, state = indexed(r.order, row) * w.units
-    cdef real *out
-    cdef bint begun = False
+    cdef Py_ssize_t t, token, state = indexed(r.order, row) * w.units
     s.units = w.units
     s.activation = w.activation
     s.recurrent_activation = w.recurrent_activation
@@ -141,19 +127,13 @@ cdef void run_row(const CellWeights *w, const CellRows *r, Py_ssize_t row, real 
     s.c_previous = s.c = r.c + state if r.c != NULL else NULL
     s.gates = NULL
     for t in range(r.steps):
-        n = row_of_x(r, row, t)
-        if n >= 0:
-            s.depth = 0 if r.zero_state and not begun else w.units
-            cell_step(w, &s, r.x + n * w.features, scratch, scratch + w.columns + LANES)
-            begun = True
-        elif r.batch_sizes != NULL:
+        if row >= r.batch_sizes[t]:
             return
+        token = r.offsets[t] + row
+        s.depth = 0 if r.zero_state and t == 0 else w.units
+        cell_step(w, &s, r.x + indexed(r.index, token) * w.features, scratch, scratch + w.columns + LANES)
         if r.sequence != NULL:
-            out = r.sequence + (row * r.steps + t if r.batch_sizes == NULL else r.offsets[t] + row) * w.units
-            if begun:
-                memcpy(out, s.h, w.units * sizeof(real))
-            else:
-                memset(out, 0, w.units * sizeof(real))
+            memcpy(r.sequence + token * w.units, s.h, w.units * sizeof(real))
 
 
 cdef int run_rows(const CellWeights *w, const CellRows *r) except -1:
@@ -195,29 +175,8 @@ cdef class Cell:
         self.weights.recurrent_kernel = &recurrent_kernel[0, 0] if recurrent_kernel.shape[0] > 0 else NULL
         self.weights.bias = numbers_of(bias)
 
-    def run_grid(self, const real[:, :, ::1] x, const uint8_t[:, ::1] mask, tuple states, real[:, :, ::1] sequence,
-                 bint backwards, bint zero_state):
-        """Run over a padded batch x [rows, steps, features]; states go from the initial to the final ones.
-
-        mask of None: all steps count. states: h and of an LSTM c [rows, units]. sequence [rows, steps, units]: where to
-        put the outputs in the order of the steps, at a masked step the last one before it or zeros; or None.
-        """
-        cdef CellRows r
-        if x.shape[0] == 0 or x.shape[1] == 0 or self.weights.units == 0:
-            return
-        r.rows = x.shape[0]
-        r.steps = x.shape[1]
-        r.x = &x[0, 0, 0]
-        r.mask = &mask[0, 0] if mask is not None else NULL
-        r.backwards = backwards
-        r.batch_sizes = r.offsets = r.order = r.index = NULL
-        r.zero_state = zero_state
-        r.sequence = &sequence[0, 0, 0] if sequence is not None else NULL
-        set_cell_states(&r, states)
-        run_rows(&self.weights, &r)
-
-    def run_packed(self, const real[:, ::1] x, const int64_t[::1] index, tuple plan, tuple states,
-                   real[:, ::1] sequence, bint zero_state):
+    def run(self, const real[:, ::1] x, const int64_t[::1] index, tuple plan, tuple states, real[:, ::1] sequence,
+            bint zero_state):
         """Run over a packed batch, of which token n stands at x[index[n]], or at x[n] if the index is None.
 
         plan: batch sizes, offsets and the order of rows: row i of the packed batch is row order[i]. states: h and of an
@@ -231,8 +190,6 @@ cdef class Cell:
         r.rows = order.shape[0]
         r.steps = batch_sizes.shape[0]
         r.x = &x[0, 0]
-        r.mask = NULL
-        r.backwards = False
         r.batch_sizes = &batch_sizes[0]
         r.offsets = &offsets[0]
         r.order = &order[0]

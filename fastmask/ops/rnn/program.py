@@ -100,7 +100,7 @@ class RNNProgram:
         sequence = np.empty((plan.tokens, spec.units), spec.dtype) if every_step else None
         order = plan.batch_sizes, plan.offsets, plan.sorted_indices
         cell = self.weights.cell(kernels.module(spec.dtype))
-        cell.run_packed(tokens.values, running_order(spec, tokens), order, after, sequence, states is None)
+        cell.run(tokens.values, running_order(spec, tokens), order, after, sequence, states is None)
         return sequence, after
 
     def __reduce__(self) -> tuple[Any, ...]:
