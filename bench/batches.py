@@ -9,7 +9,7 @@ import numpy as np
 from lstm_table import lengths
 from numpy.typing import NDArray
 
-from fastmask.packing import PackedSequence, Packing
+from fastmask import PackedSequence, Packing
 
 Array = NDArray[Any]
 

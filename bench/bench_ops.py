@@ -8,7 +8,7 @@ from batches import SHAPES, Shape, make_batch, make_ids, make_mask, make_weights
 from conftest import Measure
 
 from fastmask import ops, reference
-from fastmask.packing import PackedSequence
+from fastmask.batch.packing import PackedSequence
 
 pytestmark = pytest.mark.benchmark(max_time=0.15, min_rounds=3)
 

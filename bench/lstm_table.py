@@ -15,8 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 import fastmask as fm
-from fastmask import kernels, ops
-from fastmask.packing import PackedSequence, Packing
+from fastmask import PackedSequence, Packing, kernels, ops
 
 # batch, steps, features, units, share of valid tokens (None: a long tail), as in a user's batches
 SHAPES = [

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
         saving,
         utils,
     )
+    from fastmask.batch.packing import PackedSequence, Packing
     from fastmask.models import Input, Model, Sequential
-    from fastmask.packing import PackedSequence, Packing
     from fastmask.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
@@ -63,8 +63,8 @@ _NAMES = {
     "Input": "models",
     "Model": "models",
     "Sequential": "models",
-    "PackedSequence": "packing",
-    "Packing": "packing",
+    "PackedSequence": "batch.packing",
+    "Packing": "batch.packing",
     "get_num_threads": "threads",
     "set_num_threads": "threads",
 }

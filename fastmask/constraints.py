@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastmask import objects
 from fastmask.config import epsilon
+from fastmask.core import objects
 
 Array = npt.NDArray[Any]
 Axis = int | Sequence[int]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastmask import budget, objects
 from fastmask.config import floatx
+from fastmask.core import budget, objects
 from fastmask.random import SeedGenerator, check_seed, make_seed
 
 Array = npt.NDArray[Any]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastmask import objects
+from fastmask.core import objects
 
 Array = npt.NDArray[Any]
 

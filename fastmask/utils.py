@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmask.dataset import PyDataset
+from fastmask.batch.dataset import PyDataset
 from fastmask.random import set_random_seed
 
 __all__ = ["PyDataset", "Sequence", "pad_sequences", "set_random_seed", "to_categorical"]

@@ -18,8 +18,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["fastmask"]):
-    import fastmask.ops
-    import fastmask.packing  # noqa: F401
+    import fastmask.batch.packing
+    import fastmask.ops  # noqa: F401
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests")]
 

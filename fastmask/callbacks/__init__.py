@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fastmask import objects
 from fastmask.callbacks.backup import BackupAndRestore
 from fastmask.callbacks.base import Callback, CallbackList, History
 from fastmask.callbacks.monitors import (
@@ -18,6 +17,7 @@ from fastmask.callbacks.tools import (
     LearningRateScheduler,
     TerminateOnNaN,
 )
+from fastmask.core import objects
 
 __all__ = [
     "BackupAndRestore",

@@ -8,7 +8,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastmask import random, resuming
+from fastmask import random
+from fastmask.callbacks import resuming
 from fastmask.callbacks.base import Callback, Logs
 from fastmask.saving import FileFormatError, npz
 

@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from fastmask import budget, layers
-from fastmask.errors import FileFormatError
+from fastmask import layers
+from fastmask.core import budget
+from fastmask.core.errors import FileFormatError
 from fastmask.models import Model
 from fastmask.saving import compiled, configs
 from fastmask.saving.archive import require_built

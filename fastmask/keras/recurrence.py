@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import ops
+from fastmask.batch.packing import PackedSequence
 from fastmask.ops._arrays import check_float, check_shape
 from fastmask.ops.rnn import RNNProgram, RNNSpec, Tokens
 from fastmask.ops.rnn.checks import check_states
-from fastmask.packing import PackedSequence
 
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]

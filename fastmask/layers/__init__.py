@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fastmask import objects
+from fastmask.core import objects
 from fastmask.layers.arguments import reset_names
 from fastmask.layers.attention import Attention
 from fastmask.layers.base import Gradients, Layer

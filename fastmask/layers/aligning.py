@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
 from fastmask.layers.checks import Array
 from fastmask.layers.flow import Back, Shown, run, same, unpack_shown
-from fastmask.packing import PackedSequence, Packing, put_rows, take_rows
 
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 
 from fastmask import constraints, initializers, regularizers
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import arguments, checks, custom, flow, symbolic
 from fastmask.layers.calls import Call as Call
 from fastmask.layers.calls import Gradients as Gradients
@@ -15,7 +16,6 @@ from fastmask.layers.checks import Shape
 from fastmask.layers.holder import WeightHolder
 from fastmask.layers.holder import describe as describe
 from fastmask.layers.support import require_mask_support
-from fastmask.packing import PackedSequence
 from fastmask.random import SeedGenerator
 
 # Constructor arguments that Keras leaves out of configs too, or that wrappers add themselves.

@@ -6,6 +6,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from fastmask import ops
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import checks
 from fastmask.layers.arguments import with_dtype_of
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
@@ -15,7 +16,6 @@ from fastmask.layers.joining import Concatenate
 from fastmask.layers.merging import Add, Average, Multiply
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.serialization import deserialize, serialize
-from fastmask.packing import PackedSequence
 
 _MERGES = {"concat": Concatenate, "sum": Add, "mul": Multiply, "ave": Average}
 _MERGE_MODES = (*_MERGES, None)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastmask import budget
-from fastmask.packing import PackedSequence
+from fastmask.batch.packing import PackedSequence
+from fastmask.core import budget
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]

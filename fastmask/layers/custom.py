@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fastmask import budget
+from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
+from fastmask.core import budget
 from fastmask.layers import checks
 from fastmask.layers.calls import Call, Gradients, Pullback
 from fastmask.layers.checks import Array
 from fastmask.layers.flow import Back, cotangents, enter, run, same, unpack_shown
 from fastmask.layers.holder import AnyLayer, describe
-from fastmask.packing import PackedSequence, Packing, put_rows, take_rows
 
 
 def adopt(cls: type[AnyLayer], base: type[AnyLayer]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastmask import initializers, ops
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback
 from fastmask.layers.checks import Array, Shape
@@ -14,7 +15,6 @@ from fastmask.layers.logic import NotEqual
 from fastmask.layers.symbolic import KerasTensor
 from fastmask.layers.weights import add_kept, keep_options
 from fastmask.ops import SparseRows
-from fastmask.packing import PackedSequence
 
 
 class Embedding(Layer):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fastmask import ops
+from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
 from fastmask.layers import checks
 from fastmask.layers.calls import Call, Gradients
 from fastmask.layers.checks import Array, Shape
-from fastmask.packing import PackedSequence, Packing, put_rows, take_rows
 
 Back = Callable[..., Any]
 

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy.typing as npt
 
-from fastmask import budget, initializers
+from fastmask import initializers
+from fastmask.core import budget
 from fastmask.layers import checks
 from fastmask.layers.checks import Array
 from fastmask.layers.variable import Variable, assign_all

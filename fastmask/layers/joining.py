@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.layers import aligning
 from fastmask.layers.aligning import Mask
 from fastmask.layers.base import Call, Gradients, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import Back, Shown, cotangents, run
 from fastmask.layers.merging import MaskMerge, Merge
-from fastmask.packing import PackedSequence, Packing
 
 
 class Concatenate(MaskMerge):

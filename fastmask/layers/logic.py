@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Shape
 from fastmask.layers.symbolic import mask_operations, several
-from fastmask.packing import PackedSequence
 
 
 class MaskOperation(Layer):

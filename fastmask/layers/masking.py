@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import Back, cotangents, run, same
 from fastmask.layers.logic import AnyFeature, NotEqual
 from fastmask.layers.symbolic import KerasTensor
-from fastmask.packing import PackedSequence
 
 
 class Masking(Layer):

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import aligning, checks
 from fastmask.layers.aligning import Mask
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import Back, Shown, cotangents, enter_read, folded, run, same, unfolded
-from fastmask.packing import PackedSequence
 
 
 class Merge(Layer):

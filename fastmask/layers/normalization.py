@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from fastmask import config
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
@@ -13,7 +14,6 @@ from fastmask.layers.core import RowLayer
 from fastmask.layers.flow import Shown, as_rows, cotangents, enter, leave, run
 from fastmask.layers.variable import Variable
 from fastmask.layers.weights import add_kept, keep_options
-from fastmask.packing import PackedSequence
 
 
 class LayerNormalization(RowLayer):

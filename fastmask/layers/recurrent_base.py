@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastmask import initializers, ops
+from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
@@ -12,7 +13,6 @@ from fastmask.layers.core import keep_factor
 from fastmask.layers.flow import Back, cotangents, leave, run, same, tokens_of
 from fastmask.layers.programs import Kept
 from fastmask.layers.weights import add_kept, keep_options
-from fastmask.packing import PackedSequence, Packing
 from fastmask.random import as_generator
 
 States = tuple[Array, ...]

@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import checks
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.checks import Array, Shape
 from fastmask.layers.flow import cotangents, run, same, unpack_shown
-from fastmask.packing import PackedSequence
 
 
 class RepeatVector(Layer):

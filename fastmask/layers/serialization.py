@@ -5,7 +5,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any, cast
 
-from fastmask import budget
+from fastmask.core import budget
 from fastmask.layers.base import Layer
 
 _LAYER_BYTES = 8192  # without weights

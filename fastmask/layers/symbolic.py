@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from fastmask import budget
+from fastmask.core import budget
 from fastmask.layers.checks import Shape
 from fastmask.layers.holder import AnyLayer
 

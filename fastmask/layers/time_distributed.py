@@ -6,6 +6,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import checks
 from fastmask.layers.arguments import with_dtype_of
 from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
@@ -14,7 +15,6 @@ from fastmask.layers.core import RowLayer
 from fastmask.layers.flow import Back, Shown, cotangents, enter, folded, run, unfolded, unpack_shown, unread_ids
 from fastmask.layers.logic import AnyFeature
 from fastmask.layers.serialization import deserialize, serialize
-from fastmask.packing import PackedSequence
 
 
 class TimeDistributed(RowLayer):

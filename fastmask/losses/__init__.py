@@ -8,7 +8,7 @@ tokens, whatever the sample weights; a batch without valid tokens costs exactly 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastmask import objects
+from fastmask.core import objects
 from fastmask.losses.base import FunctionLoss, Loss
 from fastmask.losses.classes import (
     BinaryCrossentropy,

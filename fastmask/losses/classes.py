@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import ops
+from fastmask.batch.tokens import class_labels, class_numbers, same_shape
 from fastmask.config import epsilon
 from fastmask.losses.base import Loss, share
-from fastmask.tokens import class_labels, class_numbers, same_shape
 
 Array = NDArray[Any]
 

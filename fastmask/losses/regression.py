@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmask.batch.tokens import same_shape
 from fastmask.config import epsilon
 from fastmask.losses.base import Loss, share
-from fastmask.tokens import same_shape
 
 Array = NDArray[Any]
 

@@ -7,7 +7,8 @@ total and ``sum(w m)`` to the count; the result is their ratio, however rows are
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastmask import losses, objects
+from fastmask import losses
+from fastmask.core import objects
 from fastmask.losses.functions import FUNCTIONS as _LOSS_FUNCTIONS
 from fastmask.metrics.accuracy import (
     Accuracy,

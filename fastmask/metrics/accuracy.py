@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastmask.batch.tokens import class_numbers, floats, same_shape
 from fastmask.losses.classes import kind_of_targets
 from fastmask.metrics.base import Metric
-from fastmask.tokens import class_numbers, floats, same_shape
 
 Array = NDArray[Any]
 

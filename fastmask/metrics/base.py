@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.tokens import as_columns, entry_weights, expand_weights, floats
+from fastmask.batch.tokens import as_columns, entry_weights, expand_weights, floats
 
 Array = NDArray[Any]
 

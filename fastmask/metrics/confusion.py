@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastmask.batch.tokens import same_shape
 from fastmask.layers.arguments import auto_name
 from fastmask.metrics.base import Metric
-from fastmask.tokens import same_shape
 
 Array = NDArray[Any]
 _BELOW_ALL = -1e10

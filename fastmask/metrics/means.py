@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import losses
+from fastmask.batch.tokens import same_shape
 from fastmask.losses.classes import Crossentropy as ShapedCrossentropy
 from fastmask.metrics.base import Metric
-from fastmask.tokens import same_shape
 
 Array = NDArray[Any]
 

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.data import InputSpec, Layout, as_batch
+from fastmask.batch.data import InputSpec, Layout, as_batch
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import Gradients, Layer
 from fastmask.layers.arguments import auto_name
 from fastmask.layers.calls import Pullback
@@ -14,15 +15,14 @@ from fastmask.layers.flow import leave_all
 from fastmask.layers.logic import MaskOperation
 from fastmask.layers.serialization import layer_configs
 from fastmask.layers.symbolic import KerasTensor, Node, connect, is_symbolic, symbolic_masks
-from fastmask.loop import GradientOf
 from fastmask.models import configs
 from fastmask.models.graph import Graph, from_intermediate, make_graph
 from fastmask.models.run import Entry, Plans, Run
 from fastmask.models.structure import flatten, map_structure, pack_as
-from fastmask.packing import PackedSequence
-from fastmask.scores import Scores
-from fastmask.summary import table
-from fastmask.training import Trainer
+from fastmask.models.summary import table
+from fastmask.training.loop import GradientOf
+from fastmask.training.scores import Scores
+from fastmask.training.trainer import Trainer
 
 Array = NDArray[Any]
 Shape = tuple[int | None, ...]

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmask.batch.packing import PackedSequence, Packing, put_rows
 from fastmask.layers import Layer, checks, flow
 from fastmask.layers.calls import Call
 from fastmask.layers.flow import Back, same
 from fastmask.models.graph import Graph, Step
-from fastmask.packing import PackedSequence, Packing, put_rows
 
 Array = NDArray[Any]
 Plans = list[Packing]

@@ -5,7 +5,8 @@ from typing import Any, Self, cast
 
 import numpy as np
 
-from fastmask.data import InputSpec, Layout
+from fastmask.batch.data import InputSpec, Layout
+from fastmask.batch.packing import PackedSequence
 from fastmask.layers import Embedding, Layer, checks, flow
 from fastmask.layers.base import describe
 from fastmask.layers.input import Input, InputLayer
@@ -13,7 +14,6 @@ from fastmask.layers.serialization import layer_configs
 from fastmask.layers.symbolic import KerasTensor
 from fastmask.models import configs
 from fastmask.models.functional import Model
-from fastmask.packing import PackedSequence
 
 Shape = tuple[int | None, ...]
 

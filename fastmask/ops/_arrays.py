@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask import threads
-from fastmask.arguments import as_array
+from fastmask.batch.packing import PackedSequence
+from fastmask.core.arguments import as_array
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops import tuning
-from fastmask.packing import PackedSequence
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.arguments import as_array
+from fastmask.core.arguments import as_array
 from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_shape
 
 Mask = NDArray[np.bool_]

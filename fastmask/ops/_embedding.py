@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask import kernels
-from fastmask.arguments import as_array
+from fastmask.batch.packing import PackedSequence, TableRows, take_rows
+from fastmask.core.arguments import as_array
 from fastmask.kernels import packing
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, Indices, check_float, check_shape
 from fastmask.ops._products import segment_sum
-from fastmask.packing import PackedSequence, TableRows, take_rows
 
 
 class SparseRows(NamedTuple):

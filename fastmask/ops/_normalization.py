@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastmask.arguments import as_array
+from fastmask.core.arguments import as_array
 from fastmask.ops._arrays import Array, check_float, check_shape
 
 

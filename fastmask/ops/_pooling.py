@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels
+from fastmask.batch.packing import PackedSequence, Packing, take_rows
 from fastmask.ops._arrays import Array, check_float, check_packed_floats, check_shape
 from fastmask.ops._products import segment_sum
 from fastmask.ops._sequences import expand_vjp
-from fastmask.packing import PackedSequence, Packing, take_rows
 
 Pullback = Callable[[ArrayLike], Array]
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask import kernels
-from fastmask.arguments import are_whole, as_array
+from fastmask.batch.packing import PackedSequence, put_rows, take_rows
+from fastmask.core.arguments import are_whole, as_array
 from fastmask.ops._arrays import (
     Array,
     Indices,
@@ -19,7 +20,6 @@ from fastmask.ops._arrays import (
     check_shape,
 )
 from fastmask.ops._products import segment_sum
-from fastmask.packing import PackedSequence, put_rows, take_rows
 
 MERGE_MODES = ("concat", "sum", "mul", "ave")
 

@@ -7,7 +7,7 @@ come as `SparseRows` with one row per distinct id, and count as the dense gradie
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastmask import objects
+from fastmask.core import objects
 from fastmask.optimizers import schedules
 from fastmask.optimizers.adagrad import Adadelta, Adagrad
 from fastmask.optimizers.adam import Adam, Adamax, AdamW, LazyAdam, Lion, Nadam

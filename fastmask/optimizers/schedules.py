@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastmask import objects
+from fastmask.core import objects
 
 
 class LearningRateSchedule:

@@ -7,7 +7,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastmask.errors import FileFormatError
+from fastmask.core.errors import FileFormatError
 
 if TYPE_CHECKING:
     from fastmask.saving.archive import load_model, save_model

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastmask import budget, layers
-from fastmask.errors import FileFormatError, reading, require_h5py
+from fastmask import layers
+from fastmask.core import budget
+from fastmask.core.errors import FileFormatError, reading, require_h5py
 from fastmask.saving import compiled, configs, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.masks import keras_config

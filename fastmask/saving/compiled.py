@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import losses, metrics, optimizers
-from fastmask.errors import REMEDY, FileFormatError
+from fastmask.core.errors import REMEDY, FileFormatError
 from fastmask.layers import Variable
 from fastmask.layers.variable import fill
 from fastmask.saving import h5

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastmask import layers, ops
-from fastmask.errors import REMEDY, FileFormatError
+from fastmask.core.errors import REMEDY, FileFormatError
 from fastmask.layers.checks import ACTIVATION_ALIASES
 from fastmask.layers.serialization import layer_configs
 from fastmask.saving import dropping, graphs, keras1, versions

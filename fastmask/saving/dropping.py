@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from fastmask.errors import REMEDY, FileFormatError
+from fastmask.core.errors import REMEDY, FileFormatError
 from fastmask.saving import versions
 from fastmask.saving.explicit import Masks, UnknownMaskError
 from fastmask.saving.nodes import Config, Ref, tensors

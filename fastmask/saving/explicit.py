@@ -8,8 +8,9 @@ before them would; the others stay, as layers.
 from functools import reduce
 from typing import Any
 
-from fastmask import budget, layers
-from fastmask.errors import REMEDY, FileFormatError
+from fastmask import layers
+from fastmask.core import budget
+from fastmask.core.errors import REMEDY, FileFormatError
 from fastmask.saving.nodes import Config, Ref, modern_node, tensors
 from fastmask.saving.operations import as_layer
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastmask.errors import REMEDY, FileFormatError
+from fastmask.core.errors import REMEDY, FileFormatError
 from fastmask.saving import dropping
 from fastmask.saving.explicit import Masks, is_mask_operation
 from fastmask.saving.nodes import Config, modern_node, tensors, tensors_of

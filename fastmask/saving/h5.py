@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmask.errors import FileFormatError, require_h5py
+from fastmask.core.errors import FileFormatError, require_h5py
 from fastmask.layers.variable import Variable
 
 Array = NDArray[Any]

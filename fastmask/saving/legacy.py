@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmask.errors import FileFormatError
+from fastmask.core.errors import FileFormatError
 from fastmask.layers import GRU, LSTM, Bidirectional, Layer, TimeDistributed
 from fastmask.layers.base import describe
 from fastmask.layers.recurrent_base import Recurrent

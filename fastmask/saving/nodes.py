@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from fastmask.errors import FileFormatError
+from fastmask.core.errors import FileFormatError
 
 Config = dict[str, Any]
 Ref = tuple[str, int, int]

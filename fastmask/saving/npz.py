@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmask.errors import FileFormatError, reading
+from fastmask.core.errors import FileFormatError, reading
 from fastmask.saving.atomic import replacing
 from fastmask.saving.zipped import content_of
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from fastmask.errors import FileFormatError
+from fastmask.core.errors import FileFormatError
 from fastmask.layers import Variable
 from fastmask.layers.recurrent_base import Recurrent
 from fastmask.layers.variable import fill

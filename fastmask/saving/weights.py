@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fastmask.errors import reading, require_h5py
+from fastmask.core.errors import reading, require_h5py
 from fastmask.saving import archive, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.masks import keras_config

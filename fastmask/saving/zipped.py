@@ -2,7 +2,7 @@
 
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-from fastmask.errors import FileFormatError
+from fastmask.core.errors import FileFormatError
 
 # zipfile unpacks a piece of any other kind as a whole: 200 bytes of bzip2 are enough for 256 MiB.
 _BOUNDED = ZIP_STORED, ZIP_DEFLATED

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastmask import kernels
+from fastmask.batch.packing import Packing, take_rows
+from fastmask.core.stored import stored_property
 from fastmask.ops._products import segment_sum
-from fastmask.packing import Packing, take_rows
-from fastmask.stored import stored_property
 from fastmask.torch import _plain
 from fastmask.torch._checks import differentiable
 from fastmask.torch._kept import KeptProgram

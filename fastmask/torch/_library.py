@@ -18,10 +18,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from fastmask import kernels
+from fastmask.batch.packing import Packing, take_rows
 from fastmask.ops._embedding import distinct_ids
 from fastmask.ops._products import segment_sum
 from fastmask.ops.rnn import CELLS
-from fastmask.packing import Packing, take_rows
 from fastmask.torch import _plain
 from fastmask.torch._checks import check_shape
 from fastmask.torch._tape import Gradients, Inputs, Job, Options, TensorTape, as_array, forward, make_job, taped_forward

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.ops._arrays import check_float
 from fastmask.ops.rnn import RNNProgram, RNNSpec, Tape, Tokens
-from fastmask.packing import PackedSequence, Packing
 from fastmask.torch._weights import keras_weights, layout_gradients
 
 Array = NDArray[Any]

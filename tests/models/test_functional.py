@@ -7,7 +7,8 @@ import pytest
 from helpers.numeric import assert_gradient, assert_weight_gradient
 
 import fastmask as fm
-from fastmask import layers, packing
+from fastmask import layers
+from fastmask.batch import packing
 from fastmask.models.structure import flatten
 
 F64 = {"dtype": "float64"}

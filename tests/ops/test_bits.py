@@ -18,9 +18,9 @@ from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem, processing_mask
 
 from fastmask import PackedSequence, ops, reference, threads
+from fastmask.batch.packing import Packing
 from fastmask.kernels import memory
 from fastmask.ops import tuning
-from fastmask.packing import Packing
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 

@@ -6,7 +6,7 @@ from helpers.masks import MASK_KINDS, full_mask, make_mask
 from helpers.numeric import assert_close, assert_same_bits, ulp_error
 
 from fastmask import PackedSequence, ops, reference
-from fastmask.packing import Packing
+from fastmask.batch.packing import Packing
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 

@@ -8,7 +8,7 @@ from helpers.numeric import assert_gradient
 from helpers.recurrent import CELL_ACTIVATIONS, CELLS, gradients_by_name, make_problem, processing_mask
 
 from fastmask import PackedSequence, ops, reference
-from fastmask.packing import Packing
+from fastmask.batch.packing import Packing
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 

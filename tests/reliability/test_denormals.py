@@ -5,11 +5,11 @@ import pytest
 from helpers.recurrent import CELLS
 
 from fastmask import PackedSequence, kernels, ops
+from fastmask.batch.packing import Packing
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops import RNNSpec, tuning
 from fastmask.ops.rnn.schedule import Schedule, prepare
 from fastmask.ops.rnn.weights import RNNWeights
-from fastmask.packing import Packing
 
 CALLS = {}
 

@@ -8,8 +8,7 @@ import pytest
 from helpers.runs import BATCH, Batches, Interrupt, compiled, fit, same_runs
 
 import fastmask as fm
-from fastmask import resuming
-from fastmask.callbacks import BackupAndRestore, Callback, EarlyStopping, ReduceLROnPlateau
+from fastmask.callbacks import BackupAndRestore, Callback, EarlyStopping, ReduceLROnPlateau, resuming
 from fastmask.saving import npz
 
 

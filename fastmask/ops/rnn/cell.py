@@ -7,12 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from fastmask.batch.packing import Packing
 from fastmask.ops._arrays import Array, check_float, check_shape
 from fastmask.ops.rnn.checks import check_states
 from fastmask.ops.rnn.forward import States, Tokens
 from fastmask.ops.rnn.program import RNNProgram
 from fastmask.ops.rnn.spec import CELLS, RNNSpec
-from fastmask.packing import Packing
 
 
 class Cell:

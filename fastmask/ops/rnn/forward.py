@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from fastmask import kernels, threads
+from fastmask.batch.packing import Packing, TableRows
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, Indices
 from fastmask.ops.rnn.inputs import Dropout, TableProducts, masked_products, masked_values
 from fastmask.ops.rnn.schedule import choose, join_team, prepare, with_products
 from fastmask.ops.rnn.spec import RNNSpec
 from fastmask.ops.rnn.weights import RNNWeights
-from fastmask.packing import Packing, TableRows
 
 States = tuple[Array, ...]
 

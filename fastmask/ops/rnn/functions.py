@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastmask.batch.packing import PackedSequence
 from fastmask.ops._arrays import Array, check_float, check_packed
 from fastmask.ops.rnn.checks import check_dropout, check_states
 from fastmask.ops.rnn.forward import States, Tokens
 from fastmask.ops.rnn.program import RNNProgram
 from fastmask.ops.rnn.spec import RNNSpec
 from fastmask.ops.rnn.tape import RecurrentGradients
-from fastmask.packing import PackedSequence
 
 Result = tuple[PackedSequence | None, States]
 Pullback = Callable[..., RecurrentGradients]

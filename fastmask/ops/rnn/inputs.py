@@ -6,12 +6,12 @@ from collections.abc import Callable, Hashable, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
+from fastmask.batch.packing import Packing, TableRows
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops import tuning
 from fastmask.ops._arrays import Array, Indices, readable_bias
 from fastmask.ops._products import multiply
 from fastmask.ops.rnn.spec import RNNSpec
-from fastmask.packing import Packing, TableRows
 
 
 class Dropout(NamedTuple):

@@ -8,11 +8,11 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from fastmask import threads
+from fastmask.batch.packing import Packing
 from fastmask.kernels import packing
 from fastmask.ops import tuning
 from fastmask.ops._arrays import thread_count
 from fastmask.ops.rnn.spec import RNNSpec
-from fastmask.packing import Packing
 
 Task = Callable[[], None]
 

@@ -11,8 +11,8 @@ from helpers.numeric import assert_same_bits
 
 import fastmask as fm
 from fastmask import kernels, layers, ops
+from fastmask.batch.packing import PackedSequence
 from fastmask.ops import tuning
-from fastmask.packing import PackedSequence
 
 pytestmark = pytest.mark.usefixtures("packed_weights")
 FEATURES = 5

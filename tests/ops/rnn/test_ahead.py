@@ -10,12 +10,12 @@ from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem
 
 from fastmask import PackedSequence, kernels, ops, threads
+from fastmask.batch.packing import Packing
 from fastmask.kernels.memory import aligned_zeros
 from fastmask.ops import RNNSpec, tuning
 from fastmask.ops.rnn import forward
 from fastmask.ops.rnn.schedule import Schedule, prepare
 from fastmask.ops.rnn.weights import RNNWeights
-from fastmask.packing import Packing
 
 ROWS = [1, 2, 3]    # too few for a range of rows for each of two threads
 

@@ -6,7 +6,7 @@ from helpers.compiled import on_packed_weights
 from helpers.numeric import assert_same_bits
 
 from fastmask import kernels, layers, ops
-from fastmask.packing import PackedSequence
+from fastmask.batch.packing import PackedSequence
 
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
 LAYERS = {"simple_rnn": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}

@@ -11,10 +11,10 @@ from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem
 
 from fastmask import PackedSequence, kernels, ops, threads
+from fastmask.batch.packing import Packing
 from fastmask.kernels import packing
 from fastmask.ops import tuning
 from fastmask.ops.rnn import forward, tape
-from fastmask.packing import Packing
 
 WIDE = 4 * 64 + 5    # columns of four panels and a rest, for the widest vectors
 

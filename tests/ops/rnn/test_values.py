@@ -16,8 +16,8 @@ from helpers.numeric import assert_close, assert_same_bits
 from helpers.recurrent import CELL_ACTIVATIONS, CELLS, gradients_by_name, make_problem, processing_mask
 
 from fastmask import PackedSequence, kernels, ops, reference
+from fastmask.batch.packing import Packing
 from fastmask.ops import tuning
-from fastmask.packing import Packing
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 

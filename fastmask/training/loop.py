@@ -8,14 +8,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastmask import ops
+from fastmask.batch.data import Batch
+from fastmask.batch.packing import PackedSequence
+from fastmask.batch.tokens import Tokens, align, split_rows
 from fastmask.callbacks import Callback, CallbackList
-from fastmask.data import Batch
 from fastmask.layers.flow import add
 from fastmask.layers.variable import Variable
-from fastmask.packing import PackedSequence
-from fastmask.scores import Head, Scores
-from fastmask.sources import Source
-from fastmask.tokens import Tokens, align, split_rows
+from fastmask.training.scores import Head, Scores
+from fastmask.training.sources import Source
 
 Array = NDArray[Any]
 ClassWeight = Mapping[int, float] | None

@@ -8,7 +8,7 @@ import pytest
 
 import fastmask as fm
 from fastmask import layers
-from fastmask.dataset import read_ahead
+from fastmask.batch.dataset import read_ahead
 
 ROWS, SIZE = 11, 3
 X = np.random.default_rng(0).normal(size=(ROWS, 2)).astype("float32")

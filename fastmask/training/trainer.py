@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from fastmask import data, optimizers, options, sources
+from fastmask import optimizers
+from fastmask.batch import data
 from fastmask.callbacks import Callback, CallbackList, History, ProgressBar
-from fastmask.loop import Loop, Place
 from fastmask.metrics import Metric
 from fastmask.saving.storable import Storable
-from fastmask.scores import Scores
-from fastmask.sources import Source
+from fastmask.training import options, sources
+from fastmask.training.loop import Loop, Place
+from fastmask.training.scores import Scores
+from fastmask.training.sources import Source
 
 Outcome = float | list[float] | dict[str, float]
 

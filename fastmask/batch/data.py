@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmask.packing import PackedSequence, Packing
+from fastmask.batch.packing import PackedSequence, Packing
 
 Array = NDArray[Any]
 Values = Array | list[Array]  # an array whose first axis counts rows, or one array per row

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.arguments import LARGEST, are_whole, as_array, check_size
+from fastmask.core.arguments import LARGEST, are_whole, as_array, check_size
+from fastmask.core.stored import stored_property
 from fastmask.kernels import packing as kernels
-from fastmask.stored import stored_property
 
 Indices = NDArray[np.int64]
 

@@ -6,7 +6,7 @@ from helpers.masks import MASK_KINDS, full_mask, make_mask
 from helpers.numeric import assert_same_bits
 
 from fastmask import ops, reference
-from fastmask.packing import PackedSequence, Packing
+from fastmask.batch.packing import PackedSequence, Packing
 
 SHAPES = [(1, 1), (1, 6), (2, 1), (5, 7), (33, 20), (3, 130)]
 

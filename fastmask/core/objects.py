@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fastmask.errors import REMEDY
+from fastmask.core.errors import REMEDY
 
 
 def missing(module: str, name: str) -> AttributeError:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmask.data import Rows
-from fastmask.packing import PackedSequence, Packing, take_rows
+from fastmask.batch.data import Rows
+from fastmask.batch.packing import PackedSequence, Packing, take_rows
 
 Array = NDArray[Any]
 

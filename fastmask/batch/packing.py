@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.arguments import as_array
+from fastmask.batch.plan import Indices, Packing
+from fastmask.core.arguments import as_array
 from fastmask.kernels import packing as kernels
-from fastmask.plan import Indices, Packing
 
 __all__ = ["PackedSequence", "Packing", "TableRows", "put_rows", "take_rows"]
 

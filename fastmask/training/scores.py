@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fastmask import losses
+from fastmask.batch.tokens import Tokens
 from fastmask.metrics import Mean, Metric, get
-from fastmask.tokens import Tokens
 
 
 @dataclass

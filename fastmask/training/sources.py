@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastmask import random
-from fastmask.data import Batch, Layout, as_batch
+from fastmask.batch.data import Batch, Layout, as_batch
 
 _END = object()
 

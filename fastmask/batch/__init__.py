@@ -1,0 +1,1 @@
+"""Batches: the plan of a mask, packed values beside it, and data and targets in the forms that users give."""
