@@ -6,7 +6,7 @@ import pytest
 from helpers.compiled import on_packed_weights
 from helpers.examples import PASSED, print_passed
 
-from fastmask import kernels, threads
+from fastmask import config, kernels, threads
 from fastmask.ops import tuning
 
 
@@ -31,6 +31,14 @@ def packed_weights():
     """Run short sequences on packed weights, too."""
     with on_packed_weights():
         yield
+
+
+@pytest.fixture
+def in_float64():
+    """Make layers in float64."""
+    config.set_floatx("float64")
+    yield
+    config.set_floatx("float32")
 
 
 @pytest.hookimpl(optionalhook=True)

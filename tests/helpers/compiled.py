@@ -1,5 +1,7 @@
 """Runs of the compiled recurrent functions, and what the reference says to them."""
 
+import threading
+
 import numpy as np
 
 from fastmask import PackedSequence, ops, reference
@@ -80,6 +82,25 @@ def assert_same_results(actual, expected):
     assert actual.keys() == expected.keys()
     for name, array in expected.items():
         assert_same_bits(actual[name], array, name)
+
+
+def assert_same_for_callers(problem, expected):
+    """Four threads that call the compiled function at once, five times each, get the expected bits."""
+    wrong = []
+
+    def work():
+        for _ in range(5):
+            try:
+                assert_same_results(ops_results(problem), expected)
+            except AssertionError as error:
+                wrong.append(error)
+
+    callers = [threading.Thread(target=work) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert wrong == []
 
 
 def check_against_reference(problem, return_sequences=True):

@@ -21,12 +21,7 @@ from helpers.numeric import assert_gradient, assert_same_bits
 import fastmask as fm
 from fastmask import PackedSequence, Packing, layers, reference
 
-
-@pytest.fixture(autouse=True)
-def in_float64():
-    fm.config.set_floatx("float64")
-    yield
-    fm.config.set_floatx("float32")
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 @pytest.mark.parametrize(

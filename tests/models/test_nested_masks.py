@@ -22,12 +22,7 @@ from helpers.numeric import assert_same_bits, assert_weight_gradient
 import fastmask as fm
 from fastmask import PackedSequence, layers
 
-
-@pytest.fixture(autouse=True)
-def in_float64():
-    fm.config.set_floatx("float64")
-    yield
-    fm.config.set_floatx("float32")
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def document_by_document(model, document):

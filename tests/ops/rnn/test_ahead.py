@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers.compiled import assert_same_results, ops_results
+from helpers.compiled import assert_same_for_callers, assert_same_results, ops_results
 from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem
 
@@ -139,21 +139,7 @@ def test_callers_at_the_same_time(set_threads, runs):
     set_threads(1)
     expected = ops_results(problem)
     set_threads(3)
-    wrong = []
-
-    def work():
-        for _ in range(5):
-            try:
-                assert_same_results(ops_results(problem), expected)
-            except AssertionError as error:
-                wrong.append(error)
-
-    callers = [threading.Thread(target=work) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert wrong == []
+    assert_same_for_callers(problem, expected)
     assert runs == [[False], *[[True]] * 20]
 
 

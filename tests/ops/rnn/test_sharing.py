@@ -1,12 +1,11 @@
 """Threads that share the units of every step of a wide layer give the bits that one thread gives."""
 
-import threading
 import time
 from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from helpers.compiled import assert_same_results, ops_results
+from helpers.compiled import assert_same_for_callers, assert_same_results, ops_results
 from helpers.numeric import assert_same_bits
 from helpers.recurrent import CELLS, make_problem
 
@@ -151,21 +150,7 @@ def test_callers_at_the_same_time(share_units):
     share_units(1)
     expected = ops_results(problem)
     share_units(3)
-    wrong = []
-
-    def work():
-        for _ in range(5):
-            try:
-                assert_same_results(ops_results(problem), expected)
-            except AssertionError as error:
-                wrong.append(error)
-
-    callers = [threading.Thread(target=work) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert wrong == []
+    assert_same_for_callers(problem, expected)
 
 
 def test_after_a_long_wait_rows_are_shared_for_a_while(share_units, teams, monkeypatch):
