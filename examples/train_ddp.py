@@ -145,7 +145,9 @@ def run(options):
         raise SystemExit(f"{options.text}: expected 20 lines or more that are not empty, got {len(lines)}")
     torch.manual_seed(0)
     model = ByteModel(units=options.units)
-    parallel = DistributedDataParallel(model) if dist.is_initialized() else model
+    # PyTorch 2 never frees the group that a DistributedDataParallel used. Were it the default one, a thread of it could
+    # still hold the last sum when Python ends, which aborts the process.
+    parallel = DistributedDataParallel(model, process_group=dist.new_group()) if dist.is_initialized() else model
     if rank == 0:
         print(f"{len(lines) - held} lines, {ranks} processes, {fm.get_num_threads()} threads each")
     train(parallel, lines[held:], options, rank, ranks)
