@@ -59,7 +59,8 @@ def train(case, rank=0, ranks=1):
     model = Tagger(case["sparse"], torch.nn if case["accelerate"] else bridge).to(case["dtype"])
     if case["accelerate"]:
         bridge.accelerate(model)
-    parallel = DistributedDataParallel(model) if ranks > 1 else model
+    # The group of a DistributedDataParallel is never freed; the default one has to be, or Python may abort at its end.
+    parallel = DistributedDataParallel(model, process_group=dist.new_group()) if ranks > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.0 if case["sparse"] else 0.9)
     normalise = own_mean if case["wrong"] else bridge.global_token_mean
     means = []
