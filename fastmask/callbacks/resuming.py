@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from fastmask import random
-from fastmask.layers.holder import WeightHolder
-from fastmask.layers.recurrent_base import Recurrent
-from fastmask.layers.variable import Variable, fill
+from fastmask.layers.base.holder import WeightHolder
+from fastmask.layers.base.variable import Variable, fill
+from fastmask.layers.rnn.base import Recurrent
 from fastmask.saving.compiled import slots
 
 Numbers = dict[str, Any]

@@ -3,10 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from fastmask.core import objects
-from fastmask.layers.arguments import reset_names
 from fastmask.layers.attention import Attention
-from fastmask.layers.base import Gradients, Layer
-from fastmask.layers.bidirectional import Bidirectional
+from fastmask.layers.base.arguments import reset_names
+from fastmask.layers.base.layer import Gradients, Layer
+from fastmask.layers.base.serialization import deserialize, register, serialize
+from fastmask.layers.base.support import require_mask_support
+from fastmask.layers.base.variable import Variable
 from fastmask.layers.core import Activation, Dense, Dropout, Flatten, Identity, SpatialDropout1D
 from fastmask.layers.embedding import Embedding
 from fastmask.layers.input import Input, InputLayer
@@ -33,12 +35,10 @@ from fastmask.layers.merging import (
 )
 from fastmask.layers.normalization import BatchNormalization, LayerNormalization
 from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
-from fastmask.layers.recurrent import GRU, LSTM, SimpleRNN
 from fastmask.layers.reshaping import DropMask, RepeatVector, Reshape
-from fastmask.layers.serialization import deserialize, register, serialize
-from fastmask.layers.support import require_mask_support
-from fastmask.layers.time_distributed import TimeDistributed
-from fastmask.layers.variable import Variable
+from fastmask.layers.rnn.bidirectional import Bidirectional
+from fastmask.layers.rnn.layers import GRU, LSTM, SimpleRNN
+from fastmask.layers.rnn.time_distributed import TimeDistributed
 
 GlobalAvgPool1D, GlobalMaxPool1D = GlobalAveragePooling1D, GlobalMaxPooling1D
 

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
-from fastmask.layers.checks import Array
-from fastmask.layers.flow import Back, Shown, run, same, unpack_shown
+from fastmask.layers.base.checks import Array
+from fastmask.layers.base.flow import Back, Shown, run, same, unpack_shown
 
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import aligning, checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Shape
+from fastmask.layers import aligning
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Shape
+from fastmask.layers.base.flow import Back, cotangents, run, same
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.core import keep_factor
-from fastmask.layers.flow import Back, cotangents, run, same
 from fastmask.random import SeedGenerator, as_generator
 
 

@@ -7,12 +7,12 @@ import numpy as np
 
 from fastmask import ops
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Shown, as_rows, cotangents, enter, leave, run, same, summed
-from fastmask.layers.programs import Kept
-from fastmask.layers.weights import add_kept, keep_options
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, leave, run, same, summed
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.programs import Kept
+from fastmask.layers.base.weights import add_kept, keep_options
 from fastmask.random import SeedGenerator, as_generator
 
 

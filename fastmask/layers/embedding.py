@@ -7,13 +7,13 @@ import numpy as np
 
 from fastmask import initializers, ops
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback
-from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Back, Shown, add, cotangents, run, same, unread_ids
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.flow import Back, Shown, add, cotangents, run, same, unread_ids
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback
+from fastmask.layers.base.symbolic import KerasTensor
+from fastmask.layers.base.weights import add_kept, keep_options
 from fastmask.layers.logic import NotEqual
-from fastmask.layers.symbolic import KerasTensor
-from fastmask.layers.weights import add_kept, keep_options
 from fastmask.ops import SparseRows
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from fastmask import config
-from fastmask.layers import checks
-from fastmask.layers.base import Layer
-from fastmask.layers.calls import Call, Pullback
-from fastmask.layers.checks import Shape
-from fastmask.layers.symbolic import History, KerasTensor, Node
+from fastmask.layers.base import checks
+from fastmask.layers.base.calls import Call, Pullback
+from fastmask.layers.base.checks import Shape
+from fastmask.layers.base.layer import Layer
+from fastmask.layers.base.symbolic import History, KerasTensor, Node
 
 
 class InputLayer(Layer):

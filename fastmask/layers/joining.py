@@ -10,9 +10,9 @@ import numpy as np
 from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.layers import aligning
 from fastmask.layers.aligning import Mask
-from fastmask.layers.base import Call, Gradients, Pullback, describe
-from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Back, Shown, cotangents, run
+from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.flow import Back, Shown, cotangents, run
+from fastmask.layers.base.layer import Call, Gradients, Pullback, describe
 from fastmask.layers.merging import MaskMerge, Merge
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Shape
-from fastmask.layers.symbolic import mask_operations, several
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Shape
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.symbolic import mask_operations, several
 
 
 class MaskOperation(Layer):

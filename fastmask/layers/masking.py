@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Back, cotangents, run, same
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.flow import Back, cotangents, run, same
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.symbolic import KerasTensor
 from fastmask.layers.logic import AnyFeature, NotEqual
-from fastmask.layers.symbolic import KerasTensor
 
 
 class Masking(Layer):

@@ -7,11 +7,12 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import aligning, checks
+from fastmask.layers import aligning
 from fastmask.layers.aligning import Mask
-from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import Back, Shown, cotangents, enter_read, folded, run, same, unfolded
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.flow import Back, Shown, cotangents, enter_read, folded, run, same, unfolded
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 
 
 class Merge(Layer):

@@ -7,13 +7,13 @@ import numpy as np
 
 from fastmask import config
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Array, Shape
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, leave, run
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.variable import Variable
+from fastmask.layers.base.weights import add_kept, keep_options
 from fastmask.layers.core import RowLayer
-from fastmask.layers.flow import Shown, as_rows, cotangents, enter, leave, run
-from fastmask.layers.variable import Variable
-from fastmask.layers.weights import add_kept, keep_options
 
 
 class LayerNormalization(RowLayer):

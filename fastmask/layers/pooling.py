@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar, cast
 
-from fastmask.layers import checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback
-from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import cotangents, enter, run
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.flow import cotangents, enter, run
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback
 
 
 class GlobalPooling(Layer):

@@ -7,10 +7,10 @@ from typing import Any, cast
 import numpy as np
 
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Array, Shape
-from fastmask.layers.flow import cotangents, run, same, unpack_shown
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.flow import cotangents, run, same, unpack_shown
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 
 
 class RepeatVector(Layer):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask.config import epsilon
-from fastmask.layers import checks
+from fastmask.layers.base import checks
 from fastmask.metrics.confusion import Confusion, ratio
 
 Array = NDArray[Any]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask.batch.tokens import same_shape
-from fastmask.layers.arguments import auto_name
+from fastmask.layers.base.arguments import auto_name
 from fastmask.metrics.base import Metric
 
 Array = NDArray[Any]

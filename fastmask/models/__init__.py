@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fastmask.layers.base.serialization import register
 from fastmask.layers.input import Input
-from fastmask.layers.serialization import register
 from fastmask.models.functional import Model
 from fastmask.models.sequential import Sequential
 

@@ -5,7 +5,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 from fastmask.layers import Layer, deserialize, serialize
-from fastmask.layers.symbolic import KerasTensor, Node
+from fastmask.layers.base.symbolic import KerasTensor, Node
 
 Config = dict[str, Any]
 

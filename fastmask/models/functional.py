@@ -8,18 +8,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmask.batch.data import InputSpec, Layout, as_batch
 from fastmask.batch.packing import PackedSequence
+from fastmask.graph.order import Graph, from_intermediate, make_graph
+from fastmask.graph.run import Entry, Plans, Run
+from fastmask.graph.structure import flatten, map_structure, pack_as
 from fastmask.layers import Gradients, Layer
-from fastmask.layers.arguments import auto_name
-from fastmask.layers.calls import Pullback
-from fastmask.layers.flow import leave_all
+from fastmask.layers.base.arguments import auto_name
+from fastmask.layers.base.calls import Pullback
+from fastmask.layers.base.flow import leave_all
+from fastmask.layers.base.serialization import layer_configs
+from fastmask.layers.base.symbolic import KerasTensor, Node, connect, is_symbolic, symbolic_masks
 from fastmask.layers.logic import MaskOperation
-from fastmask.layers.serialization import layer_configs
-from fastmask.layers.symbolic import KerasTensor, Node, connect, is_symbolic, symbolic_masks
 from fastmask.models import configs
-from fastmask.models.graph import Graph, from_intermediate, make_graph
-from fastmask.models.run import Entry, Plans, Run
-from fastmask.models.structure import flatten, map_structure, pack_as
 from fastmask.models.summary import table
+from fastmask.saving.masks import in_keras_order
 from fastmask.training.loop import GradientOf
 from fastmask.training.scores import Scores
 from fastmask.training.trainer import Trainer
@@ -99,6 +100,7 @@ class Model(Layer, Trainer):
     def _set_graph(self, inputs: Any, outputs: Any) -> None:
         self.input_structure, self.output_structure = inputs, outputs
         self.graph: Graph = make_graph(flatten(inputs), flatten(outputs))
+        self.graph.layers = in_keras_order(self.graph)
         self.inputs, self.outputs = self.graph.inputs, self.graph.outputs
         self.takes_list = not isinstance(inputs, KerasTensor)
         self.built = True

@@ -7,11 +7,12 @@ import numpy as np
 
 from fastmask.batch.data import InputSpec, Layout
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import Embedding, Layer, checks, flow
-from fastmask.layers.base import describe
+from fastmask.layers import Embedding, Layer
+from fastmask.layers.base import checks, flow
+from fastmask.layers.base.layer import describe
+from fastmask.layers.base.serialization import layer_configs
+from fastmask.layers.base.symbolic import KerasTensor
 from fastmask.layers.input import Input, InputLayer
-from fastmask.layers.serialization import layer_configs
-from fastmask.layers.symbolic import KerasTensor
 from fastmask.models import configs
 from fastmask.models.functional import Model
 

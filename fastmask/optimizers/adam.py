@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import ops
-from fastmask.layers.variable import Variable
+from fastmask.layers.base.variable import Variable
 from fastmask.optimizers.base import Optimizer, Rate, dense
 from fastmask.optimizers.gradients import Gradient, not_negative, share
 from fastmask.optimizers.state import State, keeps_state, resting_rows

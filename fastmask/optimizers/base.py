@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import ops
-from fastmask.layers.variable import Variable
+from fastmask.layers.base.variable import Variable
 from fastmask.optimizers import gradients, schedules
 from fastmask.optimizers.gradients import Gradient, not_negative
 from fastmask.optimizers.state import State, VariableState, around, given_to, made_by

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 from fastmask import ops
-from fastmask.layers.variable import Variable
+from fastmask.layers.base.variable import Variable
 
 State = tuple[Any, ...]  # arrays like the parameter, None where a variant needs none
 Method = TypeVar("Method", bound=Callable[..., Any])

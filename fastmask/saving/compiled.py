@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastmask import losses, metrics, optimizers
 from fastmask.core.errors import REMEDY, FileFormatError
 from fastmask.layers import Variable
-from fastmask.layers.variable import fill
+from fastmask.layers.base.variable import fill
 from fastmask.saving import h5
 from fastmask.saving.order import Orders, trained
 

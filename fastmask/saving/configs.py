@@ -5,8 +5,8 @@ from typing import Any
 
 from fastmask import layers, ops
 from fastmask.core.errors import REMEDY, FileFormatError
-from fastmask.layers.checks import ACTIVATION_ALIASES
-from fastmask.layers.serialization import layer_configs
+from fastmask.layers.base.checks import ACTIVATION_ALIASES
+from fastmask.layers.base.serialization import layer_configs
 from fastmask.saving import dropping, graphs, keras1, versions
 
 Config = dict[str, Any]

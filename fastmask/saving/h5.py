@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask.core.errors import FileFormatError, require_h5py
-from fastmask.layers.variable import Variable
+from fastmask.layers.base.variable import Variable
 
 Array = NDArray[Any]
 

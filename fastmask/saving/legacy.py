@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from fastmask.core.errors import FileFormatError
 from fastmask.layers import GRU, LSTM, Bidirectional, Layer, TimeDistributed
-from fastmask.layers.base import describe
-from fastmask.layers.recurrent_base import Recurrent
-from fastmask.layers.variable import fill
+from fastmask.layers.base.layer import describe
+from fastmask.layers.base.variable import fill
+from fastmask.layers.rnn.base import Recurrent
 from fastmask.saving import h5
 from fastmask.saving.order import Orders, layers_of, stored
 

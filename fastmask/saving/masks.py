@@ -10,11 +10,11 @@ from inspect import signature
 from typing import Any
 
 from fastmask import layers
-from fastmask.layers.holder import describe
+from fastmask.layers.base.holder import describe
+from fastmask.layers.base.serialization import layer_configs, named
+from fastmask.layers.base.symbolic import KerasTensor, Node
 from fastmask.layers.logic import MaskOperation
 from fastmask.layers.merging import MaskMerge
-from fastmask.layers.serialization import layer_configs, named
-from fastmask.layers.symbolic import KerasTensor, Node
 from fastmask.saving.nodes import modern_node, tensors, tensors_of
 from fastmask.saving.operations import as_operation, operation
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastmask.layers import Layer, Variable
-from fastmask.layers.serialization import layer_configs
+from fastmask.layers.base.serialization import layer_configs
 
 Orders = Mapping[int, list[Layer]]  # layers by the id of their model
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from fastmask.core.errors import FileFormatError
 from fastmask.layers import Variable
-from fastmask.layers.recurrent_base import Recurrent
-from fastmask.layers.variable import fill
+from fastmask.layers.base.variable import fill
+from fastmask.layers.rnn.base import Recurrent
 from fastmask.saving import h5
 from fastmask.saving.order import Orders, layers_of
 

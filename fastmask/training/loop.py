@@ -12,8 +12,8 @@ from fastmask.batch.data import Batch
 from fastmask.batch.packing import PackedSequence
 from fastmask.batch.tokens import Tokens, align, split_rows
 from fastmask.callbacks import Callback, CallbackList
-from fastmask.layers.flow import add
-from fastmask.layers.variable import Variable
+from fastmask.layers.base.flow import add
+from fastmask.layers.base.variable import Variable
 from fastmask.training.scores import Head, Scores
 from fastmask.training.sources import Source
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastmask import PackedSequence
-from fastmask.layers.flow import Shown
+from fastmask.layers.base.flow import Shown
 
 from .layers import normal, outputs_of, randomize, reset_seeds
 from .numeric import assert_gradient, assert_weight_gradient

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastmask as fm
-from fastmask.layers.flow import Shown, unpack_shown
+from fastmask.layers.base.flow import Shown, unpack_shown
 
 from .archive import load
 from .compare import TOLERANCE, as_tuple, assert_close

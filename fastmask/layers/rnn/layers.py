@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from fastmask import initializers, ops
-from fastmask.layers import checks
-from fastmask.layers.arguments import own_arguments
-from fastmask.layers.checks import Array
-from fastmask.layers.recurrent_base import Recurrent
+from fastmask.layers.base import checks
+from fastmask.layers.base.arguments import own_arguments
+from fastmask.layers.base.checks import Array
+from fastmask.layers.rnn.base import Recurrent
 
 
 class SimpleRNN(Recurrent):

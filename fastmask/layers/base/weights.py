@@ -3,8 +3,8 @@
 from typing import Any
 
 from fastmask import constraints, initializers, regularizers
-from fastmask.layers.base import Layer
-from fastmask.layers.variable import Variable
+from fastmask.layers.base.layer import Layer
+from fastmask.layers.base.variable import Variable
 
 _KINDS = {
     "initializer": initializers.get,

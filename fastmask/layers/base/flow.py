@@ -10,9 +10,9 @@ import numpy as np
 
 from fastmask import ops
 from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
-from fastmask.layers import checks
-from fastmask.layers.calls import Call, Gradients
-from fastmask.layers.checks import Array, Shape
+from fastmask.layers.base import checks
+from fastmask.layers.base.calls import Call, Gradients
+from fastmask.layers.base.checks import Array, Shape
 
 Back = Callable[..., Any]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from fastmask.layers.variable import Variable
+from fastmask.layers.base.variable import Variable
 
 Program = TypeVar("Program")
 

@@ -1,6 +1,6 @@
 """Whether a layer can be given a mask."""
 
-from fastmask.layers.holder import AnyLayer, describe
+from fastmask.layers.base.holder import AnyLayer, describe
 
 
 def require_mask_support(layer: AnyLayer, source: AnyLayer = None, axes: int = 2) -> None:

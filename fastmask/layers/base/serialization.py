@@ -6,7 +6,7 @@ from inspect import signature
 from typing import Any, cast
 
 from fastmask.core import budget
-from fastmask.layers.base import Layer
+from fastmask.layers.base.layer import Layer
 
 _LAYER_BYTES = 8192  # without weights
 _classes: dict[str, type[Layer]] = {}

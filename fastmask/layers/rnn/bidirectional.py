@@ -7,15 +7,15 @@ import numpy as np
 
 from fastmask import ops
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import checks
-from fastmask.layers.arguments import with_dtype_of
-from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Shape
-from fastmask.layers.flow import Back, Shown, cotangents, leave, run, same, tokens_of
+from fastmask.layers.base import checks
+from fastmask.layers.base.arguments import with_dtype_of
+from fastmask.layers.base.checks import Shape
+from fastmask.layers.base.flow import Back, Shown, cotangents, leave, run, same, tokens_of
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.serialization import deserialize, serialize
 from fastmask.layers.joining import Concatenate
 from fastmask.layers.merging import Add, Average, Multiply
-from fastmask.layers.recurrent_base import Recurrent
-from fastmask.layers.serialization import deserialize, serialize
+from fastmask.layers.rnn.base import Recurrent
 
 _MERGES = {"concat": Concatenate, "sum": Add, "mul": Multiply, "ave": Average}
 _MERGE_MODES = (*_MERGES, None)

@@ -6,13 +6,13 @@ import numpy as np
 
 from fastmask import initializers, ops
 from fastmask.batch.packing import PackedSequence, Packing
-from fastmask.layers import checks
-from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Array, Shape
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.flow import Back, cotangents, leave, run, same, tokens_of
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.programs import Kept
+from fastmask.layers.base.weights import add_kept, keep_options
 from fastmask.layers.core import keep_factor
-from fastmask.layers.flow import Back, cotangents, leave, run, same, tokens_of
-from fastmask.layers.programs import Kept
-from fastmask.layers.weights import add_kept, keep_options
 from fastmask.random import as_generator
 
 States = tuple[Array, ...]

@@ -8,14 +8,14 @@ import numpy as np
 
 from fastmask import constraints, initializers, regularizers
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import arguments, checks, custom, flow, symbolic
-from fastmask.layers.calls import Call as Call
-from fastmask.layers.calls import Gradients as Gradients
-from fastmask.layers.calls import Pullback as Pullback
-from fastmask.layers.checks import Shape
-from fastmask.layers.holder import WeightHolder
-from fastmask.layers.holder import describe as describe
-from fastmask.layers.support import require_mask_support
+from fastmask.layers.base import arguments, checks, custom, flow, symbolic
+from fastmask.layers.base.calls import Call as Call
+from fastmask.layers.base.calls import Gradients as Gradients
+from fastmask.layers.base.calls import Pullback as Pullback
+from fastmask.layers.base.checks import Shape
+from fastmask.layers.base.holder import WeightHolder
+from fastmask.layers.base.holder import describe as describe
+from fastmask.layers.base.support import require_mask_support
 from fastmask.random import SeedGenerator
 
 # Constructor arguments that Keras leaves out of configs too, or that wrappers add themselves.

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastmask.kernels.memory import aligned_empty
-from fastmask.layers.checks import Array, real_array
+from fastmask.layers.base.checks import Array, real_array
 
 _versions = count()
 

@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from fastmask import initializers
 from fastmask.core import budget
-from fastmask.layers import checks
-from fastmask.layers.checks import Array
-from fastmask.layers.variable import Variable, assign_all
+from fastmask.layers.base import checks
+from fastmask.layers.base.checks import Array
+from fastmask.layers.base.variable import Variable, assign_all
 
 AnyLayer = Any
 """A `Layer`, for modules that its own module imports."""

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask.batch.packing import PackedSequence, Packing, put_rows
-from fastmask.layers import Layer, checks, flow
-from fastmask.layers.calls import Call
-from fastmask.layers.flow import Back, same
-from fastmask.models.graph import Graph, Step
+from fastmask.graph.order import Graph, Step
+from fastmask.layers import Layer
+from fastmask.layers.base import checks, flow
+from fastmask.layers.base.calls import Call
+from fastmask.layers.base.flow import Back, same
 
 Array = NDArray[Any]
 Plans = list[Packing]

@@ -10,11 +10,11 @@ import numpy as np
 
 from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
 from fastmask.core import budget
-from fastmask.layers import checks
-from fastmask.layers.calls import Call, Gradients, Pullback
-from fastmask.layers.checks import Array
-from fastmask.layers.flow import Back, cotangents, enter, run, same, unpack_shown
-from fastmask.layers.holder import AnyLayer, describe
+from fastmask.layers.base import checks
+from fastmask.layers.base.calls import Call, Gradients, Pullback
+from fastmask.layers.base.checks import Array
+from fastmask.layers.base.flow import Back, cotangents, enter, run, same, unpack_shown
+from fastmask.layers.base.holder import AnyLayer, describe
 
 
 def adopt(cls: type[AnyLayer], base: type[AnyLayer]) -> None:
@@ -118,7 +118,7 @@ def place_of(cls: type, name: str) -> int:
     return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
 
 
-_BASE = "fastmask.layers.base"
+_BASE = "fastmask.layers.base.layer"
 
 
 def _plans(layer: AnyLayer, value: Any, mask: Any, outputs: int, sources: Sequence[Any]) -> list[Packing | None]:

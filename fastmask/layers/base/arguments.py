@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastmask import config
-from fastmask.layers.checks import Shape
-from fastmask.layers.holder import AnyLayer, describe
+from fastmask.layers.base.checks import Shape
+from fastmask.layers.base.holder import AnyLayer, describe
 
 _name_counts: Counter[str] = Counter()
 

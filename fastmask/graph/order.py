@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from fastmask.layers import Layer
+from fastmask.layers.base.symbolic import KerasTensor, Node, connect
 from fastmask.layers.input import Input, InputLayer
-from fastmask.layers.symbolic import KerasTensor, Node, connect
-from fastmask.saving.masks import in_keras_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Graph:
     inputs, outputs : list of KerasTensor
     steps : list of Step
     layers : list of Layer
-        In the order of Keras: by the number of calls between a layer and the outputs, most first.
+        By the number of calls between a layer and the outputs, most first.
     nodes : list of Node
         Those of the inputs too.
     places : dict of KerasTensor to int
@@ -90,7 +89,6 @@ def make_graph(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> Graph:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"layers must have different names, got {twice!r} twice")
-    graph.layers = in_keras_order(graph)
     return graph
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastmask.layers.checks import Array
+from fastmask.layers.base.checks import Array
 
 
 class Gradients(NamedTuple):

@@ -7,14 +7,14 @@ from typing import Any, Self, cast
 import numpy as np
 
 from fastmask.batch.packing import PackedSequence
-from fastmask.layers import checks
-from fastmask.layers.arguments import with_dtype_of
-from fastmask.layers.base import Call, Gradients, Layer, Pullback, describe
-from fastmask.layers.checks import Array, Shape
+from fastmask.layers.base import checks
+from fastmask.layers.base.arguments import with_dtype_of
+from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.flow import Back, Shown, cotangents, enter, folded, run, unfolded, unpack_shown, unread_ids
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.serialization import deserialize, serialize
 from fastmask.layers.core import RowLayer
-from fastmask.layers.flow import Back, Shown, cotangents, enter, folded, run, unfolded, unpack_shown, unread_ids
 from fastmask.layers.logic import AnyFeature
-from fastmask.layers.serialization import deserialize, serialize
 
 
 class TimeDistributed(RowLayer):

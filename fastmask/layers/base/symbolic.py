@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from fastmask.core import budget
-from fastmask.layers.checks import Shape
-from fastmask.layers.holder import AnyLayer
+from fastmask.layers.base.checks import Shape
+from fastmask.layers.base.holder import AnyLayer
 
 mask_operations: dict[str, type[AnyLayer]] = {}
 """The layers behind the operators of tensors, by the names of their classes, which enter themselves here."""
