@@ -1,11 +1,17 @@
 # Integer work on masks and ids: plans of packed batches, distinct ids. One module for all instruction sets.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+import numpy as np
+
+include "plan.pxi"
 include "previous.pxi"
+
+cdef object empty = np.empty
+cdef object np_int64 = np.dtype(np.int64)
 
 
 def count_valid(const uint8_t[:, ::1] mask, int64_t[::1] lengths):
@@ -24,22 +30,6 @@ def count_valid(const uint8_t[:, ::1] mask, int64_t[::1] lengths):
     return longest, total
 
 
-cdef inline int64_t count_nonzero(const uint8_t *numbers, Py_ssize_t count) noexcept nogil:
-    # Eight at a time: the highest bit of each byte tells whether it is zero, and a product adds those bits up.
-    cdef uint64_t low = 0x7f7f7f7f7f7f7f7f, ones = 0x0101010101010101, eight
-    cdef int64_t n = 0
-    while count >= 8:
-        memcpy(&eight, numbers, 8)
-        n = n + <int64_t>((((((eight & low) + low) | eight) & ~low) >> 7) * ones >> 56)
-        numbers = numbers + 8
-        count = count - 8
-    while count > 0:
-        n = n + (numbers[0] != 0)
-        numbers = numbers + 1
-        count = count - 1
-    return n
-
-
 def extent(const int64_t[::1] lengths):
     """The smallest, the largest and the sum of some numbers; zeros where there are none."""
     cdef Py_ssize_t b
@@ -51,71 +41,6 @@ def extent(const int64_t[::1] lengths):
             longest = max(longest, lengths[b])
             total = total + <uint64_t>lengths[b]
     return smallest, longest, total
-
-
-cdef struct Plan:
-    Py_ssize_t batch_size, total_length, steps
-    int64_t *sorted_indices     # [batch_size]
-    int64_t *unsorted_indices   # [batch_size]
-    int64_t *batch_sizes        # [steps]
-    int64_t *offsets            # [steps]
-    int64_t *positions          # [tokens]
-    int64_t *rows               # [tokens]
-
-
-cdef void sort_rows(const Plan *p, const int64_t *lengths, int64_t *cursor) noexcept nogil:
-    # Stable counting sort of rows, longest first, and the layout of the steps. cursor: scratch [steps + 1].
-    cdef Py_ssize_t b, t = p.steps
-    cdef int64_t count, place = 0, total = 0
-    memset(cursor, 0, (p.steps + 1) * sizeof(int64_t))
-    for b in range(p.batch_size):
-        cursor[lengths[b]] += 1
-    # Rows longer than t: both the batch size of step t and where rows of length t start.
-    while t >= 0:
-        count = cursor[t]
-        cursor[t] = place
-        if t < p.steps:
-            p.batch_sizes[t] = place
-        place = place + count
-        t = t - 1
-    for b in range(p.batch_size):
-        place = cursor[lengths[b]]
-        cursor[lengths[b]] = place + 1
-        p.sorted_indices[place] = b
-        p.unsorted_indices[b] = place
-    for t in range(p.steps):
-        p.offsets[t] = total
-        total = total + p.batch_sizes[t]
-
-
-cdef void find_valid_steps(const Plan *p, const uint8_t *mask, const int64_t *lengths, int64_t *steps,
-                           int64_t *begins) noexcept nogil:
-    # The valid steps of each row of the sorted batch, one row behind the other, and where each row begins.
-    # Every step is written down, and the next one over it if it does not count: a branch on a mask with holes is
-    # mispredicted.
-    cdef Py_ssize_t i, t, k
-    cdef const uint8_t *row
-    begins[0] = 0
-    for i in range(p.batch_size):
-        row = mask + p.sorted_indices[i] * p.total_length
-        k = begins[i]
-        begins[i + 1] = k + lengths[p.sorted_indices[i]]
-        t = 0
-        while k < begins[i + 1]:
-            steps[k] = t
-            k = k + (row[t] != 0)
-            t = t + 1
-
-
-cdef void place_tokens(const Plan *p, const int64_t *steps, const int64_t *begins) noexcept nogil:
-    # Where each packed token stands in the padded grid, and its row. steps of NULL: the first steps of a row count.
-    cdef Py_ssize_t i, t, b, token = 0
-    for t in range(p.steps):
-        for i in range(p.batch_sizes[t]):
-            b = p.sorted_indices[i]
-            p.positions[token] = b * p.total_length + (t if steps == NULL else steps[begins[i] + t])
-            p.rows[token] = b
-            token = token + 1
 
 
 cdef void find_last_steps(const int64_t *lengths, Py_ssize_t rows, const int64_t *unsorted_indices,
@@ -233,12 +158,9 @@ cdef Py_ssize_t end_of_range(const int64_t[::1] lengths, const int64_t[::1] sort
 def fill_reverse(const int64_t[::1] sorted_lengths, const int64_t[::1] batch_sizes, const int64_t[::1] offsets,
                  int64_t[::1] reverse):
     """reverse[n]: the packed token that a backward run visits where a forward run visits n."""
-    cdef Py_ssize_t i, t, token = 0
-    with nogil:
-        for t in range(batch_sizes.shape[0]):
-            for i in range(batch_sizes[t]):
-                reverse[token] = offsets[sorted_lengths[i] - 1 - t] + i
-                token = token + 1
+    if reverse.shape[0] > 0:
+        with nogil:
+            find_reverse(&sorted_lengths[0], &batch_sizes[0], batch_sizes.shape[0], &offsets[0], &reverse[0])
 
 
 def fill_previous(const int64_t[::1] batch_sizes, Py_ssize_t batch_size, int64_t[::1] previous):
@@ -339,26 +261,53 @@ def clear_rows(out, const uint8_t[::1] keep, Py_ssize_t begin, Py_ssize_t end):
     PyBuffer_Release(&rows)
 
 
-def distinct(const int64_t[::1] ids, int64_t[::1] places, int64_t[::1] unique, int64_t[::1] index):
-    """Distinct ids in order of appearance and each token's place among them.
+cdef enum:
+    FEWEST_SLOTS = 16
 
-    places: one for each legal id, whatever stands there. Returns (number of distinct ids, first token whose id is
-    out of range or -1).
+
+cdef uint64_t SPREAD = 0x9e3779b97f4a7c15   # 2^64 over the golden ratio, which spreads ids that are close
+
+
+def distinct(const int64_t[::1] ids, int64_t bound):
+    """Distinct ids in order of appearance, each token's place among them, and the first token whose id is not from 0
+    to bound - 1, or -1.
     """
-    # What stands in `places` counts if that place is the id's (Briggs and Torczon 1993): nothing has to be cleared,
-    # which for a million ids would take ten times as long as all else.
-    cdef Py_ssize_t n, found = 0, bad = -1
-    cdef int64_t i, place
+    cdef Py_ssize_t n, slots = FEWEST_SLOTS, found = 0, bad = -1, tokens = ids.shape[0]
+    found_ids = empty(tokens, np_int64)
+    index = empty(tokens, np_int64)
+    cdef int64_t[::1] unique = found_ids
+    cdef int64_t[::1] place_of = index
+    cdef int shift = 60
+    cdef int64_t i
+    cdef size_t slot
+    cdef int32_t place
+    cdef int32_t *table
+    while slots < 2 * tokens:
+        slots = 2 * slots
+        shift = shift - 1
+    # With a slot for each legal id no two share one.
+    cdef bint direct = bound <= slots
+    if direct:
+        slots = max(bound, 1)
+    table = <int32_t *>malloc(slots * sizeof(int32_t))
+    if table == NULL:
+        raise MemoryError()
     with nogil:
-        for n in range(ids.shape[0]):
+        memset(table, 0xff, slots * sizeof(int32_t))
+        for n in range(tokens):
             i = ids[n]
-            if i < 0 or i >= places.shape[0]:
+            if i < 0 or i >= bound:
                 bad = n
                 break
-            place = places[i]
-            if place < 0 or place >= found or unique[place] != i:
-                place = places[i] = found
+            slot = <size_t>i if direct else <size_t>((<uint64_t>i * SPREAD) >> shift)
+            place = table[slot]
+            while place >= 0 and unique[place] != i:
+                slot = (slot + 1) & <size_t>(slots - 1)
+                place = table[slot]
+            if place < 0:
+                place = table[slot] = <int32_t>found
                 unique[found] = i
                 found = found + 1
-            index[n] = place
-    return found, bad
+            place_of[n] = place
+    free(table)
+    return found_ids[:found].copy(), index, bad

@@ -12,7 +12,6 @@ from fastmask import kernels
 from fastmask.batch.packing import PackedSequence, TableRows, take_rows
 from fastmask.core.arguments import as_array
 from fastmask.kernels import packing
-from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, Indices, check_float, check_shape
 from fastmask.ops._products import segment_sum
 
@@ -57,12 +56,10 @@ def distinct_ids(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
     if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
         raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {ids.max()}.")
     flat = np.require(ids.reshape(-1), np.int64, ("C", "A"))
-    unique = np.empty(flat.size, np.int64)
-    index = np.empty(flat.size, np.int64)
-    found, bad = packing.distinct(flat, aligned_empty(vocabulary, flat.dtype), unique, index)
+    unique, index, bad = packing.distinct(flat, vocabulary)
     if bad >= 0:
         raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {flat[bad]}.")
-    return unique[:found].copy(), index
+    return unique, index
 
 
 def embedding(

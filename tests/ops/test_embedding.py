@@ -59,14 +59,27 @@ def test_ids_of_any_shape_and_type(shape, dtype):
     check_sparse(pullback(dy), np.repeat(counts[:, None], 5, axis=1), table)
 
 
-@pytest.mark.parametrize("garbage", [-1, 0, 1, 3, 2**62, None])
-def test_distinct_ids_whatever_stands_in_the_memory(garbage):
-    ids = make_ids(40, 9)
-    places = np.random.default_rng(3).integers(-3, 12, 9) if garbage is None else np.full(9, garbage, np.int64)
-    unique, index = np.empty((2, ids.size), np.int64)
-    found, bad = packing.distinct(ids, places, unique, index)
+@pytest.mark.parametrize("tokens", [0, 1, 8, 9, 40, 1000])
+@pytest.mark.parametrize("bound", [1, 16, 17, 10**6, 2**63 - 1])
+def test_distinct_ids(bound, tokens):
+    rng = np.random.default_rng(tokens)
+    ids = rng.choice(rng.integers(0, bound, 100), tokens)
+    unique, index, bad = packing.distinct(ids, bound)
     assert bad == -1
-    assert_same_bits(unique[:found], ids[np.sort(np.unique(ids, return_index=True)[1])])
+    assert_same_bits(unique, ids[np.sort(np.unique(ids, return_index=True)[1])])
+    assert_same_bits(unique[index], ids)
+    if tokens:
+        ids[tokens // 2] = -1
+        assert packing.distinct(ids, bound)[2] == tokens // 2
+
+
+def test_ids_that_meet_in_one_slot():
+    """Multiples of the number that undoes the spreading are all sent to the first slots."""
+    step = pow(0x9E3779B97F4A7C15, -1, 2**64) % 2**61
+    ids = np.array([n * step % 2**62 for n in range(200)] * 2)
+    unique, index, bad = packing.distinct(ids, 2**62)
+    assert bad == -1
+    assert_same_bits(unique, ids[:200])
     assert_same_bits(unique[index], ids)
 
 
