@@ -1,6 +1,7 @@
 """Layers that act on one step at a time (Dense, Activation, the dropouts, Identity), and Flatten."""
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -133,6 +134,10 @@ class Dense(RowLayer):
     def _make_program(self) -> ops.DenseProgram:
         return ops.DenseProgram(self.kernel.value, None if self.bias is None else self.bias.value, self.activation)
 
+    def stages(self, module: ModuleType) -> list[Any] | None:
+        program = self._kept.get(self._make_program, self.kernel, self.bias)
+        return [module.FullyConnected(*program.packed(module), self.units, program.code)]
+
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         program = self._kept.get(self._make_program, self.kernel, self.bias)
         rows = np.ascontiguousarray(as_rows(values))
@@ -205,6 +210,9 @@ class Dropout(Layer):
     @property
     def stochastic(self) -> bool:
         return self.rate > 0
+
+    def stages(self, module: ModuleType) -> list[Any] | None:
+        return []
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if not (call.training and self.stochastic):

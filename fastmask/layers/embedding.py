@@ -1,6 +1,7 @@
 """Embedding: ids to vectors, each distinct id of a packed batch once."""
 
 from collections.abc import Hashable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,9 @@ class Embedding(Layer):
         if mask is not None:
             mask = checks.mask_for(mask, ids.shape, ids=True)
         return PackedSequence.from_padded(ids, self.compute_mask(ids, mask))
+
+    def stages(self, module: ModuleType) -> list[Any] | None:
+        return [module.LookUp(self.embeddings.value, self.mask_zero)]
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         table, version = self.embeddings.value, self.embeddings.version

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmask.batch.data import InputSpec, Layout, as_batch
 from fastmask.batch.packing import PackedSequence
 from fastmask.graph.order import Graph, from_intermediate, make_graph
+from fastmask.graph.prepared import Prepared
 from fastmask.graph.run import Entry, Plans, Run
 from fastmask.graph.structure import flatten, map_structure, pack_as
 from fastmask.layers import Gradients, Layer
@@ -96,6 +97,7 @@ class Model(Layer, Trainer):
         super().__init__(name=auto_name(plain) if name is None else name)
         self.layers = []
         self.scores = Scores()
+        self._prepared = Prepared()
 
     def _set_graph(self, inputs: Any, outputs: Any) -> None:
         self.input_structure, self.output_structure = inputs, outputs
@@ -112,6 +114,9 @@ class Model(Layer, Trainer):
         self.input_shape = _only([tensor.shape for tensor in self.inputs])
         self.output_shape = _only([tensor.shape for tensor in self.outputs])
         self._layout = self._made_layout()
+        # Whatever a class of the user's changes in a run has to count.
+        if type(self).__module__.startswith("fastmask.") and isinstance(outputs, KerasTensor):
+            self._prepared = Prepared(self.graph, self._layout)
 
     @property
     def sublayers(self) -> Mapping[str, Layer]:
@@ -246,6 +251,10 @@ class Model(Layer, Trainer):
         ndarray, list of ndarray, PackedSequence or KerasTensor
             As `predict` returns it, but packed for a packed `x` and symbolic for a symbolic one.
         """
+        if type(x) is np.ndarray and not (training or options):
+            found = self._prepared.run(x, mask)
+            if found is not None:
+                return found
         self._check_options(options)
         if is_symbolic(x):
             inputs = self._flat_inputs(x)
@@ -256,6 +265,10 @@ class Model(Layer, Trainer):
         if any(isinstance(value, PackedSequence) for value in flatten(x)):
             return pack_as(self.output_structure, self.run(self._flat_inputs(x), training=bool(training))[0])
         return self.predict_step(as_batch(x, None, None, self.layout), mask, bool(training))
+
+    def predict_on_batch(self, x: Any) -> Any:
+        found = self._prepared.run(x) if type(x) is np.ndarray else None
+        return super().predict_on_batch(x) if found is None else found
 
     def apply(
         self,

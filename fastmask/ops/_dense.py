@@ -80,12 +80,17 @@ class DenseProgram:
 
         return y, pullback
 
-    def _products(self, module: ModuleType, rows: Array) -> Array:
+    def packed(self, module: ModuleType) -> tuple[Array, Array | None]:
+        """The panels of the kernel, and the bias as the compiled kernels read it."""
         known, panels, start = self._packed
         if known is not module or panels is None:
             panels = product_panels(module, self.kernel)
             start = None if self.bias is None else readable_bias(module, self.bias)
             self._packed = module, panels, start
+        return panels, start
+
+    def _products(self, module: ModuleType, rows: Array) -> Array:
+        panels, start = self.packed(module)
         out = aligned_empty((rows.shape[0], self.kernel.shape[1]), rows.dtype)
         fill_product(module, rows, panels, start, out)
         return out

@@ -28,12 +28,14 @@ cdef class Run:
     cdef object scratch         # of GRU_RESET_BEFORE in inference: array of real [rows, 4 * units]
     cdef tuple owners           # keeps the arrays behind the pointers alive
 
-    def __cinit__(self, Program program, tuple plan, Py_ssize_t begin, Py_ssize_t end, tuple inputs,
-                  Py_ssize_t capacity):
+    def __cinit__(self):
+        self.join(None, 0)
+
+    def __init__(self, Program program, tuple plan, Py_ssize_t begin, Py_ssize_t end, tuple inputs,
+                 Py_ssize_t capacity):
         x, rows, z = inputs
         self.program = program
         self.owners = plan, inputs
-        self.join(None, 0)
         self.shard.rows, batch_sizes, offsets = plan
         self.shard.begin = begin
         self.shard.end = end
@@ -50,15 +52,20 @@ cdef class Run:
         self.shard.batch_sizes = &batch_sizes[0] if self.shard.steps > 0 else NULL
         self.shard.offsets = &offsets[0] if self.shard.steps > 0 else NULL
 
-    cdef set_room(self, z, Py_ssize_t capacity):
+    cdef int set_capacity(self, Py_ssize_t capacity) except -1:
         cdef Inputs *inputs = &self.inputs
-        cdef Py_ssize_t rows = self.shard.end - self.shard.begin
-        cdef real[:, ::1] room
         inputs.x_index = <int64_t *>malloc(2 * capacity * sizeof(int64_t))
         if inputs.x_index == NULL:
             raise MemoryError()
         inputs.z_index = inputs.x_index + capacity
         inputs.capacity = capacity
+        return 0
+
+    cdef set_room(self, z, Py_ssize_t capacity):
+        cdef Inputs *inputs = &self.inputs
+        cdef Py_ssize_t rows = self.shard.end - self.shard.begin
+        cdef real[:, ::1] room
+        self.set_capacity(capacity)
         inputs.by_token = z is not None
         if isinstance(z, Run):
             self.z = (<Run>z).z
@@ -72,13 +79,17 @@ cdef class Run:
         inputs.product.out = &room[0, 0] if room.shape[0] > 0 and room.shape[1] > 0 else NULL
 
     cdef set_inputs(self, const real[:, ::1] x, const int64_t[::1] rows):
+        self.inputs.table = x is None
+        self.point_at(&x[0, 0] if x is not None and x.shape[0] > 0 and x.shape[1] > 0 else NULL,
+                      &rows[0] if rows is not None and rows.shape[0] > 0 else NULL)
+
+    cdef void point_at(self, const real *x, const int64_t *rows) noexcept:
         cdef Inputs *inputs = &self.inputs
         cdef Product *p = &inputs.product
-        inputs.table = x is None
-        inputs.rows = &rows[0] if rows is not None and rows.shape[0] > 0 else NULL
+        inputs.rows = rows
         p.depth = p.x_stride = self.program.features
         p.columns = p.out_stride = self.program.columns
-        p.x = &x[0, 0] if x is not None and x.shape[0] > 0 and x.shape[1] > 0 else NULL
+        p.x = x
         p.x_index = inputs.x_index
         p.panels = self.program.input_panels
         p.start = self.program.input_bias

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from inspect import signature
+from types import ModuleType
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -113,6 +114,21 @@ class Layer(WeightHolder):
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         """Return the output and, if ``call.keep``, the pullback; `x` has been checked."""
         return custom.forward(self, x, call)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its class is one of fastmask's, and not derived from one."""
+        return type(self).__module__.startswith("fastmask.layers.")
+
+    def stages(self, module: ModuleType) -> list[Any] | None:
+        """Return what a compiled chain runs in the layer's place in inference; None if only `forward` can.
+
+        Parameters
+        ----------
+        module
+            The compiled kernels of the layer's dtype.
+        """
+        return None
 
     def call(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the output for padded arrays; a layer of your own defines it."""

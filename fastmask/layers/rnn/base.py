@@ -1,5 +1,6 @@
 """What SimpleRNN, LSTM and GRU share: everything but their equations."""
 
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -132,6 +133,20 @@ class Recurrent(Layer):
     def _make_program(self) -> ops.RNNProgram:
         bias = None if self.bias is None else self.bias.value
         return ops.RNNProgram(self.spec, self.kernel.value, self.recurrent_kernel.value, bias)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has one output, keeps no states, and shows nothing but outputs in the order of time."""
+        backwards = self.go_backwards and self.return_sequences
+        return not (self.stateful or self.return_state or self.zero_output_for_mask or backwards)
+
+    def stages(self, module: ModuleType) -> list[Any] | None:
+        return [module.Scan((self.scanned(module),), self.return_sequences)] if self.is_plain else None
+
+    def scanned(self, module: ModuleType) -> tuple[Any, bool]:
+        """Return the kernels' program, and whether it runs backwards."""
+        program = self._kept.get(self._make_program, self.kernel, self.recurrent_kernel, self.bias)
+        return program.weights.program(module), self.go_backwards
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         tokens, enter_back = tokens_of(x, call.mask)

@@ -1,6 +1,7 @@
 """Bidirectional: a recurrent layer in both directions."""
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, Self, cast
 
 import numpy as np
@@ -125,6 +126,13 @@ class Bidirectional(Layer):
             shapes = shapes[:1]
         outputs = (*shapes, *states)
         return outputs if len(outputs) > 1 else outputs[0]
+
+    def stages(self, module: ModuleType) -> list[Any] | None:
+        pair = self.forward_layer, self.backward_layer
+        plain = not (self.stateful or self.return_state) and self.merge_mode == "concat"
+        if not (plain and all(layer.is_own for layer in pair)):
+            return None
+        return [module.Scan(tuple([layer.scanned(module) for layer in pair]), self.return_sequences)]
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         tokens, enter_back = tokens_of(x, call.mask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 from fastmask import kernels, threads
@@ -12,11 +13,12 @@ from fastmask.batch.packing import Packing, TableRows
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, Indices
 from fastmask.ops.rnn.inputs import Dropout, TableProducts, masked_products, masked_values
-from fastmask.ops.rnn.schedule import choose, join_team, prepare, with_products
+from fastmask.ops.rnn.schedule import capacity_of, choose, join_team, prepare, with_products
 from fastmask.ops.rnn.spec import RNNSpec
 from fastmask.ops.rnn.weights import RNNWeights
 
 States = tuple[Array, ...]
+Inputs = tuple[Array | None, Indices | None, Array | None]
 
 
 @dataclass(slots=True)
@@ -49,6 +51,47 @@ def running_order(spec: RNNSpec, tokens: Tokens) -> Indices | None:
     return tokens.plan.reverse if tokens.index is None else tokens.index[tokens.plan.reverse]
 
 
+def infer(
+    weights: RNNWeights, tokens: Tokens, states: Sequence[Array | None] | None, every_step: bool, tables: TableProducts
+) -> tuple[Array | None, States]:
+    """The outputs of all steps, or None, and the final states, of a run without dropout that keeps nothing.
+
+    Parameters
+    ----------
+    weights, tokens, states, every_step
+        As of a `Forward`.
+    tables : TableProducts
+        Where products of whole tables are kept.
+    """
+    spec, plan = weights.spec, tokens.plan
+    module = kernels.module(spec.dtype)
+    rows = running_order(spec, tokens) if spec.go_backwards else tokens.index
+    inputs: Inputs = tokens.values, rows, None
+    if tokens.shared:
+        inputs = _shared_inputs(weights, module, tokens, rows, tables)
+    if choose(spec, module, plan, inputs[0] is None, True).is_for_one:
+        state = None if states is None else tuple(states)
+        program, capacity = weights.program(module), capacity_of(spec, plan)
+        return module.infer(program, plan, inputs, state, every_step, capacity)  # type: ignore[no-any-return]
+    forward = Forward(weights, tokens, states, None, every_step, False, inputs)
+    return forward.sequence if every_step else None, forward.final_states()
+
+
+def _shared_inputs(
+    weights: RNNWeights, module: ModuleType, tokens: Tokens, rows: Indices | None, tables: TableProducts
+) -> Inputs:
+    """The products of values that tokens share, or of their whole table; the values, if no two tokens share one."""
+    source, spec = tokens.source, weights.spec
+    if source is not None:
+        row_bytes = spec.columns * spec.dtype.itemsize
+        kept = tables.get(source, module, row_bytes, partial(weights.products, module))
+        if kept is not None:
+            return None, source.ids if rows is None else source.ids[rows], kept
+    if len(tokens.values) >= tokens.plan.tokens:
+        return tokens.values, rows, None
+    return None, rows, weights.products(module, tokens.values)
+
+
 class Forward:
     """A forward pass, which runs all steps: its buffers, and the runs of the kernels.
 
@@ -63,8 +106,8 @@ class Forward:
         Whether the states of every step are kept.
     training : bool
         Whether to keep what a backward pass reads.
-    tables : TableProducts, optional
-        Where products of whole tables are kept.
+    inputs : tuple, optional
+        Values, the row of each token in them, and products, as the kernels take them, if they are known.
 
     Attributes
     ----------
@@ -77,7 +120,7 @@ class Forward:
 
     def __init__(
         self, weights: RNNWeights, tokens: Tokens, states: Sequence[Array | None] | None, dropout: Dropout | None,
-        every_step: bool, training: bool, tables: TableProducts | None = None,
+        every_step: bool, training: bool, inputs: Inputs | None = None,
     ) -> None:
         spec = weights.spec
         self.weights, self.spec, self.tokens, self.dropout = weights, spec, tokens, dropout
@@ -98,38 +141,30 @@ class Forward:
         if dropout is not None and dropout.states is not None:
             self.recurrent_dropout = weights.dropout(self.module, dropout.states[:, plan.sorted_indices])
 
-        self._run(tables)
+        self._run(self._inputs() if inputs is None else inputs)
 
-    def _run(self, tables: TableProducts | None) -> None:
-        spec, module, tokens = self.spec, self.module, self.tokens
-        inputs: tuple[Any, Any, Any] = tokens.values, self.rows, self.gates if spec.cell == "lstm" else None
-        if tokens.shared or (self.dropout is not None and self.dropout.inputs is not None):
-            inputs = self._products_before(tables)
-        known, program = self.weights.packed
-        if known is not module:
-            program = self.weights.pack(module)
-        divisible = self.recurrent_dropout is None
-        self.schedule = choose(spec, module, tokens.plan, inputs[0] is None, divisible)
-        self.runs = prepare(self.schedule, module, program, spec, tokens.plan, inputs)
+    def _inputs(self) -> Inputs:
+        """What the kernels' runs take of the tokens."""
+        weights, module, tokens = self.weights, self.module, self.tokens
+        if self.dropout is not None and self.dropout.inputs is not None:
+            masked = [self.masked_values(factors) for factors in self.dropout.inputs]
+            return None, None, masked_products(module, self.spec, weights.kernel, weights.input_bias, masked)
+        if tokens.shared:
+            return None, self.rows, weights.products(module, tokens.values)
+        return tokens.values, self.rows, None
+
+    def _run(self, inputs: Inputs) -> None:
+        spec, module, plan = self.spec, self.module, self.tokens.plan
+        if inputs[2] is None and spec.cell == "lstm":
+            inputs = *inputs[:2], self.gates
+        self.schedule = choose(spec, module, plan, inputs[0] is None, self.recurrent_dropout is None)
+        self.runs = prepare(self.schedule, module, self.weights.program(module), spec, plan, inputs)
         arguments = self.states, self.gates, self.every_step, self.zero_state, self.recurrent_dropout
         if len(self.runs) == 1 and not self.schedule.ahead:
             self.runs[0].forward(*arguments)
             return
         join_team(self.schedule, module, spec, self.runs)
         threads.run(with_products([partial(run.forward, *arguments) for run in self.runs], self.runs))
-
-    def _products_before(self, tables: TableProducts | None) -> tuple[None, Indices | None, Array]:
-        """The products of the inputs, made before the first step, and the row of each token in them."""
-        weights, module, source = self.weights, self.module, self.tokens.source
-        if self.dropout is not None and self.dropout.inputs is not None:
-            tokens = [self.masked_values(factors) for factors in self.dropout.inputs]
-            return None, None, masked_products(module, self.spec, weights.kernel, weights.input_bias, tokens)
-        if source is not None and tables is not None:
-            row_bytes = self.spec.columns * self.spec.dtype.itemsize
-            kept = tables.get(source, module, row_bytes, partial(weights.products, module))
-            if kept is not None:
-                return None, source.ids if self.rows is None else source.ids[self.rows], kept
-        return None, self.rows, weights.products(module, self.tokens.values)
 
     def masked_values(self, factors: Array) -> Array:
         """Each token in running order times its row's factors (B, F)."""

@@ -10,7 +10,7 @@ import numpy as np
 from fastmask import kernels
 from fastmask.ops import tuning
 from fastmask.ops._arrays import Array
-from fastmask.ops.rnn.forward import Forward, States, Tokens, running_order
+from fastmask.ops.rnn.forward import Forward, States, Tokens, infer, running_order
 from fastmask.ops.rnn.inputs import Dropout, TableProducts
 from fastmask.ops.rnn.spec import RNNSpec
 from fastmask.ops.rnn.tape import Tape
@@ -73,7 +73,9 @@ class RNNProgram:
         is_short = count <= few or 2 * count * weights.size <= operations
         if is_short and count > 0 and weights.lie_whole and dropout is None:
             return self.run_few(tokens, states, every_step)
-        forward = Forward(self.weights, tokens, states, dropout, every_step, False, self._tables)
+        if dropout is None:
+            return infer(weights, tokens, states, every_step, self._tables)
+        forward = Forward(weights, tokens, states, dropout, every_step, training=False)
         return forward.sequence if every_step else None, forward.final_states()
 
     def vjp(

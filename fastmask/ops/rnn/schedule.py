@@ -34,6 +34,11 @@ class Schedule(NamedTuple):
     parts: int = 1
     ahead: int = 0
 
+    @property
+    def is_for_one(self) -> bool:
+        """Whether one thread does all."""
+        return len(self.ranges) == 1 and self.parts == 1 and not self.ahead
+
 
 def choose(spec: RNNSpec, module: ModuleType, plan: Packing, from_table: bool, divisible: bool) -> Schedule:
     """The schedule of a run.
@@ -85,6 +90,12 @@ def _steps_of_block(plan: Packing) -> int:
     return steps if steps < plan.batch_sizes.size else 0
 
 
+def capacity_of(spec: RNNSpec, plan: Packing) -> int:
+    """Tokens whose input products a run has room for: those of a step, or as many as stay in a cache."""
+    block: int = tuning.BLOCK_BYTES // (max(1, spec.columns) * spec.dtype.itemsize)
+    return max(min(block, plan.tokens), min(plan.batch_size, plan.tokens), 1)
+
+
 def prepare(
     schedule: Schedule, module: ModuleType, program: Any, spec: RNNSpec, plan: Packing, inputs: tuple[Any, Any, Any]
 ) -> list[Any]:
@@ -94,11 +105,11 @@ def prepare(
     token are or are to be kept, or None.
     """
     active = int(plan.batch_sizes[0]) if plan.tokens else 0
-    block = min(tuning.BLOCK_BYTES // (max(1, spec.columns) * spec.dtype.itemsize), plan.tokens)
+    block = capacity_of(spec, plan)
     arrays = plan.batch_size, plan.batch_sizes, plan.offsets
     runs: list[Any] = []
     for begin, end in schedule.ranges:
-        capacity = max(min(active, end) - begin, 2 * schedule.ahead * active, block, 1)
+        capacity = max(2 * schedule.ahead * active, block)
         runs.append(module.Run(program, arrays, begin, end, inputs, capacity))
     for _ in range(1, schedule.parts):
         # The parts of a team read and write the same products.

@@ -33,8 +33,6 @@ class RNNWeights:
         Numbers in both kernels.
     lie_whole : bool
         Whether the compiled kernels can read them where they lie.
-    packed : tuple of a module and its program, or of None
-        What `pack` has made last, for one instruction set.
 
     Raises
     ------
@@ -59,8 +57,7 @@ class RNNWeights:
             self.kernel.size > 0 and self.kernel.flags.c_contiguous and self.recurrent_kernel.flags.c_contiguous
             and not spec.resets_before
         )
-        self.packed: Made = _NOTHING
-        self._inputs = self._cell = self._transposed = _NOTHING
+        self._inputs = self._cell = self._transposed = self._packed = _NOTHING
 
     def cell(self, module: ModuleType) -> Any:
         """The kernels' cell on the weights as they lie."""
@@ -72,8 +69,12 @@ class RNNWeights:
             self._cell = module, cell
         return cell
 
-    def pack(self, module: ModuleType) -> Any:
-        """Make and keep the kernels' program on packed weights."""
+    def program(self, module: ModuleType) -> Any:
+        """The kernels' program on packed weights."""
+        known, program = self._packed
+        return program if known is module else self._pack(module)
+
+    def _pack(self, module: ModuleType) -> Any:
         spec, columns, candidate = self.spec, self.spec.recurrent_columns, None
         if spec.cell == "simple_rnn":
             panels = product_panels(module, self.recurrent_kernel)
@@ -86,7 +87,7 @@ class RNNWeights:
             getattr(module, spec.kind.code), *spec.codes, (spec.features, spec.units),
             self._input_panels(module), (panels, candidate, second),
         )
-        self.packed = module, program
+        self._packed = module, program
         return program
 
     def transposed(self, module: ModuleType) -> Any:
