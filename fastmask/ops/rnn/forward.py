@@ -69,7 +69,8 @@ def infer(
     inputs: Inputs = tokens.values, rows, None
     if tokens.shared:
         inputs = _shared_inputs(weights, module, tokens, rows, tables)
-    if choose(spec, module, plan, inputs[0] is None, True).is_for_one:
+    ranges, parts, ahead = choose(spec, module, plan, inputs[0] is None, True)
+    if len(ranges) == parts == 1 and not ahead:
         state = None if states is None else tuple(states)
         program, capacity = weights.program(module), capacity_of(spec, plan)
         return module.infer(program, plan, inputs, state, every_step, capacity)  # type: ignore[no-any-return]

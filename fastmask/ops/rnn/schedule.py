@@ -34,11 +34,6 @@ class Schedule(NamedTuple):
     parts: int = 1
     ahead: int = 0
 
-    @property
-    def is_for_one(self) -> bool:
-        """Whether one thread does all."""
-        return len(self.ranges) == 1 and self.parts == 1 and not self.ahead
-
 
 def choose(spec: RNNSpec, module: ModuleType, plan: Packing, from_table: bool, divisible: bool) -> Schedule:
     """The schedule of a run.
