@@ -94,7 +94,7 @@ def products_ahead(dtype):
     kernel, plan = kernels.module(np.dtype(dtype)), Packing.from_lengths([4])
     z = aligned_empty((4, 5), np.dtype(dtype))
     spec = RNNSpec("simple_rnn", 3, 5, np.dtype(dtype).name, use_bias=False)
-    program = RNNWeights(spec, large(dtype, 3, 5), np.zeros((5, 5), dtype), None).pack(kernel)
+    program = RNNWeights(spec, large(dtype, 3, 5), np.zeros((5, 5), dtype), None).program(kernel)
     (run,) = prepare(Schedule([(0, 1)], 1, 1), kernel, program, spec, plan, (denormal(dtype, 4, 3), None, z))
     run.make_products()
     return [z]
