@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from fastmask import kernels
-from fastmask.batch.data import Layout
 from fastmask.graph.order import Graph
 from fastmask.layers import Layer
 from fastmask.ops import tuning
@@ -25,28 +26,24 @@ class Prepared:
     graph : Graph, optional
         Without one, or where its layers are not a chain of fastmask's own that ends in one vector for each row, each
         answer is None.
-    layout : Layout, optional
-        What data for the graph must look like.
     """
 
-    def __init__(self, graph: Graph | None = None, layout: Layout | None = None) -> None:
-        shape = None if layout is None else layout.inputs[0].shape
-        # A model for batches of one size only has to refuse others.
-        self._layers = [] if graph is None or shape is None or shape[0] is not None else _chain(graph)
+    def __init__(self, graph: Graph | None = None) -> None:
+        self._layers = [] if graph is None else _chain(graph)
         self._weights = [weight for layer in self._layers for weight in layer.weights]
         self._scans: list[Any] = [layer for layer in self._layers if hasattr(layer, "stateful")]
-        self._steps = shape[1] if shape and len(shape) > 1 and shape[1] is not None else -1
         self._kept = _NOTHING
 
     def run(self, x: Any, mask: Any = None) -> Any:
-        """Return the output for a padded batch, or None if it must go through the layers one by one.
+        """Return the output for a padded batch, and its number of tokens; None if it must go through the layers.
 
         Parameters
         ----------
         x : ndarray (B, T) of ids or (B, T, F)
+            Anything else goes through the layers.
         mask : ndarray of bool (B, T), optional
         """
-        if not self._layers:
+        if not self._layers or type(x) is not np.ndarray:
             return None
         # One read and one write of what is kept: threads may be here at the same time.
         module = kernels.module(self._layers[0].dtype)
@@ -71,7 +68,7 @@ class Prepared:
                 return None
             stages += found
             operations += 2 * sum([weight.value.size for weight in layer.weights if not layer.takes_ids])
-        return module.Chain(stages, self._steps, operations, tuning.OPERATIONS_PER_THREAD)
+        return module.Chain(stages, operations, tuning.OPERATIONS_PER_THREAD)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_kept": _NOTHING}

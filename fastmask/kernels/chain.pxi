@@ -57,22 +57,19 @@ cdef class Stage:
 cdef class Chain:
     """Layers that follow one another, from ids or features of each step to one vector for each row.
 
-    stages: of which the first can begin. steps: the length that all rows must have, or -1. operations: those of a
-    token. most: how many operations are few enough for one thread.
+    stages: of which the first can begin. operations: those of a token. most: so many are few enough for one thread.
     """
 
     cdef list stages
-    cdef Py_ssize_t steps
     cdef double operations, most
 
-    def __init__(self, list stages, Py_ssize_t steps, double operations, double most):
+    def __init__(self, list stages, double operations, double most):
         self.stages = stages
-        self.steps = steps
         self.operations = operations
         self.most = most
 
     def run(self, x, mask):
-        """The vectors [B, width] for ids (B, T) or features (B, T, F), and a mask (B, T) or None.
+        """The vectors [B, width] and the number of tokens of ids (B, T) or features (B, T, F), and a mask (B, T) or None.
 
         None if this is another kind of batch, or one with an error in it, without tokens, or too large.
         """
@@ -87,7 +84,7 @@ cdef class Chain:
         out = aligned_empty((batch.plan.batch_size, batch.width), DTYPE)
         rows = out
         memcpy(&rows[0, 0], batch.values, batch.plan.batch_size * batch.width * sizeof(real))
-        return out
+        return out, batch.tokens
 
     cdef bint lay_out(self, Batch *b, const uint8_t *valid, Py_ssize_t rows, Py_ssize_t steps,
                       Scratch scratch) except -1:
@@ -95,8 +92,6 @@ cdef class Chain:
         cdef Plan *p = &b.plan
         cdef Py_ssize_t i
         cdef int64_t *memory
-        if self.steps not in (-1, steps):
-            return False
         b.lengths = <int64_t *>scratch.take(rows * sizeof(int64_t))
         b.tokens = p.steps = 0
         for i in range(rows):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.batch.data import InputSpec, Layout, as_batch
+from fastmask.batch.data import Batch, InputSpec, Layout, as_batch
 from fastmask.batch.packing import PackedSequence
 from fastmask.graph.order import Graph, from_intermediate, make_graph
 from fastmask.graph.prepared import Prepared
@@ -114,9 +114,9 @@ class Model(Layer, Trainer):
         self.input_shape = _only([tensor.shape for tensor in self.inputs])
         self.output_shape = _only([tensor.shape for tensor in self.outputs])
         self._layout = self._made_layout()
-        # Whatever a class of the user's changes in a run has to count.
-        if type(self).__module__.startswith("fastmask.") and isinstance(outputs, KerasTensor):
-            self._prepared = Prepared(self.graph, self._layout)
+        # What a class of a user's does in `run` has to count.
+        if type(self).run.__module__.startswith("fastmask."):
+            self._prepared = Prepared(self.graph)
 
     @property
     def sublayers(self) -> Mapping[str, Layer]:
@@ -251,10 +251,6 @@ class Model(Layer, Trainer):
         ndarray, list of ndarray, PackedSequence or KerasTensor
             As `predict` returns it, but packed for a packed `x` and symbolic for a symbolic one.
         """
-        if type(x) is np.ndarray and not (training or options):
-            found = self._prepared.run(x, mask)
-            if found is not None:
-                return found
         self._check_options(options)
         if is_symbolic(x):
             inputs = self._flat_inputs(x)
@@ -266,9 +262,13 @@ class Model(Layer, Trainer):
             return pack_as(self.output_structure, self.run(self._flat_inputs(x), training=bool(training))[0])
         return self.predict_step(as_batch(x, None, None, self.layout), mask, bool(training))
 
-    def predict_on_batch(self, x: Any) -> Any:
-        found = self._prepared.run(x) if type(x) is np.ndarray else None
-        return super().predict_on_batch(x) if found is None else found
+    def predict_outputs(self, batch: Batch, mask: Any = None, training: bool = False) -> list[Any]:
+        """Return the outputs of one batch, prepared if it is small."""
+        found = None if training else self._prepared.run(batch.x[0], mask)
+        if found is None:
+            return super().predict_outputs(batch, mask, training)
+        self.tokens_seen += found[1]
+        return [found[0]]
 
     def apply(
         self,

@@ -45,7 +45,8 @@ def ids(rows, steps, seed=0):
 
 
 def one_by_one(model, x, mask=None):
-    return model.predict_step(as_batch(x, None, None, model.layout), mask)
+    (output,), _ = model.run(as_batch(x, None, None, model.layout).x, mask)
+    return output
 
 
 def assert_prepared(model, x, mask=None):
@@ -53,7 +54,9 @@ def assert_prepared(model, x, mask=None):
     expected = one_by_one(model, x, mask)
     for _ in range(3):
         assert_same_bits(model(x, mask), expected)
-    assert_same_bits(model._prepared.run(x, mask), expected)
+    found, tokens = model._prepared.run(x, mask)
+    assert_same_bits(found, expected)
+    assert 0 < tokens <= x.shape[0] * x.shape[1]
 
 
 def assert_not_prepared(model, x, mask=None):
@@ -166,6 +169,19 @@ def test_many_threads_at_once():
                 assert_same_bits(found, wanted)
 
 
+def test_all_ways_to_predict():
+    inputs = fm.Input((None,), dtype="int32")
+    chain = layers.LSTM(3)(layers.Embedding(WORDS, 4)(inputs))
+    model, listed = fm.Model(inputs, chain), fm.Model([inputs], [chain])
+    x = ids(3, 5)
+    expected = one_by_one(model, x)
+    for _ in range(3):
+        for found in (model(x), model.predict_on_batch(x), model.predict(x, verbose=0), listed([x])[0]):
+            assert_same_bits(found, expected)
+    assert model._prepared.run(x)[1] == 15
+    assert_not_prepared(listed, [x])
+
+
 @pytest.mark.parametrize("bad", [-1, WORDS])
 def test_bad_ids_have_the_error_of_the_layers(bad):
     model, x = tagger(), ids(2, 6)
@@ -195,10 +211,10 @@ class Doubled(layers.Dense):
 
 
 class Counted(fm.Sequential):
-    """A model of a user's own."""
+    """A model that does more in a run."""
 
-    def predict_step(self, *arguments, **options):
-        return 1 + super().predict_step(*arguments, **options)
+    def run(self, *arguments, **options):
+        return super().run(*arguments, **options)
 
 
 def made_of(*above, **options):
@@ -212,8 +228,7 @@ def made_of(*above, **options):
     made_of(layers.LSTM(2), return_sequences=True, go_backwards=True),
     fm.Sequential([fm.Input((None, 4)), layers.Bidirectional(layers.LSTM(3), merge_mode="sum")]),
     fm.Sequential([fm.Input((None, 4)), layers.Masking(), layers.LSTM(3)]),
-    fm.Sequential([fm.Input(batch_shape=(2, None, 4)), layers.LSTM(3)]),
-], ids=range(10))  # fmt: skip
+], ids=range(9))  # fmt: skip
 def test_what_goes_through_the_layers(model):
     assert_not_prepared(model, np.ones((2, 3, 4), np.float32))
 
