@@ -110,7 +110,7 @@ class Loss:
         Targets and predictions of tokens that weigh 0 or do not count are not read: NaN may stand
         there, or the number of no class.
         """
-        target, prediction, keep, factor, divisor = self._parts(y_true, y_pred, sample_weight, mask)
+        target, prediction, keep, factor, divisor = self._parts(y_true, floats(y_pred), sample_weight, mask)
         values = _spread(self.per_token, keep, target, prediction)[0]
         if self.reduction == "none":
             return values * factor
@@ -132,15 +132,15 @@ class Loss:
         value : float
         gradient : ndarray, shape and dtype of `y_pred`
         """
-        target, prediction, keep, factor, divisor = self._parts(y_true, y_pred, sample_weight, mask)
+        given = floats(y_pred)
+        target, prediction, keep, factor, divisor = self._parts(y_true, given, sample_weight, mask)
         scale = np.asarray(factor / divisor if divisor else 0.0 * factor, dtype=prediction.dtype)
         values, gradient = _spread(self.scaled, keep, target, prediction, scale)
-        if np.ndim(y_pred) == 1:
+        if given.ndim == 1:
             gradient = gradient.reshape(-1)
-        axis = self._axis(gradient.ndim)
-        if axis != gradient.ndim - 1:
-            gradient = np.moveaxis(gradient, -1, axis)
-        return _ratio(values * factor, divisor), gradient.astype(floats(y_pred).dtype, copy=False)
+        if self.axis != -1:
+            gradient = np.moveaxis(gradient, -1, self.axis)
+        return _ratio(values * factor, divisor), gradient.astype(given.dtype, copy=False)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -161,16 +161,17 @@ class Loss:
     def _parts(
         self,
         y_true: ArrayLike,
-        y_pred: ArrayLike,
+        y_pred: Array,
         sample_weight: ArrayLike | None,
         mask: ArrayLike | None,
     ) -> tuple[Array, Array, Array | None, Array, float]:
         """Return targets, predictions, the tokens to read (None: all), the factor of each and the divisor."""
         prediction, target = self._last(y_true, y_pred)
         given = [entries for entries in (sample_weight, mask) if entries is not None]
-        by_row = not self.vectors and any(np.shape(entries) not in ((), (1,)) for entries in given)
-        if prediction.ndim == 1 and (target.ndim == 2 or (target.ndim == 1 and by_row)):
-            target, prediction = as_columns(target, prediction)
+        if prediction.ndim == 1:
+            by_row = not self.vectors and any(np.shape(entries) not in ((), (1,)) for entries in given)
+            if target.ndim == 2 or (target.ndim == 1 and by_row):
+                target, prediction = as_columns(target, prediction)
         shape = prediction.shape[:-1]
         factor = np.ones(shape, prediction.dtype)
         if sample_weight is not None:
@@ -183,11 +184,10 @@ class Loss:
         read = factor != 0
         return target, prediction, None if read.all() else read, factor, self._divisor(factor, valid)
 
-    def _last(self, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array]:
+    def _last(self, y_true: ArrayLike, y_pred: Array) -> tuple[Array, Array]:
         """Return predictions and targets with the axis of the outputs at the end."""
-        prediction, target = floats(y_pred), np.asarray(y_true)
-        if self.dtype is not None:
-            prediction = prediction.astype(self.dtype, copy=False)
+        target = np.asarray(y_true)
+        prediction = y_pred if self.dtype is None else y_pred.astype(self.dtype, copy=False)
         axis = self._axis(prediction.ndim)
         if axis == prediction.ndim - 1:
             return prediction, target

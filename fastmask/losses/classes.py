@@ -218,7 +218,8 @@ def kind_of_targets(y_true: Array, y_pred: Array) -> str:
 
 
 def _clip(probability: Array) -> Array:
-    return np.clip(probability, epsilon(), 1 - epsilon())
+    least = epsilon()
+    return np.clip(probability, least, 1 - least)
 
 
 def _log_softmax(x: Array) -> Array:

@@ -23,9 +23,8 @@ from fastmask.ops._normalization import (
     layer_normalization,
     layer_normalization_vjp,
 )
-from fastmask.ops._optimizers import adam_step, lazy_adam_step, rmsprop_step, sgd_step
+from fastmask.ops._optimizers import UpdateProgram, adam_step, lazy_adam_step, rmsprop_step, sgd_step
 from fastmask.ops._pooling import average_pool, average_pool_vjp, max_pool, max_pool_vjp
-from fastmask.ops._resting import RestingRows
 from fastmask.ops._sequences import (
     MERGE_MODES,
     expand_vjp,
@@ -70,9 +69,9 @@ __all__ = [
     "RNNProgram",
     "RNNSpec",
     "RecurrentGradients",
-    "RestingRows",
     "SparseRows",
     "Tokens",
+    "UpdateProgram",
     "activation",
     "activation_vjp",
     "adam_step",

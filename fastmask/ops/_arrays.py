@@ -90,17 +90,13 @@ def check_shape(name: str, array: Array, expected: Sequence[int]) -> None:
         raise ValueError(f"{name}: expected shape {tuple(expected)}, got {array.shape}.")
 
 
-def round_up(n: int, multiple: int) -> int:
-    """The least multiple of ``multiple`` from ``n`` on."""
-    return -(-n // multiple) * multiple
-
-
 def product_panels(kernel: ModuleType, matrix: Array) -> Array:
     """A right-hand matrix [depth, columns] in panels of four vectors."""
     depth, columns = matrix.shape
     lanes = kernel.lanes
-    panels = aligned_empty(depth * round_up(columns, lanes), matrix.dtype)
-    _pack(kernel, matrix, panels, 4 * lanes, lanes, -(-columns // (4 * lanes)), 4)
+    vectors = -(-columns // lanes)
+    panels = aligned_empty(depth * vectors * lanes, matrix.dtype)
+    _pack(kernel, matrix, panels, 4 * lanes, lanes, -(-vectors // 4), 4)
     return panels
 
 

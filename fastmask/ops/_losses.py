@@ -44,8 +44,9 @@ def sparse_crossentropy(
     scales = np.ones(rows.shape[0], rows.dtype) if scale is None else check_float("scale", scale, 1, rows.dtype)
     check_shape("scale", scales, rows.shape[:1])
     values, gradient = np.empty(rows.shape[0], rows.dtype), aligned_empty(rows.shape, rows.dtype)
-    run = kernels.module(rows.dtype).sparse_crossentropy_rows
-    arguments = (rows, numbers, scales, bool(from_logits), float(epsilon), values, gradient)
-    parts = split(rows.shape[0], thread_count(20.0 * rows.size))
-    threads.run([partial(run, *arguments, begin, end) for begin, end in parts])
+    module, last = kernels.module(rows.dtype), () if from_logits else (float(epsilon),)
+    run = module.sparse_crossentropy_of_logits if from_logits else module.sparse_crossentropy
+    parts = [slice(*part) for part in split(rows.shape[0], thread_count(20.0 * rows.size))]
+    arrays = (rows, numbers, scales, values, gradient)
+    threads.run([partial(run, *(array[part] for array in arrays), *last) for part in parts])
     return values, gradient

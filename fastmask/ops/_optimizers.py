@@ -1,173 +1,191 @@
-"""One optimizer step on one parameter, in place, with Keras 3's formulas."""
+"""Optimizer steps in place, with Keras 3's formulas."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 
 from fastmask import kernels, threads
-from fastmask.ops import tuning
-from fastmask.ops._arrays import FLOATS, Array, Indices, check_float, check_shape, split, thread_count
+from fastmask.ops._arrays import FLOATS, Array, Indices, check_float, check_shape, thread_count
 from fastmask.ops._embedding import SparseRows, check_ids
-from fastmask.ops._resting import AT_REST, RestingRows, new_places
 
-_REQUIRED = ("parameter", "mean_square", "m", "v")
+Change = tuple[Array, Indices | None, Indices | None]
+"""The flat gradient of a parameter; where each of its rows finds its own there, -1 where it has none; the ids of the
+only rows to change. No more than one of the last two."""
 
-
-def _in_place(arrays: dict[str, Array | None]) -> list[Array | None]:
-    """Arrays like the first, checked, as rows; None where one is not needed."""
-    like = arrays["parameter"]
-    found: list[Array | None] = []
-    for name, array in arrays.items():
-        if array is None or like is None:
-            if name in _REQUIRED:
-                raise TypeError(f"{name}: expected an array to change in place, got None.")
-            found.append(None)
-            continue
-        if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or not array.flags.carray:
-            raise TypeError(f"{name}: expected a writable contiguous float32 or float64 array to change in place.")
-        if array.shape != like.shape:
-            raise ValueError(f"{name}: expected shape {like.shape}, got {array.shape}.")
-        if array.dtype != like.dtype:
-            raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}.")
-        found.append(array if array.ndim == 2 and array.size else _rows(array))
-    return found
+_RULES = {
+    "sgd": (0, ("velocity",)),
+    "rmsprop": (1, ("mean_square", "momentum_buffer", "mean")),
+    "adam": (2, ("m", "v", "v_max")),
+}
+_REQUIRED = ("mean_square", "m", "v")
 
 
-def _rows(array: Array) -> Array:
-    return array.reshape(-1, array.shape[-1]) if array.ndim > 1 and array.size else array.reshape(1, array.size)
+class UpdateProgram:
+    """The step of an optimizer on several parameters, whose arrays are checked once and change in place.
+
+    Parameters
+    ----------
+    rule : {"sgd", "rmsprop", "adam"}
+    arrays : sequence of sequences of float32 or float64 arrays
+        Of each parameter first itself, then its states, in the order in which :func:`sgd_step`, :func:`rmsprop_step`
+        and :func:`adam_step` take them. No two may share memory.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array does not fit.
+    """
+
+    def __init__(self, rule: str, arrays: Sequence[Sequence[Array | None]]) -> None:
+        if rule not in _RULES:
+            raise ValueError(f"rule: expected one of {', '.join(_RULES)}, got {rule!r}.")
+        code, names = _RULES[rule]
+        self._parameters: list[Array] = []
+        flat: dict[np.dtype, list[tuple[int, tuple[object, ...]]]] = {}
+        for own in arrays:
+            parameter = _in_place("parameter", own[0], None)
+            flat_states: list[Array | None] = [None, None, None]
+            for i, (name, state) in enumerate(zip(names, own[1:], strict=True)):
+                if state is not None or name in _REQUIRED:
+                    flat_states[i] = _in_place(name, state, parameter).reshape(-1)
+            columns = parameter.shape[-1] if parameter.ndim else 1
+            entry = (columns, parameter.reshape(-1), *flat_states)
+            flat.setdefault(parameter.dtype, []).append((len(self._parameters), entry))
+            self._parameters.append(parameter)
+        self._updates = [
+            (kernels.module(dtype).Updates(code, [entry for _, entry in own]), [number for number, _ in own])
+            for dtype, own in flat.items()
+        ]
+
+    def prepare(
+        self, gradients: Sequence[Array | SparseRows], rates: tuple[float, ...], lazy: bool = False
+    ) -> Callable[[], None]:
+        """Check the gradients of a step, and return what makes the step.
+
+        Parameters
+        ----------
+        gradients : sequence of arrays or SparseRows
+            One for each parameter.
+        rates : tuple of float
+            The numbers that the function of the rule takes, all of them in its order.
+        lazy : bool, default False
+            Whether only the rows change that :class:`SparseRows` name. An id that comes twice is a ValueError then.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            If a gradient does not fit. Nothing has changed then.
+        """
+        changes: list[Change] = []
+        numbers = 0
+        for gradient, like in zip(gradients, self._parameters, strict=True):
+            if isinstance(gradient, SparseRows):
+                change = _sparse_change(gradient, like, lazy)
+            else:
+                dense = gradient
+                fits = type(dense) is np.ndarray and dense.dtype == like.dtype and dense.shape == like.shape
+                if not (fits and dense.flags.c_contiguous and dense.flags.aligned):
+                    dense = check_float("gradient", gradient, None, like.dtype)
+                    check_shape("gradient", dense, like.shape)
+                change = dense.reshape(-1), None, None
+            changes.append(change)
+            numbers += change[0].size if change[1] is None else like.size
+        parts = thread_count(30.0 * numbers)
+        tasks = [
+            partial(updates.run, rates, [changes[number] for number in own], part, parts)
+            for updates, own in self._updates
+            for part in range(parts)
+        ]
+        return partial(threads.run, tasks, parts)
 
 
-def _sparse(gradient: SparseRows, parameter: Array) -> tuple[Indices, Array]:
+def _in_place(name: str, array: object, like: Array | None) -> Array:
+    """An array that can change in place, of the shape and dtype of the parameter."""
+    if array is None:
+        raise TypeError(f"{name}: expected an array to change in place, got None.")
+    if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or not array.flags.carray:
+        raise TypeError(f"{name}: expected a writable contiguous float32 or float64 array to change in place.")
+    if like is not None and array.shape != like.shape:
+        raise ValueError(f"{name}: expected shape {like.shape}, got {array.shape}.")
+    if like is not None and array.dtype != like.dtype:
+        raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}.")
+    return array
+
+
+def _sparse_change(gradient: SparseRows, parameter: Array, lazy: bool) -> Change:
     if gradient.shape != parameter.shape or parameter.ndim != 2:
         raise ValueError(f"gradient: expected shape {parameter.shape}, got {gradient.shape}.")
     rows = check_float("gradient", gradient.rows, 2, parameter.dtype)
     ids = check_ids("gradient", gradient.ids, parameter.shape[0])
     check_shape("gradient", rows, (ids.size, parameter.shape[1]))
-    return ids, rows
-
-
-def _gradient(gradient: Array | SparseRows, parameter: Array) -> tuple[Array, Indices | None]:
-    """The gradient as rows, and for sparse rows their ids."""
-    if isinstance(gradient, SparseRows):
-        ids, rows = _sparse(gradient, parameter)
-        return (rows if rows.size else np.zeros((1, parameter.shape[1]), parameter.dtype)), ids
-    checked = check_float("gradient", gradient, None, parameter.dtype)
-    if checked.shape != parameter.shape:
-        check_shape("gradient", checked, parameter.shape)
-    return checked if checked.ndim == 2 and checked.size else _rows(checked), None
-
-
-def _rows_to_change(gradient: SparseRows, parameter: Array) -> tuple[Array, Indices]:
-    """The gradient's rows and their ids, each of which may come once: threads share out the rows."""
-    ids, rows = _sparse(gradient, parameter)
-    if np.unique(ids).size < ids.size:
+    if not lazy:
+        places = np.full(parameter.shape[0], -1, np.int64)
+        places[ids] = np.arange(ids.size)
+        return rows.reshape(-1), places, None
+    if np.unique(ids).size < ids.size:  # threads share out the rows
         raise ValueError("gradient: expected each id once.")
-    return rows, np.ascontiguousarray(ids)
+    return rows.reshape(-1), None, np.ascontiguousarray(ids)
 
 
-def _numbers(rates: dict[str, float]) -> list[float]:
-    found = []
+def _step(
+    rule: str, arrays: Sequence[Array | None], gradient: Array | SparseRows, rates: dict[str, float],
+    lazy: bool = False,
+) -> None:
+    program = UpdateProgram(rule, [arrays])
+    numbers = []
     for name, value in rates.items():
         try:
-            found.append(float(value))
+            numbers.append(float(value))
         except (TypeError, ValueError):
             raise TypeError(f"{name}: expected a number, got {value!r}.") from None
-    return found
-
-
-def _run(
-    name: str, parameter: Array, gradient: Array | SparseRows, states: dict[str, Array | None], rates: dict[str, float],
-    resting: RestingRows | None = None, lazy: bool = False,
-) -> None:
-    rows, *others = _in_place({"parameter": parameter, **states})
-    named = gradient if lazy and isinstance(gradient, SparseRows) else None
-    values, ids = _gradient(gradient, parameter) if named is None else _rows_to_change(named, parameter)
-    numbers = _numbers(rates)
-    if rows is None or rows.size == 0:
-        return
-    step = getattr(kernels.module(rows.dtype), name if named is None else f"lazy_{name}")
-
-    def run(places: Indices | None, parts: list[tuple[int, int]]) -> None:
-        threads.run([partial(step, rows, values, places, *others, *numbers, begin, end) for begin, end in parts])
-
-    if resting is not None and not isinstance(resting, RestingRows):
-        raise TypeError(f"resting: expected RestingRows or None, got {type(resting).__name__}.")
-    if named is not None:
-        run(ids, _parts(None, *values.shape) if values.size else [])
-    elif ids is None:
-        if resting is not None:
-            resting.forget()
-        if 30.0 * rows.size < tuning.OPERATIONS_PER_THREAD:
-            step(rows, values, None, *others, *numbers, 0, rows.shape[0])
-        else:
-            run(None, _parts(None, *rows.shape))
-    elif resting is None:
-        places = new_places(ids, rows.shape[0])
-        run(places, _parts(places, *rows.shape))
-    else:
-        with resting.step(tuple(states.values()), ids, rows.shape[0]) as places:
-            run(places, _parts(places, *rows.shape))
-
-
-def _parts(places: Indices | None, rows: int, columns: int) -> list[tuple[int, int]]:
-    """Ranges of rows for the threads, with about as many rows to update in each."""
-    count = thread_count(30.0 * rows * columns)
-    if places is None or count == 1:
-        return split(rows, count)
-    moving = np.flatnonzero(places > AT_REST)
-    inner = [begin for begin, _ in split(moving.size, thread_count(30.0 * moving.size * columns))[1:]]
-    return list(pairwise([0, *moving[inner].tolist(), rows]))
+    program.prepare([gradient], tuple(numbers), lazy)()
 
 
 def sgd_step(
     parameter: Array, gradient: Array | SparseRows, velocity: Array | None, learning_rate: float,
-    momentum: float = 0.0, nesterov: bool = False, *, resting: RestingRows | None = None,
+    momentum: float = 0.0, nesterov: bool = False,
 ) -> None:
     """Stochastic gradient descent.
 
     ``w -= lr * g``; with a velocity ``v = momentum * v - lr * g`` and ``w += v``, or, Nesterov,
     ``w += momentum * v - lr * g``. All arrays are float32 or float64 of one shape; ``parameter`` and
     ``velocity`` change in place. A gradient of :class:`SparseRows` gives the bits of the dense gradient it
-    stands for; rows that have no gradient and no velocity are passed over, those known in ``resting``
-    (:class:`RestingRows`) without a look at the velocity.
+    stands for; rows that have no gradient and no velocity are passed over.
     """
     rates = {"learning_rate": learning_rate, "momentum": momentum, "nesterov": bool(nesterov)}
-    _run("sgd_step", parameter, gradient, {"velocity": velocity}, rates, resting)
+    _step("sgd", (parameter, velocity), gradient, rates)
 
 
 def rmsprop_step(
     parameter: Array, gradient: Array | SparseRows, mean_square: Array, momentum_buffer: Array | None,
     mean: Array | None, learning_rate: float, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7,
-    *, resting: RestingRows | None = None,
 ) -> None:
     """RMSprop with epsilon inside the root.
 
     ``v = rho * v + (1 - rho) * g * g``; ``u = lr * g / sqrt(v - m * m + epsilon)`` where ``m``, the running
     mean, is zero unless ``mean`` is given (centered); with a buffer ``p = momentum * p + u`` and ``w -= p``,
-    else ``w -= u``. Everything but ``gradient`` changes in place; :class:`SparseRows` and ``resting`` as in
-    :func:`sgd_step`.
+    else ``w -= u``. Everything but ``gradient`` changes in place; :class:`SparseRows` as in :func:`sgd_step`.
     """
-    states = {"mean_square": mean_square, "momentum_buffer": momentum_buffer, "mean": mean}
     rates = {"learning_rate": learning_rate, "rho": rho, "momentum": momentum, "epsilon": epsilon}
-    _run("rmsprop_step", parameter, gradient, states, rates, resting)
+    _step("rmsprop", (parameter, mean_square, momentum_buffer, mean), gradient, rates)
 
 
 def adam_step(
     parameter: Array, gradient: Array | SparseRows, m: Array, v: Array, v_max: Array | None, alpha: float,
-    beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7, *, resting: RestingRows | None = None,
+    beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
 ) -> None:
     """Adam (Kingma and Ba 2015) with epsilon outside the root.
 
     ``m += (g - m)(1 - beta_1)``; ``v += (g * g - v)(1 - beta_2)``; ``w -= alpha * m / (sqrt(v) + epsilon)``,
     where ``alpha`` is ``lr * sqrt(1 - beta_2 ** t) / (1 - beta_1 ** t)``; with ``v_max`` (amsgrad) its
-    running maximum stands for v. Everything but ``gradient`` changes in place; :class:`SparseRows` and
-    ``resting`` as in :func:`sgd_step`.
+    running maximum stands for v. Everything but ``gradient`` changes in place; :class:`SparseRows` as in
+    :func:`sgd_step`.
     """
     rates = {"alpha": alpha, "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
-    _run("adam_step", parameter, gradient, {"m": m, "v": v, "v_max": v_max}, rates, resting)
+    _step("adam", (parameter, m, v, v_max), gradient, rates)
 
 
 def lazy_adam_step(
@@ -180,4 +198,4 @@ def lazy_adam_step(
     the number of those rows alone. A dense gradient names all rows. An id that comes twice is a ValueError.
     """
     rates = {"alpha": alpha, "beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
-    _run("adam_step", parameter, gradient, {"m": m, "v": v, "v_max": v_max}, rates, lazy=True)
+    _step("adam", (parameter, m, v, v_max), gradient, rates, lazy=True)

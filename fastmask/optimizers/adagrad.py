@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import ops
-from fastmask.optimizers.base import Optimizer, Rate, dense
+from fastmask.optimizers.base import Optimizer, Rate, State, dense
 from fastmask.optimizers.gradients import Gradient, not_negative, share
-from fastmask.optimizers.state import State
 
 Array = NDArray[Any]
 

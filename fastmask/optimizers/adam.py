@@ -5,16 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmask import ops
 from fastmask.layers.base.variable import Variable
-from fastmask.optimizers.base import Optimizer, Rate, dense
+from fastmask.optimizers.base import Optimizer, Rate, State, dense
+from fastmask.optimizers.compiled import Compiled
 from fastmask.optimizers.gradients import Gradient, not_negative, share
-from fastmask.optimizers.state import State, keeps_state, resting_rows
 
 Array = NDArray[Any]
 
 
-class Adam(Optimizer):
+class Adam(Compiled):
     """Gradient descent with running means of the gradient and of its square.
 
     In step t, ``a = learning_rate * sqrt(1 - beta_2**t) / (1 - beta_1**t)``,
@@ -34,6 +33,7 @@ class Adam(Optimizer):
     """
 
     identifier = "adam"
+    rule = "adam"
     slots = (("momentum", "velocity"), ("velocity_hat",))
 
     def __init__(
@@ -51,19 +51,12 @@ class Adam(Optimizer):
         self.epsilon = not_negative("epsilon", epsilon)
         self.amsgrad = amsgrad
 
-    @keeps_state
     def new_state(self, param: Array) -> State:
         """Return the two running means, and the largest square or None."""
         largest = np.zeros_like(param) if self.amsgrad else None
         return np.zeros_like(param), np.zeros_like(param), largest
 
-    @keeps_state
-    def step(self, param: Array, grad: Gradient, state: State) -> None:
-        """Update `param` and its state in place."""
-        m, v, largest = state
-        ops.adam_step(param, grad, m, v, largest, *self._rates(), resting=resting_rows(state))
-
-    def _rates(self) -> tuple[float, float, float, float]:
+    def _rates(self) -> tuple[float, ...]:
         """Return the corrected step size, the betas and epsilon."""
         t = self.iterations + 1
         correction = (1 - self.beta_2**t) ** 0.5 / (1 - self.beta_1**t)
@@ -129,6 +122,7 @@ class LazyAdam(Adam):
     """
 
     identifier = "lazyadam"
+    lazy = True
 
     def __init__(
         self,
@@ -145,11 +139,6 @@ class LazyAdam(Adam):
                 f"{kwargs['weight_decay']!r}"
             )
         super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, **kwargs)
-
-    def step(self, param: Array, grad: Gradient, state: State) -> None:
-        """Update `param` and its state in place, only in the rows that `grad` names."""
-        m, v, largest = state
-        ops.lazy_adam_step(param, grad, m, v, largest, *self._rates())
 
 
 class _Moments(Optimizer):

@@ -3,18 +3,19 @@
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import ops
-from fastmask.layers.base.variable import Variable
+from fastmask.layers.base.variable import Changing, Variable
 from fastmask.optimizers import gradients, schedules
 from fastmask.optimizers.gradients import Gradient, not_negative
-from fastmask.optimizers.state import State, VariableState, around, given_to, made_by
 
 Array = NDArray[Any]
+State = tuple[Any, ...]  # arrays like the parameter, None where a variant needs none
 Rate = float | schedules.LearningRateSchedule | Callable[[], float] | Mapping[str, Any]
 _NEUTRAL = {
     "use_ema": (False, None),
@@ -178,17 +179,33 @@ class Optimizer:
                 f"grads must have one entry per variable, got {len(grads)} for {len(variables)}"
             )
         pairs = [pair for pair in zip(grads, variables, strict=True) if pair[0] is not None]
+        changing = [variable for _, variable in pairs]
         clipped = self._clip([grad for grad, _ in pairs])
         self.rate = self.learning_rate
-        for grad, (_, variable) in zip(clipped, pairs, strict=True):
-            state = self._state(variable)
-            with variable.changing() as param:
-                if self.weight_decay and self._decays(variable):
-                    param *= variable.dtype.type(1 - self.rate * self.weight_decay)
-                self.step(param, grad, given_to(self.step, state))
+        for variable in changing:
+            if variable not in self._states:
+                self._state(variable)
+        with Changing([*changing, self._iteration]) as (*params, iteration):
+            update = self._checked(clipped, changing, params)
+            if self.weight_decay:
+                for variable, param in zip(changing, params, strict=True):
+                    if self._decays(variable):
+                        param *= param.dtype.type(1 - self.rate * self.weight_decay)
+            update()
+            for variable, param in zip(changing, params, strict=True):
                 if variable.constraint is not None:
                     param[...] = variable.constraint(param)
-        self.iterations += 1
+            iteration += 1
+
+    def _checked(
+        self, grads: Sequence[Gradient], variables: Sequence[Variable], params: Sequence[Array]
+    ) -> Callable[[], None]:
+        """Return the update of some parameters by their gradients, after all checks that it can make beforehand."""
+        return partial(self._update, grads, variables, params)
+
+    def _update(self, grads: Sequence[Gradient], variables: Sequence[Variable], params: Sequence[Array]) -> None:
+        for grad, variable, param in zip(grads, variables, params, strict=True):
+            self.step(param, grad, self._states[variable])
 
     def step(self, param: Array, grad: Gradient, state: State) -> None:
         """Update `param` and its `state` in place, with step size ``self.rate``."""
@@ -216,7 +233,7 @@ class Optimizer:
 
     def _state(self, variable: Variable) -> State:
         if variable not in self._states:
-            self._states[variable] = made_by(self.new_state, variable.value)
+            self._states[variable] = self.new_state(variable.value)
         return self._states[variable]
 
     def _slot(self, variable: Variable, number: int, name: str) -> Variable | None:
@@ -225,7 +242,7 @@ class Optimizer:
         if number >= len(state) or state[number] is None:
             return None
         path = f"{variable.path.replace('/', '_')}_{name}"
-        return state.slot(number, path) if isinstance(state, VariableState) else around(state[number], path)
+        return Variable.around(state[number], path, trainable=False)
 
     def _decays(self, variable: Variable) -> bool:
         named = any(re.search(pattern, variable.name) for pattern in self._undecayed_names)

@@ -5,15 +5,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmask import ops
-from fastmask.optimizers.base import Optimizer, Rate
-from fastmask.optimizers.gradients import Gradient, not_negative, share
-from fastmask.optimizers.state import State, keeps_state, resting_rows
+from fastmask.optimizers.base import Rate, State
+from fastmask.optimizers.compiled import Compiled
+from fastmask.optimizers.gradients import not_negative, share
 
 Array = NDArray[Any]
 
 
-class SGD(Optimizer):
+class SGD(Compiled):
     """Gradient descent, with momentum if asked for.
 
     With g the gradient: ``w -= learning_rate * g``, or with momentum
@@ -32,6 +31,7 @@ class SGD(Optimizer):
     """
 
     identifier = "sgd"
+    rule = "sgd"
     slots = (("momentum",),)
 
     def __init__(
@@ -45,23 +45,20 @@ class SGD(Optimizer):
         self.momentum = share("momentum", momentum)
         self.nesterov = nesterov
 
-    @keeps_state
     def new_state(self, param: Array) -> State:
         """Return the velocity, or None without momentum."""
         return (np.zeros_like(param) if self.momentum else None,)
 
-    @keeps_state
-    def step(self, param: Array, grad: Gradient, state: State) -> None:
-        """Update `param` and its velocity in place."""
-        rates = (self.rate, self.momentum, self.nesterov)
-        ops.sgd_step(param, grad, state[0], *rates, resting=resting_rows(state))
+    def _rates(self) -> tuple[float, ...]:
+        """Return the learning rate, the momentum and whether it is Nesterov's."""
+        return self.rate, self.momentum, self.nesterov
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return super().get_config() | {"momentum": self.momentum, "nesterov": self.nesterov}
 
 
-class RMSprop(Optimizer):
+class RMSprop(Compiled):
     """Gradient descent divided by a running root mean square of the gradient.
 
     ``s = rho * s + (1 - rho) * g**2`` and ``w -= learning_rate * g / sqrt(s + epsilon)``.
@@ -80,6 +77,7 @@ class RMSprop(Optimizer):
     """
 
     identifier = "rmsprop"
+    rule = "rmsprop"
     slots = (("velocity",), ("momentum",), ("average_gradient",))
 
     def __init__(
@@ -97,7 +95,6 @@ class RMSprop(Optimizer):
         self.epsilon = not_negative("epsilon", epsilon)
         self.centered = centered
 
-    @keeps_state
     def new_state(self, param: Array) -> State:
         """Return the mean square, the momentum buffer or None, and the mean or None."""
         return (
@@ -106,12 +103,9 @@ class RMSprop(Optimizer):
             np.zeros_like(param) if self.centered else None,
         )
 
-    @keeps_state
-    def step(self, param: Array, grad: Gradient, state: State) -> None:
-        """Update `param` and its state in place."""
-        square, velocity, mean = state
-        rates = (self.rate, self.rho, self.momentum, self.epsilon)
-        ops.rmsprop_step(param, grad, square, velocity, mean, *rates, resting=resting_rows(state))
+    def _rates(self) -> tuple[float, ...]:
+        """Return the learning rate, rho, momentum and epsilon."""
+        return self.rate, self.rho, self.momentum, self.epsilon
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

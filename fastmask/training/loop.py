@@ -185,7 +185,7 @@ class Loop:
         """Raise ValueError if the model cannot do `method` for want of a loss."""
         if self.optimizer is None:
             raise ValueError(f"the model must be compiled: call compile() before {method}()")
-        if all(head.loss is None for head in self.scores.heads):
+        if not self.scores.has_loss:
             raise ValueError(f"loss must be given to compile() before {method}(), got None")
 
 

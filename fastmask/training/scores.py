@@ -49,6 +49,16 @@ class Scores:
         "weighted_" before a name that one of the others has.
     keyed : bool, default False
         Whether the outputs stand in a dict; then the losses are in the order of a dict of these.
+
+    Attributes
+    ----------
+    named : list of (str, Metric)
+        The loss, the losses of several outputs, the metrics and the weighted metrics, by name. Those of several
+        outputs are in alphabetical order, as in Keras.
+    all : list of Metric
+        The metrics of `named`.
+    has_loss : bool
+        Whether an output has one.
     """
 
     def __init__(
@@ -80,23 +90,16 @@ class Scores:
             for head, prefix, own in zip(self.heads, prefixes, found, strict=True):
                 pairs = [(_free_name(m.name, prefix, kind, taken), m) for m in _metrics(own)]
                 (head.plain if kind == "metrics" else head.weighted).extend(pairs)
+        self.named = self._named()
+        self.all: list[Metric] = [metric for _, metric in self.named]
+        self.has_loss = any(head.loss is not None for head in self.heads)
 
-    @property
-    def named(self) -> list[tuple[str, Metric]]:
-        """The loss, the losses of several outputs, the metrics and the weighted metrics, by name.
-
-        Those of several outputs are in alphabetical order, as in Keras.
-        """
+    def _named(self) -> list[tuple[str, Metric]]:
         means = [(head.mean.name, head.mean) for head in self.heads if head.mean is not None]
         means.sort(key=lambda pair: self.first.index(pair[0]) if pair[0] in self.first else -1)
         found = [pair for head in self.heads for pair in head.plain]
         found += [pair for head in self.heads for pair in head.weighted]
         return [("loss", self.loss), *means, *(sorted(found, key=_name) if len(self.heads) > 1 else found)]
-
-    @property
-    def all(self) -> list[Metric]:
-        """The metrics of `named`."""
-        return [metric for _, metric in self.named]
 
     def reset(self) -> None:
         """Start a new epoch."""

@@ -301,7 +301,7 @@ class Trainer(Loop, Storable):
     @property
     def metrics(self) -> list[Metric]:
         """The loss, as a mean, and the metrics."""
-        return self.scores.all
+        return list(self.scores.all)
 
     def _source(self, x: Any, y: Any = None, sample_weight: Any = None, **options: Any) -> Source:
         return sources.source(x, y, sample_weight, layout=self.layout, **options)

@@ -5,6 +5,7 @@ import pytest
 from helpers.numeric import assert_close, assert_same_bits
 
 from fastmask import ops, reference
+from fastmask.ops import tuning
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 
@@ -165,3 +166,45 @@ def test_bad_ids_of_a_lazy_step_change_nothing(ids, error):
     with pytest.raises(error, match=r"\bgradient\b"):
         ops.lazy_adam_step(arrays[0], grad, *arrays[1:], 0.1)
     assert_same_bits(arrays[0], kept)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("rule", ["sgd", "rmsprop", "adam", "lazy adam"])
+def test_a_program_of_several_parameters(rule, count, set_threads):
+    """It has the bits of one step after the other, with any number of threads."""
+    set_threads(count)
+    step = {"sgd": "sgd nesterov", "rmsprop": "rmsprop all", "adam": "amsgrad", "lazy adam": "amsgrad"}[rule]
+    (name, slots, numbers), rng = STEPS[step], np.random.default_rng(1)
+    lazy, name = rule.startswith("lazy"), "lazy_adam_step" if rule.startswith("lazy") else name
+    shapes = [((700, 128), "f4"), ((64, 512), "f4"), ((512,), "f4"), ((9, 3), "f8"), ((1, 1), "f4")]
+    plain, arrays = ([arrays_of(slots, shape, dtype) for shape, dtype in shapes] for _ in range(2))
+    program = ops.UpdateProgram(rule.split()[-1], arrays)
+    with tuning.override(OPERATIONS_PER_THREAD=1000):
+        for _ in range(3):
+            grads = [rng.standard_normal(shape).astype(dtype) for shape, dtype in shapes]
+            for number in (0, 3):
+                ids = rng.choice(len(grads[number]), 5, replace=False)
+                grads[number] = ops.SparseRows(ids, grads[number][ids], grads[number].shape)
+            for own, grad in zip(plain, grads, strict=True):
+                getattr(ops, name)(own[0], grad, *own[1:], *numbers)
+            program.prepare(grads, numbers, lazy)()
+    for own, others in zip(arrays, plain, strict=True):
+        for array, other in zip(own, others, strict=True):
+            assert_same_bits(array, other)
+
+
+def test_a_program_takes_arrays_that_fit():
+    rows, other = np.ones((4, 3), np.float32), np.ones((4, 3), np.float32)
+    for rule, own, error in (
+        ("sgd", (rows, other[:3]), ValueError), ("sgd", (rows, other.astype(float)), TypeError),
+        ("adam", (rows, other, None, None), TypeError), ("adam", (rows, other), ValueError),
+        ("sgd", (rows[:, :2], None), TypeError),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            ops.UpdateProgram(rule, [own])
+    program = ops.UpdateProgram("sgd", [(rows, None)])
+    for gradients in ([], [other, other], [other[:3]], [other.astype(float)]):
+        with pytest.raises((ValueError, TypeError)):
+            program.prepare(gradients, (0.1, 0.0, False))
+    with pytest.raises(ValueError, match=r"rule: expected one of sgd, rmsprop, adam, got 'adagrad'"):
+        ops.UpdateProgram("adagrad", [])

@@ -1,4 +1,4 @@
-"""What optimizers know of rows at rest never outlives a change of the state, whoever makes it."""
+"""What optimizers prepare for a step never outlives a change of what it was made from, whoever makes it."""
 
 import copy
 import pickle
@@ -8,7 +8,7 @@ import pytest
 from helpers.numeric import assert_same_bits
 
 import fastmask as fm
-from fastmask import ops, optimizers
+from fastmask import ops, optimizers, threads
 from fastmask.layers import Variable
 from fastmask.saving import compiled
 
@@ -68,23 +68,6 @@ def arrays_of(optimizer):
     return [array for state in optimizer._states.values() for array in state if array is not None]
 
 
-def knows(optimizer, variables):
-    """Tell whether a step passes over the last rows although ones have been put into their state in secret."""
-    arrays, values = arrays_of(optimizer), [variable.numpy() for variable in variables]
-    kept = [array.copy() for array in arrays]
-    for array in arrays:
-        assert not array[-3:].any()
-        array[-3:] = 1
-    optimizer.apply([gradient([])] * len(variables), variables)
-    passed = all((array[-3:] == 1).all() for array in arrays)
-    for array, old in zip(arrays, kept, strict=True):
-        array[...] = old
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
-    optimizer.iterations -= 1
-    return passed
-
-
 @pytest.mark.parametrize(
     "options", [{}, {"clipnorm": 0.5}, {"clipvalue": 0.3}, {"global_clipnorm": 0.5}, {"weight_decay": 0.1}], ids=str
 )
@@ -96,19 +79,6 @@ def test_bits_of_dense_gradients(name, options):
     twins.step(7, dense=True)
     for ids in ([], [28], [], [4]):
         twins.step(*ids)
-
-
-@with_state
-def test_rows_at_rest_are_known(name):
-    twins = Twins(MAKERS[name])
-    twins.step(0)
-    assert knows(twins.optimizers[0], twins.weights[0])
-    held = twins.slots()
-    twins.step(0)
-    assert knows(twins.optimizers[0], twins.weights[0])
-    assert held[0] == twins.slots()[0]
-    held[0][0].assign(held[0][0].value)
-    assert not knows(twins.optimizers[0], twins.weights[0])
 
 
 @with_state
@@ -150,7 +120,6 @@ def test_one_slot_alone(name):
 
 @with_state
 def test_a_slot_that_is_being_changed(name):
-    """A step within `changing` leaves nothing known, even if what it met was zeros."""
     twins = Twins(MAKERS[name])
     twins.step(0)
     held = twins.slots()
@@ -184,8 +153,7 @@ def test_copies_go_their_own_way(name, make):
 
 
 @with_state
-def test_shallow_copies_share_what_they_know(name):
-    """They share the state, so each must learn of the other's steps."""
+def test_shallow_copies_share_the_state(name):
     twins = Twins(MAKERS[name])
     twins.step(0)
     first, second = twins.optimizers, [copy.copy(optimizer) for optimizer in twins.optimizers]
@@ -203,7 +171,6 @@ def test_state_that_files_and_backups_write(name, blocks):
     twins.step(0)
     twins.step(1)
     pairs = list(zip(twins.optimizers, twins.weights, strict=True))
-    assert knows(*pairs[0])
     for number in range(len(compiled.slots(*pairs[0], blocks))):
         for optimizer, weights in pairs:
             compiled.slots(optimizer, weights, blocks)[number].assign(np.full(SHAPE, 0.5))
@@ -311,6 +278,100 @@ def test_direct_steps_on_states_of_ones_own():
             optimizer.step(param, given, state)
             state[0][5:7] += 1
     assert_same_bits(*params)
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """The arrays of each program that is made."""
+    made, init = [], ops.UpdateProgram.__init__
+
+    def noted(self, rule, arrays):
+        made.append(arrays)
+        init(self, rule, arrays)
+
+    monkeypatch.setattr(ops.UpdateProgram, "__init__", noted)
+    return made
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_one_program_for_many_steps(name, programs):
+    optimizer, weights = MAKERS[name](), [Variable(np.ones(SHAPE, np.float32), "w") for _ in range(3)]
+    for number in range(4):
+        optimizer.apply([gradient([number]), np.ones(SHAPE, np.float32), None], weights)
+        weights[0].assign(np.full(SHAPE, number))
+        for slot in optimizer.variables:
+            slot.assign(slot.value)
+    assert len(programs) == 1
+    optimizer.apply([gradient([1]), np.ones(SHAPE, np.float32), gradient([2])], weights)
+    assert len(programs) == 2
+
+
+@with_state
+@pytest.mark.parametrize("what", ["weight", "state"])
+def test_arrays_that_are_replaced(name, what, programs):
+    """The step is made on the new array, and the old one keeps its numbers."""
+    optimizer, weight = MAKERS[name](), Variable(np.ones(SHAPE, np.float32), "w")
+    optimizer.apply([gradient([1])], [weight])
+    old = weight._array if what == "weight" else optimizer._states[weight][0]
+    kept = old.copy()
+    if what == "weight":
+        weight.__setstate__(weight.__getstate__())
+    else:
+        optimizer._states[weight] = tuple(None if a is None else a.copy() for a in optimizer._states[weight])
+    optimizer.apply([gradient([2])], [weight])
+    assert len(programs) == 2
+    assert_same_bits(old, kept)
+    new = weight.value if what == "weight" else optimizer._states[weight][0]
+    assert not np.array_equal(new, kept)
+
+
+def test_a_variable_that_comes_twice():
+    """It takes one step after the other."""
+    grads = [gradient([1, 2]), np.full(SHAPE, 0.5, np.float32)]
+    first, second = (Variable(np.ones(SHAPE, np.float32), "w") for _ in range(2))
+    twice, once = (optimizers.SGD(0.1, momentum=0.9) for _ in range(2))
+    twice.apply(grads, [first, first])
+    for grad in grads:
+        once.apply([grad], [second])
+    assert_same_bits(first.value, second.value)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("bad", [np.ones((2, 2), np.float32), gradient([30]), np.ones(SHAPE), gradient([1])._replace(
+    rows=np.ones((1, 4), np.float32))], ids=["shape", "id", "dtype", "rows"])  # fmt: skip
+def test_a_refused_gradient_changes_nothing(name, bad):
+    """Neither the other weights nor anything else of the optimizer."""
+    optimizer = MAKERS[name](weight_decay=0.1)
+    weights = [Variable(np.ones(SHAPE, np.float32), "w") for _ in range(2)]
+    optimizer.apply([gradient([1])] * 2, weights)
+    before = [variable.numpy() for variable in (*weights, *optimizer.variables)]
+    with pytest.raises((TypeError, ValueError, IndexError), match=r"\bgradient\b"):
+        optimizer.apply([gradient([1]), bad], weights)
+    for variable, old in zip((*weights, *optimizer.variables), before, strict=True):
+        np.testing.assert_array_equal(variable.value, old)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_versions(fails, monkeypatch):
+    """They are None as long as the step lasts, and others than before when it ends, be it by an error."""
+    optimizer, weights = optimizers.Adam(), [Variable(np.ones(SHAPE, np.float32), "w") for _ in range(3)]
+    before, run = [weight.version for weight in weights], threads.run
+
+    def watched(tasks, most):
+        assert [weight.version for weight in weights] == [None, None, before[2]]
+        run(tasks, most)
+        if fails:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threads, "run", watched)
+    try:
+        optimizer.apply([gradient([1]), gradient([2]), None], weights)
+    except KeyboardInterrupt:
+        assert fails
+    after = [weight.version for weight in weights]
+    assert len({*before, *after}) == 5
+    assert None not in after
+    assert optimizer.iterations == (0 if fails else 1)
 
 
 class Dense(optimizers.Adam):

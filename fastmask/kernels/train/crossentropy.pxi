@@ -40,14 +40,19 @@ cdef real logit_row(const real *x, real *gradient, Py_ssize_t columns, int64_t l
     return value
 
 
-def sparse_crossentropy_rows(const real[:, ::1] prediction, const int64_t[::1] labels, const real[::1] scales,
-                             bint from_logits, double epsilon, real[::1] values, real[:, ::1] gradient,
-                             Py_ssize_t begin, Py_ssize_t end):
-    """values = the loss of the rows begin to end, gradient = scale times its derivative; labels must be legal."""
-    cdef Py_ssize_t n, columns = prediction.shape[1]
+def sparse_crossentropy_of_logits(const real[:, ::1] x, const int64_t[::1] labels, const real[::1] scales,
+                                  real[::1] values, real[:, ::1] gradient):
+    """values = the loss of each row, gradient = scale times its derivative; labels must be legal."""
+    cdef Py_ssize_t n
     with nogil:
-        for n in range(begin, end):
-            if from_logits:
-                values[n] = logit_row(&prediction[n, 0], &gradient[n, 0], columns, labels[n], scales[n])
-            else:
-                values[n] = probability_row(&prediction[n, 0], &gradient[n, 0], columns, labels[n], epsilon, scales[n])
+        for n in range(x.shape[0]):
+            values[n] = logit_row(&x[n, 0], &gradient[n, 0], x.shape[1], labels[n], scales[n])
+
+
+def sparse_crossentropy(const real[:, ::1] p, const int64_t[::1] labels, const real[::1] scales, real[::1] values,
+                        real[:, ::1] gradient, double epsilon):
+    """The same of probabilities, which lie within [epsilon, 1 - epsilon] once they are divided by their sum."""
+    cdef Py_ssize_t n
+    with nogil:
+        for n in range(p.shape[0]):
+            values[n] = probability_row(&p[n, 0], &gradient[n, 0], p.shape[1], labels[n], epsilon, scales[n])

@@ -1,20 +1,23 @@
 # One pass over a parameter for each optimizer step. Formulas: Keras 3, where epsilon stands inside the
 # root for RMSprop and outside for Adam.
 #
-# Parameters are [rows, columns]. A gradient has every row, or, with `place`, row r has the gradient
-# gradient[place[r]], and zeros where place[r] is negative. Such a row with state of zeros is at rest and stays as
-# it is: the dense formula would change no bit of it. The step leaves in place[r] whether r is at rest or UNKNOWN, and
-# the next one, given this, does not read the state of rows at rest: of a table of 20,000 rows that takes 2 ms, and
-# most batches name 600. Lazy steps take the ids of the gradient's rows, and no other row.
+# Arrays are flat. A gradient has every row, or, with `places`, row r has the gradient gradient[places[r]], and zeros
+# where places[r] is negative. Such a row with state of zeros is at rest and stays as it is: the dense formula would
+# change no bit of it. With `ids`, the gradient's row n belongs to row ids[n], and no other row changes.
 
 cdef enum:
-    UNKNOWN = -1
-    AT_REST = -2
+    SGD = 0
+    RMSPROP = 1
+    ADAM = 2
+    BLOCK = 8192                # numbers that a thread takes in turn: rows at rest, often side by side, cost less
 
 cdef struct Update:
     real *parameter
     const real *gradient        # NULL: zeros
     real *state[3]              # NULL where a variant does without
+    const int64_t *places       # [rows], or NULL
+    const int64_t *ids          # [rows], or NULL
+    Py_ssize_t rows, columns    # a gradient of every row is one column
     real rate, decay, rest, rest_2, momentum, epsilon
     bint nesterov
 
@@ -103,118 +106,134 @@ cdef bint is_zero(const real *x, Py_ssize_t columns) noexcept nogil:
     return True
 
 
-cdef inline void move_to_row(const Update *whole, Py_ssize_t row, Py_ssize_t columns, Update *u) noexcept nogil:
+cdef inline void move_to_row(const Update *whole, Py_ssize_t row, Py_ssize_t source, Update *u) noexcept nogil:
     cdef int i
-    u.parameter = whole.parameter + row * columns
+    u.parameter = whole.parameter + row * whole.columns
+    u.gradient = whole.gradient + source * whole.columns if source >= 0 else NULL
     for i in range(3):
-        u.state[i] = whole.state[i] + row * columns if whole.state[i] != NULL else NULL
+        u.state[i] = whole.state[i] + row * whole.columns if whole.state[i] != NULL else NULL
 
 
-cdef inline bint has_zero_state(const Update *u, Py_ssize_t columns) noexcept nogil:
-    return is_zero(u.state[0], columns) and is_zero(u.state[1], columns) and is_zero(u.state[2], columns)
+cdef inline bint has_zero_state(const Update *u) noexcept nogil:
+    return is_zero(u.state[0], u.columns) and is_zero(u.state[1], u.columns) and is_zero(u.state[2], u.columns)
 
 
-cdef void update_rows(UpdateRow update, const Update *whole, int64_t[::1] place, Py_ssize_t columns,
-                      Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
-    cdef Update u = whole[0]
-    cdef Py_ssize_t row
-    for row in range(begin, end):
-        if place is not None and place[row] == AT_REST:
-            continue
-        move_to_row(whole, row, columns, &u)
-        u.gradient = whole.gradient + row * columns
-        if place is not None:
-            u.gradient = whole.gradient + place[row] * columns if place[row] >= 0 else NULL
-            if u.gradient == NULL and has_zero_state(&u, columns):
-                place[row] = AT_REST
-                continue
-            place[row] = UNKNOWN
-        update(&u, columns)
-
-
-cdef void update_named_rows(UpdateRow update, const Update *whole, const int64_t[::1] ids, Py_ssize_t columns,
-                            Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
-    # row ids[n] with the gradient's row n; the other rows stay as they are
+cdef void update_rows(UpdateRow update, const Update *whole, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef Update u = whole[0]
     cdef Py_ssize_t n
+    if whole.places == NULL and whole.ids == NULL:
+        move_to_row(whole, begin, begin, &u)
+        update(&u, (end - begin) * whole.columns)
+        return
     for n in range(begin, end):
-        move_to_row(whole, ids[n], columns, &u)
-        u.gradient = whole.gradient + n * columns
-        update(&u, columns)
+        if whole.ids != NULL:
+            move_to_row(whole, whole.ids[n], n, &u)
+        else:
+            move_to_row(whole, n, whole.places[n], &u)
+        if u.gradient != NULL or not has_zero_state(&u):
+            update(&u, whole.columns)
 
 
-cdef Update new_update(real[:, ::1] parameter, const real[:, ::1] gradient, real[:, ::1] first, real[:, ::1] second,
-                       real[:, ::1] third):
-    cdef Update u
-    memset(&u, 0, sizeof(Update))
-    u.parameter = &parameter[0, 0]
-    u.gradient = &gradient[0, 0]
-    u.state[0] = &first[0, 0] if first is not None else NULL
-    u.state[1] = &second[0, 0] if second is not None else NULL
-    u.state[2] = &third[0, 0] if third is not None else NULL
-    return u
+cdef class Updates:
+    """An optimizer's step on parameters whose arrays stay where they are.
+
+    rule: one of SGD, RMSPROP and ADAM. arrays: of each parameter a tuple of its columns, itself and its three states,
+    which change in place; None where a variant does without.
+    """
+
+    cdef int rule
+    cdef UpdateRow update
+    cdef Py_ssize_t count
+    cdef Update *updates        # [count], without what a step brings
+    cdef list owners            # keeps the arrays behind the pointers alive
+
+    def __cinit__(self, int rule, list arrays):
+        cdef Update *u
+        cdef Py_ssize_t i
+        self.owners = arrays
+        self.rule = rule
+        self.update = sgd_row if rule == SGD else rmsprop_row if rule == RMSPROP else adam_row
+        self.count = len(arrays)
+        self.updates = <Update *>calloc(max(1, self.count), sizeof(Update))
+        if self.updates == NULL:
+            raise MemoryError()
+        for i in range(self.count):
+            u = &self.updates[i]
+            columns, parameter, first, second, third = arrays[i]
+            u.columns = columns
+            u.parameter = <real *>numbers_of(parameter)
+            u.state[0] = <real *>numbers_of(first)
+            u.state[1] = <real *>numbers_of(second)
+            u.state[2] = <real *>numbers_of(third)
+
+    def __dealloc__(self):
+        free(self.updates)
+
+    def run(self, tuple rates, list changes, int part, int parts):
+        """Make one of several parts of a step, which may run at the same time.
+
+        rates: of SGD learning rate, momentum and whether it is Nesterov's; of RMSPROP learning rate, rho, momentum and
+        epsilon; of ADAM alpha, the two betas and epsilon. changes: of each parameter its gradient, and the places or
+        the ids of its rows, or None.
+        """
+        cdef uint64_t mode
+        cdef Py_ssize_t i, begin, rows, block = 0
+        cdef Update *u
+        cdef Update *updates = <Update *>malloc(max(1, self.count) * sizeof(Update))
+        if updates == NULL:
+            raise MemoryError()
+        try:
+            for i in range(self.count):
+                updates[i] = self.updates[i]
+                set_rates(&updates[i], self.rule, rates)
+                gradient, places, ids = changes[i]
+                take_change(&updates[i], gradient, places, ids)
+            with nogil:
+                mode = flush_denormals()
+                for i in range(self.count):
+                    u = &updates[i]
+                    rows = max(1, BLOCK // max(1, u.columns))
+                    begin = 0
+                    while begin < u.rows:
+                        if block % parts == part:
+                            update_rows(self.update, u, begin, min(begin + rows, u.rows))
+                        begin = begin + rows
+                        block = block + 1
+                set_float_mode(mode)
+        finally:
+            free(updates)
 
 
-def sgd_step(real[:, ::1] parameter, const real[:, ::1] gradient, int64_t[::1] place, real[:, ::1] velocity,
-             double learning_rate, double momentum, bint nesterov, Py_ssize_t begin, Py_ssize_t end):
-    """w -= lr * g; with momentum v = momentum * v - lr * g, w += v or, Nesterov, w += momentum * v - lr * g."""
-    cdef uint64_t mode
-    cdef Update u = new_update(parameter, gradient, velocity, None, None)
-    u.rate = learning_rate
-    u.momentum = momentum
-    u.nesterov = nesterov
-    with nogil:
-        mode = flush_denormals()
-        update_rows(sgd_row, &u, place, parameter.shape[1], begin, end)
-        set_float_mode(mode)
-
-
-def rmsprop_step(real[:, ::1] parameter, const real[:, ::1] gradient, int64_t[::1] place,
-                 real[:, ::1] mean_square, real[:, ::1] momentum_buffer, real[:, ::1] mean, double learning_rate,
-                 double rho, double momentum, double epsilon, Py_ssize_t begin, Py_ssize_t end):
-    """v = rho v + (1 - rho) g g; u = lr g / sqrt(v - mean mean + epsilon); with momentum p = momentum p + u; w -= p."""
-    cdef uint64_t mode
-    cdef Update u = new_update(parameter, gradient, mean_square, momentum_buffer, mean)
-    u.rate = learning_rate
-    u.decay = rho
-    u.rest = 1 - rho
-    u.momentum = momentum
+cdef int set_rates(Update *u, int rule, tuple rates) except -1:
+    cdef double rate, first, second, epsilon
+    if rule == SGD:
+        rate, first, second = rates
+        u.rate = rate
+        u.momentum = first
+        u.nesterov = second != 0
+        return 0
+    rate, first, second, epsilon = rates
+    u.rate = rate
     u.epsilon = epsilon
-    with nogil:
-        mode = flush_denormals()
-        update_rows(rmsprop_row, &u, place, parameter.shape[1], begin, end)
-        set_float_mode(mode)
+    u.rest = 1 - first
+    if rule == RMSPROP:
+        u.decay = first
+        u.momentum = second
+    else:
+        u.rest_2 = 1 - second
+    return 0
 
 
-cdef Update new_adam(real[:, ::1] parameter, const real[:, ::1] gradient, real[:, ::1] m, real[:, ::1] v,
-                     real[:, ::1] v_max, double alpha, double beta_1, double beta_2, double epsilon):
-    cdef Update u = new_update(parameter, gradient, m, v, v_max)
-    u.rate = alpha
-    u.rest = 1 - beta_1
-    u.rest_2 = 1 - beta_2
-    u.epsilon = epsilon
-    return u
-
-
-def adam_step(real[:, ::1] parameter, const real[:, ::1] gradient, int64_t[::1] place, real[:, ::1] m,
-              real[:, ::1] v, real[:, ::1] v_max, double alpha, double beta_1, double beta_2, double epsilon,
-              Py_ssize_t begin, Py_ssize_t end):
-    """m += (g - m)(1 - beta_1); v += (g g - v)(1 - beta_2); w -= alpha * m / (sqrt(v) + epsilon)."""
-    cdef uint64_t mode
-    cdef Update u = new_adam(parameter, gradient, m, v, v_max, alpha, beta_1, beta_2, epsilon)
-    with nogil:
-        mode = flush_denormals()
-        update_rows(adam_row, &u, place, parameter.shape[1], begin, end)
-        set_float_mode(mode)
-
-
-def lazy_adam_step(real[:, ::1] parameter, const real[:, ::1] gradient, const int64_t[::1] ids, real[:, ::1] m,
-                   real[:, ::1] v, real[:, ::1] v_max, double alpha, double beta_1, double beta_2, double epsilon,
-                   Py_ssize_t begin, Py_ssize_t end):
-    """adam_step of the rows ids[begin] to ids[end - 1], which must be legal and distinct, and of no others."""
-    cdef uint64_t mode
-    cdef Update u = new_adam(parameter, gradient, m, v, v_max, alpha, beta_1, beta_2, epsilon)
-    with nogil:
-        mode = flush_denormals()
-        update_named_rows(adam_row, &u, ids, parameter.shape[1], begin, end)
-        set_float_mode(mode)
+cdef int take_change(Update *u, const real[::1] gradient, const int64_t[::1] places,
+                     const int64_t[::1] ids) except -1:
+    u.gradient = numbers_of(gradient)
+    if places is not None:
+        u.rows = places.shape[0]
+        u.places = &places[0] if u.rows > 0 else NULL
+    elif ids is not None:
+        u.rows = ids.shape[0]
+        u.ids = &ids[0] if u.rows > 0 else NULL
+    else:
+        u.rows = gradient.shape[0]
+        u.columns = 1
+    return 0

@@ -20,7 +20,7 @@ from fastmask.layers.base.holder import AnyLayer, describe
 def adopt(cls: type[AnyLayer], base: type[AnyLayer]) -> None:
     """Prepare a new subclass: its `call` is what runs, and its `build` is noted as done."""
     own = vars(cls)
-    cls.may_hold = cls.may_hold or "call" in own
+    cls.may_hold = cls.may_hold or "call" in own or "sublayers" in own
     if "call" in own and "forward" not in own:
         cls.forward = base.forward
     if "build" in own:

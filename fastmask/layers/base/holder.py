@@ -26,7 +26,8 @@ class WeightHolder:
     Attributes
     ----------
     may_hold : bool
-        Whether attributes are searched for layers; classes that know theirs override `sublayers`.
+        Whether there may be layers among the attributes. They are searched for them, unless the class overrides
+        `sublayers`.
     """
 
     may_hold: ClassVar[bool] = False
@@ -104,13 +105,17 @@ class WeightHolder:
     @property
     def weights(self) -> list[Variable]:
         """All weights, own ones first."""
+        if not self.may_hold:
+            return list(self._variables)
         return self._variables + [w for layer in self.sublayers.values() for w in layer.weights]
 
     @property
     def trainable_weights(self) -> list[Variable]:
         """The weights that training changes: none if the layer is not trainable."""
-        if not self.trainable:
+        if not self._trainable:
             return []
+        if not self.may_hold:
+            return [w for w in self._variables if w.trainable]
         inner = [w for layer in self.sublayers.values() for w in layer.trainable_weights]
         return [w for w in self._variables if w.trainable] + inner
 

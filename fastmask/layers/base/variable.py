@@ -156,6 +156,24 @@ class _Change:
         self.variable.version = next(_versions)
 
 
+class Changing:
+    """The time in which several variables are written to; gives their arrays, as `Variable.changing` does for one."""
+
+    __slots__ = ("variables",)
+
+    def __init__(self, variables: Sequence[Variable]) -> None:
+        self.variables = variables
+
+    def __enter__(self) -> list[Array]:
+        for variable in self.variables:
+            variable.version = None
+        return [variable._array for variable in self.variables]
+
+    def __exit__(self, *_: object) -> None:
+        for variable in self.variables:
+            variable.version = next(_versions)
+
+
 def _own(array: Array) -> Array:
     copy = aligned_empty(array.shape, array.dtype)
     copy[...] = array
