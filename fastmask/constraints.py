@@ -4,14 +4,13 @@ A constraint maps a weight to one that keeps it; an optimizer applies it at the 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from inspect import isclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastmask.config import epsilon
-from fastmask.core import objects
+from fastmask.core.objects import Registry, in_snake_case
 
 Array = npt.NDArray[Any]
 Axis = int | Sequence[int]
@@ -110,14 +109,10 @@ class MinMaxNorm(Constraint):
 
 max_norm, non_neg, unit_norm, min_max_norm = MaxNorm, NonNeg, UnitNorm, MinMaxNorm
 
-_CLASSES: dict[str, type[Constraint]] = {
-    "max_norm": MaxNorm,
-    "non_neg": NonNeg,
-    "unit_norm": UnitNorm,
-    "min_max_norm": MinMaxNorm,
-}
-_ALIASES = {"maxnorm": MaxNorm, "nonneg": NonNeg, "unitnorm": UnitNorm}
-_ALL = _CLASSES | {cls.__name__: cls for cls in _CLASSES.values()} | _ALIASES
+REGISTRY = Registry(
+    "constraint", Constraint, "keras.constraints", in_snake_case((MaxNorm, NonNeg, UnitNorm, MinMaxNorm)),
+    takes="a name, a config, a callable or None", from_function=lambda function: function,
+)  # fmt: skip
 
 
 def get(identifier: Any) -> Callable[[Array], Array] | None:
@@ -126,8 +121,8 @@ def get(identifier: Any) -> Callable[[Array], Array] | None:
     Parameters
     ----------
     identifier : str, dict, class, Constraint, callable or None
-        A name such as ``"max_norm"`` or ``"MaxNorm"``, a config as `serialize` returns (or Keras
-        writes), a constraint, or any function of a weight. None gives None.
+        A name such as ``"max_norm"`` or ``"MaxNorm"`` in any letter case, a config as `serialize`
+        returns (or Keras writes), a constraint, or any function of a weight. None gives None.
 
     Raises
     ------
@@ -136,17 +131,7 @@ def get(identifier: Any) -> Callable[[Array], Array] | None:
     TypeError
         For any other type.
     """
-    if identifier is None:
-        return None
-    if isinstance(identifier, (str, Mapping)):
-        made: Callable[[Array], Array] = objects.make(identifier, _ALL, _CLASSES, "constraint")
-        return made
-    if isclass(identifier) and issubclass(identifier, Constraint):
-        return identifier()
-    if not callable(identifier):
-        raise TypeError(f"constraint must be a name, a config, a callable or None, got {identifier!r}")
-    found: Callable[[Array], Array] = identifier
-    return found
+    return None if identifier is None else REGISTRY.get(identifier)
 
 
 def serialize(constraint: Callable[[Array], Array] | None) -> dict[str, Any] | None:
@@ -157,11 +142,7 @@ def serialize(constraint: Callable[[Array], Array] | None) -> dict[str, Any] | N
     TypeError
         For a callable that is not a `Constraint`: it has no config.
     """
-    if constraint is None:
-        return None
-    if not isinstance(constraint, Constraint):
-        raise TypeError(f"constraint must be a Constraint to be serialized, got {constraint!r}")
-    return objects.serialize(constraint, "keras.constraints")
+    return None if constraint is None else REGISTRY.serialize(constraint)
 
 
 def _norms(w: Array, axis: Axis) -> Array:

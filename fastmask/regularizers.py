@@ -1,7 +1,6 @@
 """Weight regularizers: Keras's names, arguments, defaults and penalties, each with its gradient."""
 
 from collections.abc import Callable, Mapping
-from inspect import isclass
 from math import isfinite
 from numbers import Real
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastmask.core import objects
+from fastmask.core.objects import Registry
 
 Array = npt.NDArray[Any]
 
@@ -91,10 +90,6 @@ def l1_l2(l1: float = 0.01, l2: float = 0.01) -> L1L2:
 
 l1, l2 = L1, L2
 
-_CLASSES: dict[str, type[Regularizer]] = {"l1": L1, "l2": L2, "l1_l2": L1L2}
-_ALL = _CLASSES | {cls.__name__: cls for cls in _CLASSES.values()} | {"l1l2": L1L2}
-
-
 class _Plain(Regularizer):
     """A function ``f(w) -> (penalty, gradient)``."""
 
@@ -108,7 +103,13 @@ class _Plain(Regularizer):
         return np.asarray(self.function(w)[1], w.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        raise TypeError(f"a regularizer must be a Regularizer to be serialized, got the function {self.function!r}")
+        raise TypeError(f"regularizer: expected an instance of Regularizer to serialize, got {self.function!r}")
+
+
+REGISTRY = Registry(
+    "regularizer", Regularizer, "keras.regularizers", {"l1": L1, "l2": L2, "l1_l2": L1L2},
+    takes="a name, a config, a Regularizer or None", from_function=_Plain,
+)  # fmt: skip
 
 
 def get(identifier: Any) -> Regularizer | None:
@@ -127,16 +128,7 @@ def get(identifier: Any) -> Regularizer | None:
     TypeError
         For any other type.
     """
-    if identifier is None or isinstance(identifier, Regularizer):
-        return identifier
-    if isinstance(identifier, (str, Mapping)):
-        made: Regularizer = objects.make(identifier, _ALL, _CLASSES, "regularizer")
-        return made
-    if isclass(identifier) and issubclass(identifier, Regularizer):
-        return identifier()
-    if not callable(identifier):
-        raise TypeError(f"regularizer must be a name, a config, a Regularizer or None, got {identifier!r}")
-    return _Plain(identifier)
+    return None if identifier is None else REGISTRY.get(identifier)
 
 
 def serialize(regularizer: Regularizer | None) -> dict[str, Any] | None:
@@ -147,13 +139,11 @@ def serialize(regularizer: Regularizer | None) -> dict[str, Any] | None:
     TypeError
         For a plain function: it has no config.
     """
-    if regularizer is None:
-        return None
-    return objects.serialize(regularizer, "keras.regularizers")
+    return None if regularizer is None else REGISTRY.serialize(regularizer)
 
 
 def _factor(name: str, value: Any) -> float:
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
     if not (isfinite(number) and number >= 0):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+        raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
     return number

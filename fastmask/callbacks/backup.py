@@ -12,6 +12,7 @@ from fastmask import random
 from fastmask.callbacks import resuming
 from fastmask.callbacks.base import Callback, Logs
 from fastmask.saving import FileFormatError, npz
+from fastmask.saving.order import require_built
 
 
 class BackupAndRestore(Callback):
@@ -62,9 +63,9 @@ class BackupAndRestore(Callback):
         delete_checkpoint: bool = True,
     ) -> None:
         if not os.fspath(backup_dir):
-            raise ValueError("backup_dir must name a folder, got an empty name")
+            raise ValueError("backup_dir: expected the name of a folder, got an empty one")
         if save_freq != "epoch" and (not isinstance(save_freq, int) or isinstance(save_freq, bool) or save_freq < 1):
-            raise ValueError(f"save_freq must be 'epoch' or a positive integer, got {save_freq!r}")
+            raise ValueError(f"save_freq: expected 'epoch' or a positive integer, got {save_freq!r}")
         self.backup_dir = Path(backup_dir)
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
@@ -80,8 +81,7 @@ class BackupAndRestore(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Go back to the last backup if there is one."""
-        if not self.model.built:
-            raise ValueError(f"model {self.model.name!r} must be built before fit() for BackupAndRestore")
+        require_built(self.model)
         self.batches, self.interrupted, self.before = 0, None, None
         state = self._read()
         if state is None:

@@ -128,7 +128,7 @@ class CallbackList:
         given = list(callbacks)
         for callback in given:
             if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks must hold Callback objects, got {callback!r}")
+                raise TypeError(f"callbacks: expected Callback objects, got {callback!r}")
         self.callbacks = sorted(given, key=lambda callback: callback.comes_last)
         for callback in self.callbacks:
             callback.set_model(model)

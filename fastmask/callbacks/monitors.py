@@ -41,7 +41,7 @@ class MonitorCallback(Callback):
         min_delta: float = 0.0,
     ) -> None:
         if mode not in _MODES:
-            raise ValueError(f"mode must be 'auto', 'min' or 'max', got {mode!r}")
+            raise ValueError(f"mode: expected 'auto', 'min' or 'max', got {mode!r}")
         self.monitor = monitor
         self.mode = mode
         self.best = baseline
@@ -54,7 +54,7 @@ class MonitorCallback(Callback):
         if value is None:
             available = ", ".join(logs or {})
             if self.monitor.removeprefix("val_") not in self.model.metrics_names:
-                raise ValueError(f"monitor must be one of {available}, got {self.monitor!r}")
+                raise ValueError(f"monitor: expected one of {available}, got {self.monitor!r}")
             warnings.warn(
                 f"{type(self).__name__} {action}, which has no {self.monitor!r}, only {available}; "
                 "validation_data, validation_split and validation_freq make it",
@@ -82,7 +82,7 @@ class MonitorCallback(Callback):
         if name.endswith(("acc", "accuracy")):
             return -1.0
         raise ValueError(
-            f"mode must be 'min' or 'max' for monitor={self.monitor!r}: no metric tells which way is better"
+            f"mode: expected 'min' or 'max' for monitor={self.monitor!r}, got 'auto'; no metric tells what is better"
         )
 
 
@@ -214,7 +214,7 @@ class ReduceLROnPlateau(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode, None, min_delta)
         if factor >= 1.0:
-            raise ValueError(f"factor must be below 1, got {factor}")
+            raise ValueError(f"factor: expected a number below 1, got {factor}")
         self.factor = factor
         self.patience = patience
         self.verbose = verbose
@@ -303,11 +303,11 @@ class ModelCheckpoint(MonitorCallback):
         ending = ".weights.h5" if save_weights_only else ".keras"
         if not self.filepath.endswith(ending):
             raise ValueError(
-                f"filepath must end in {ending} with save_weights_only={save_weights_only}, "
+                f"filepath: expected one that ends in {ending} with save_weights_only={save_weights_only}, "
                 f"got {self.filepath!r}"
             )
         if save_freq != "epoch" and (isinstance(save_freq, (str, bool)) or save_freq < 1):
-            raise ValueError(f"save_freq must be 'epoch' or a positive integer, got {save_freq!r}")
+            raise ValueError(f"save_freq: expected 'epoch' or a positive integer, got {save_freq!r}")
         self.verbose = verbose
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only

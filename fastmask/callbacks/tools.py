@@ -36,7 +36,7 @@ class LearningRateScheduler(Callback):
         except TypeError:
             rate = self.schedule(epoch)
         if not isinstance(rate, (float, np.floating)):
-            raise TypeError(f"schedule must return a float, got {rate!r}")
+            raise TypeError(f"schedule: expected a function that returns a float, got one that returned {rate!r}")
         optimizer.learning_rate = rate
         if self.verbose > 0:
             print(f"\nEpoch {epoch + 1}: LearningRateScheduler setting learning rate to {rate}.")
@@ -138,7 +138,7 @@ class LambdaCallback(Callback):
         }
         for name, function in hooks.items():
             if not (name.startswith("on_") and hasattr(Callback, name)):
-                raise TypeError(f"{name} is no hook of a callback")
+                raise TypeError(f"{name}: expected the name of a hook of Callback, got what is none")
             if function is not None:
                 setattr(self, name, function)
 

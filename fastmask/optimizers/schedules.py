@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastmask.core import objects
+from fastmask.core.objects import Registry
 
 
 class LearningRateSchedule:
@@ -31,7 +31,7 @@ class _Decay(LearningRateSchedule):
 
     def __init__(self, initial_learning_rate: float, decay_steps: float, name: str) -> None:
         if not decay_steps > 0:
-            raise ValueError(f"decay_steps must be greater than 0, got {decay_steps}")
+            raise ValueError(f"decay_steps: expected a number greater than 0, got {decay_steps}")
         self.initial_learning_rate = initial_learning_rate
         self.decay_steps = decay_steps
         self.name = name
@@ -215,7 +215,7 @@ class CosineDecayRestarts(LearningRateSchedule):
         name: str = "SGDRDecay",
     ) -> None:
         if not first_decay_steps > 0:
-            raise ValueError(f"first_decay_steps must be greater than 0, got {first_decay_steps}")
+            raise ValueError(f"first_decay_steps: expected a number greater than 0, got {first_decay_steps}")
         self.initial_learning_rate = initial_learning_rate
         self.first_decay_steps = first_decay_steps
         self.t_mul = t_mul
@@ -258,8 +258,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     ) -> None:
         if len(boundaries) != len(values) - 1:
             raise ValueError(
-                "values must have one entry more than boundaries, got "
-                f"{len(values)} and {len(boundaries)}"
+                f"values: expected {len(boundaries) + 1} entries, one more than boundaries, got {len(values)}"
             )
         self.boundaries = list(boundaries)
         self.values = list(values)
@@ -274,27 +273,20 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         return {"boundaries": self.boundaries, "values": self.values, "name": self.name}
 
 
-_CLASSES: tuple[type[LearningRateSchedule], ...] = (
-    CosineDecay,
-    CosineDecayRestarts,
-    ExponentialDecay,
-    InverseTimeDecay,
-    PiecewiseConstantDecay,
-    PolynomialDecay,
-)
+REGISTRY = Registry(
+    "schedule", LearningRateSchedule, "keras.optimizers.schedules",
+    {cls.__name__: cls for cls in (
+        CosineDecay, CosineDecayRestarts, ExponentialDecay, InverseTimeDecay, PiecewiseConstantDecay, PolynomialDecay,
+    )},
+    takes="a LearningRateSchedule",
+)  # fmt: skip
 
 
 def serialize(learning_rate_schedule: LearningRateSchedule) -> dict[str, Any]:
     """Return the class name and config of a schedule."""
-    return objects.serialize(learning_rate_schedule, "keras.optimizers.schedules")
+    return REGISTRY.serialize(learning_rate_schedule)
 
 
-def deserialize(
-    config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
-) -> LearningRateSchedule:
+def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> LearningRateSchedule:
     """Return a schedule from what `serialize` returned; ValueError if there is no such class."""
-    classes = {cls.__name__: cls for cls in _CLASSES}
-    found = objects.deserialize(config, classes, custom_objects, "schedule")
-    if not isinstance(found, LearningRateSchedule):
-        raise TypeError(f"schedule must be a LearningRateSchedule, got {found!r}")
-    return found
+    return REGISTRY.deserialize(config, custom_objects)

@@ -14,7 +14,7 @@ from fastmask.core.errors import FileFormatError, reading, require_h5py
 from fastmask.saving import compiled, configs, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.masks import keras_config
-from fastmask.saving.order import Orders, of_config
+from fastmask.saving.order import Orders, of_config, require_built
 from fastmask.saving.zipped import content_of
 
 KERAS_VERSION = "3.15.1"  # whose format is written
@@ -128,17 +128,11 @@ def checked_path(path: Any, ending: str, overwrite: bool) -> Path:
     """Return a path to write to; ValueError or FileExistsError if it may not be."""
     found = Path(path)
     if not found.name.endswith(ending):
-        raise ValueError(f"path must end in {ending!r}, got {str(path)!r}")
+        raise ValueError(f"path: expected one that ends in {ending!r}, got {str(path)!r}")
     if found.exists() and not overwrite:
-        raise FileExistsError(f"path must not exist with overwrite=False, got {str(path)!r}")
+        raise FileExistsError(f"path: expected one that does not exist with overwrite=False, got {str(path)!r}")
     require_h5py()
     return found
-
-
-def require_built(model: Any) -> None:
-    """Raise ValueError if a model has no weights yet."""
-    if not model.built:
-        raise ValueError(f"model {model.name!r} must be built: call build(input_shape) first")
 
 
 def archived_weights(path: Path) -> io.BytesIO:
@@ -187,7 +181,7 @@ def _build(config: Any, version: str, custom_objects: Classes) -> tuple[Any, Ord
     """Return a built model and the order of its layers; its weights are zeros."""
     found = configs.modern(config, version, custom_objects)
     if not configs.is_model(found["class_name"], custom_objects):
-        raise FileFormatError(f"the file must hold a model, got a {found['class_name']}")
+        raise FileFormatError(f"the file: expected a model, got a {found['class_name']}")
     model = layers.deserialize(found, custom_objects)
     if not model.built:
         shape = _build_shape(config)
@@ -207,13 +201,13 @@ def _build_shape(config: Mapping[str, Any]) -> Any:
 def _json(content: bytes | str, name: str) -> dict[str, Any]:
     found = json.loads(content)
     if not isinstance(found, dict):
-        raise FileFormatError(f"{name} must hold an object")
+        raise FileFormatError(f"{name}: expected an object, got {str(found)[:80]}")
     return found
 
 
 def _object(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise FileFormatError(f"compile_config must be an object, got {str(value)[:80]}")
+        raise FileFormatError(f"compile_config: expected an object, got {str(value)[:80]}")
     return value
 
 

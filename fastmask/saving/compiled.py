@@ -94,7 +94,7 @@ def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = Fa
     idle = len(wanted) == 0 or blocks
     if rest and (len(rest) < len(wanted) or (len(rest) > len(wanted) and not idle)):
         warnings.warn(
-            f"the optimizer starts anew: its state must have {len(wanted)} arrays, got {len(rest)}",
+            f"the optimizer starts anew; its state: expected {len(wanted)} arrays, got {len(rest)}",
             stacklevel=4,
         )
         return
@@ -166,7 +166,7 @@ def _made(config: Mapping[str, Any], module: ModuleType, custom_objects: Classes
     if name == "function" or (isinstance(inner, str) and "class_name" in config):
         return own.get(str(inner), str(inner))
     if not isinstance(inner, Mapping):
-        raise FileFormatError(f"the config of {name!r} must be a dict")
+        raise FileFormatError(f"the config of {name!r}: expected a dict, got {str(inner)[:80]}")
     if name == "MeanMetricWrapper" and isinstance(inner.get("fn"), str):
         metric = metrics.get(own.get(inner["fn"], inner["fn"]))
         metric.name = str(inner.get("name") or metric.name)

@@ -123,7 +123,7 @@ def _sequential(inner: Any, each: Callable[[Any], Config], version: str) -> Conf
     """Return the config of a Sequential; old ones are just the list of layers."""
     found = {"layers": inner} if isinstance(inner, list) else dict(inner)
     if not isinstance(found.get("layers"), list) or not found["layers"]:
-        raise FileFormatError("a Sequential must have a list of layers")
+        raise FileFormatError(f"a Sequential: expected a list of layers, got {str(found.get('layers'))[:80]}")
     found["layers"] = dropping.in_stack([each(layer) for layer in found["layers"]], version)
     shape = found["layers"][0]["config"].pop("batch_input_shape", None)
     if found["layers"][0]["class_name"] != "InputLayer" and shape:
@@ -144,10 +144,10 @@ def _place(config: Config) -> Config:
 
 def _parts(config: Any) -> tuple[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
-        raise FileFormatError(f"a layer must have a class_name, got {str(config)[:80]}")
+        raise FileFormatError(f"a layer: expected a dict with a class_name, got {str(config)[:80]}")
     inner = config.get("config")
     if not isinstance(inner, dict) and not (config["class_name"] == "Sequential" and isinstance(inner, list)):
-        raise FileFormatError(f"the config of a {config['class_name']} must be a dict")
+        raise FileFormatError(f"the config of a {config['class_name']}: expected a dict, got {str(inner)[:80]}")
     return config["class_name"], inner
 
 

@@ -29,8 +29,8 @@ def in_graph(entries: Sequence[Config], version: str) -> list[Config]:
         masked = any(known)
         if masked and entry["class_name"] in refused:
             raise FileFormatError(
-                f"the query of layer {entry['name']!r} must have no mask, which Keras 3.0 to 3.3 used and then let go, "
-                f"as fastmask's Attention does not; {REMEDY}"
+                f"the query of layer {entry['name']!r}: expected no mask, got one, which Keras 3.0 to 3.3 used and "
+                f"then let go, as fastmask's Attention does not; {REMEDY}"
             )
         if masked and entry["class_name"] in unmasking:
             found.append(_drop_mask(entry, named))

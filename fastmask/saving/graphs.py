@@ -26,10 +26,10 @@ def functional(config: Config, each: Callable[[Any], Config], version: str) -> C
     old = not version.startswith("3")
     entries = config.get("layers")
     if not isinstance(entries, list):
-        raise FileFormatError("a functional model must have a list of layers")
+        raise FileFormatError(f"a functional model: expected a list of layers, got {str(entries)[:80]}")
     named = {str(entry.get("name")): entry for entry in entries if isinstance(entry, dict)}
     if len(named) != len(entries):
-        raise FileFormatError("the layers of a functional model must have different names")
+        raise FileFormatError("a functional model: expected layers of different names, got a name twice")
     operations = {name for name, entry in named.items() if is_mask_operation(entry)}
     masks = Masks(named, operations)
     counted = _counted_from_making(named, config.get("output_layers")) if old else set()
@@ -96,5 +96,5 @@ def _unsupported(entry: Config) -> FileFormatError:
 def _ends(ends: Any, old: bool) -> Any:
     """Return where the inputs or outputs of a model are."""
     if not list(tensors_of(ends)):
-        raise FileFormatError("a functional model must have inputs and outputs")
+        raise FileFormatError(f"a functional model: expected inputs and outputs, got {str(ends)[:80]}")
     return ends[0] if old and isinstance(ends, list) and len(ends) == 1 else ends

@@ -72,7 +72,7 @@ def find(group: Any, path: str) -> Any:
         if not isinstance(found, h5py.Group) or name == "." or name not in found:
             return None
         if not isinstance(found.get(name, getlink=True), h5py.HardLink):
-            raise FileFormatError(f"{path!r} must be stored in the file itself, not be a link")
+            raise FileFormatError(f"{path!r}: expected what is stored in the file itself, got a link")
         found = found[name]
     return found
 
@@ -91,7 +91,7 @@ def dataset(group: Any, path: str) -> Any:
     if not isinstance(found, require_h5py().Dataset):
         raise FileFormatError(f"there is no array {path!r} in {group.name!r}")
     if found.is_virtual or found.external:
-        raise FileFormatError(f"array {path!r} must be stored in the file itself")
+        raise FileFormatError(f"array {path!r}: expected one that is stored in the file itself, got one from elsewhere")
     if found.shape is None or (found.chunks and np.greater(found.chunks, found.shape).any()):
         raise FileFormatError(f"array {path!r} has no regular shape")
     return found
@@ -108,11 +108,11 @@ def read(stored: Any, shape: tuple[int, ...], what: str) -> Array:
         If memory is short.
     """
     if stored.shape != shape:
-        raise FileFormatError(f"{what} must have shape {shape}, got {stored.shape}")
+        raise FileFormatError(f"{what}: expected shape {shape}, got {stored.shape}")
     dtype = stored.dtype
     bfloat = dtype.kind == "V" and dtype.itemsize == 2 and text(stored, "dtype") == "bfloat16"
     if not (bfloat or (dtype.kind in "fiub" and dtype.itemsize <= 16)):
-        raise FileFormatError(f"{what} must hold real numbers, got {dtype}")
+        raise FileFormatError(f"{what}: expected real numbers, got {dtype}")
     try:
         values: Array = np.asarray(stored[()])
     except OSError:
@@ -174,7 +174,7 @@ def _attribute(holder: Any, name: str) -> Any:
         return np.empty(0)
     # HDF5 crashes on some types that it cannot convert.
     if not isinstance(kind, require_h5py().h5t.TypeStringID):
-        raise FileFormatError(f"attribute {name!r} must hold text")
+        raise FileFormatError(f"attribute {name!r}: expected text, got {type(kind).__name__}")
     return holder.attrs[name]
 
 
@@ -182,5 +182,5 @@ def _decoded(value: Any, name: str) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if not isinstance(value, str):
-        raise FileFormatError(f"attribute {name!r} must hold text, got {type(value).__name__}")
+        raise FileFormatError(f"attribute {name!r}: expected text, got {type(value).__name__}")
     return str(value)

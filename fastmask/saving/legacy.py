@@ -50,7 +50,7 @@ def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | No
     wanted = _by_name(model, [name for name, _ in given], orders)
     if len(given) != len(wanted):
         raise FileFormatError(
-            f"the file must have weights of {len(wanted)} layers ({', '.join(x.name for x in wanted)}), "
+            f"the file: expected weights of {len(wanted)} layers ({', '.join(x.name for x in wanted)}), "
             f"got {len(given)} ({', '.join(name for name, _ in given)})"
         )
     found = []
@@ -95,11 +95,11 @@ def _values(layer: Any, name: str, given: Sequence[Any], orders: Orders) -> list
     arrays = [h5.read(item, item.shape, f"{name}/{item.name}") for item in given]
     arrays = _converted(layer, arrays)
     if len(arrays) != len(variables):
-        raise FileFormatError(f"{name!r} must hold {len(variables)} arrays for {describe(layer)}, got {len(arrays)}")
+        raise FileFormatError(f"{name!r}: expected {len(variables)} arrays for {describe(layer)}, got {len(arrays)}")
     pairs = list(zip(variables, arrays, strict=True))
     for variable, array in pairs:
         if array.shape != variable.shape:
-            raise FileFormatError(f"{name!r} must hold shape {variable.shape} for {variable.path}, got {array.shape}")
+            raise FileFormatError(f"{name!r}: expected shape {variable.shape} for {variable.path}, got {array.shape}")
     return [(variable, h5.fitting(variable, array, f"an array of {name!r}")) for variable, array in pairs]
 
 

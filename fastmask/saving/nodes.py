@@ -17,7 +17,7 @@ def modern_node(node: Any, entry: Config) -> Config:
     if isinstance(node, dict) and isinstance(node.get("args"), list):
         kwargs = node.get("kwargs") or {}
         if not isinstance(kwargs, dict):
-            raise FileFormatError("kwargs of a node must be a dict")
+            raise FileFormatError(f"kwargs of a node: expected a dict, got {str(kwargs)[:80]}")
         # Keras 3 writes "training", but every call of the model decides it anew.
         return {"args": node["args"], "kwargs": {k: v for k, v in kwargs.items() if k != "training"}}
     if not isinstance(node, list) or not node or not all(_is_old_tensor(tensor) for tensor in node):

@@ -30,7 +30,7 @@ def write(path: Path, tree: Any) -> None:
         if isinstance(value, np.generic):
             return value.item()
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
-            raise TypeError(f"a backup holds numbers, strings and arrays of numbers, got {value!r:.80}")
+            raise TypeError(f"a backup: expected numbers, strings and arrays of numbers, got {value!r:.80}")
         name = f"array_{len(arrays)}"
         arrays[name] = value
         return {_REFERENCE: name}
@@ -65,7 +65,7 @@ def _array(content: bytes) -> Array:
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
-        raise FileFormatError(f"an array must be stored in version 1.0, got {version}")
+        raise FileFormatError(f"an array: expected format version 1.0, got {version}")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     rest = memoryview(content)[file.tell() :]
     if dtype.kind not in "biuf" or min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(rest):

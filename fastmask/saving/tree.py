@@ -85,7 +85,7 @@ def _values(root: Any, entry: Entry) -> list[tuple[Variable, h5.Array]]:
         raise FileFormatError(f"there are no weights {entry.path!r}, which layer {entry.name!r} has")
     if len(group) != len(entry.variables):
         raise FileFormatError(
-            f"{entry.path!r} must hold {len(entry.variables)} arrays for layer {entry.name!r}, got {len(group)}"
+            f"{entry.path!r}: expected {len(entry.variables)} arrays for layer {entry.name!r}, got {len(group)}"
         )
     found = []
     for i, variable in enumerate(entry.variables):
