@@ -3,34 +3,25 @@
 A constraint maps a weight to one that keeps it; an optimizer applies it at the end of every step.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastmask.config import epsilon
-from fastmask.core.objects import Registry, in_snake_case
+from fastmask.core.objects import Configured, Registry, arguments, in_snake_case
 
 Array = npt.NDArray[Any]
 Axis = int | Sequence[int]
 
 
-class Constraint:
+class Constraint(Configured):
     """Base of all constraints; this one changes nothing."""
 
     def __call__(self, w: Array) -> Array:
         """Return the weight that takes the place of `w`."""
         return w
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Constraint":
-        """Return a new constraint with the arguments in `config`."""
-        return cls(**config)
 
 
 class MaxNorm(Constraint):
@@ -51,7 +42,7 @@ class MaxNorm(Constraint):
         return _rescaled(w, norms, np.clip(norms, 0, self.max_value))
 
     def get_config(self) -> dict[str, Any]:
-        return {"max_value": self.max_value, "axis": self.axis}
+        return arguments(self)
 
 
 class NonNeg(Constraint):
@@ -72,7 +63,7 @@ class UnitNorm(Constraint):
         return _rescaled(w, norms, np.ones_like(norms))
 
     def get_config(self) -> dict[str, Any]:
-        return {"axis": self.axis}
+        return arguments(self)
 
 
 class MinMaxNorm(Constraint):
@@ -99,12 +90,7 @@ class MinMaxNorm(Constraint):
         return _rescaled(w, norms, self.rate * inside + (1 - self.rate) * norms)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "min_value": self.min_value,
-            "max_value": self.max_value,
-            "rate": self.rate,
-            "axis": self.axis,
-        }
+        return arguments(self)
 
 
 max_norm, non_neg, unit_norm, min_max_norm = MaxNorm, NonNeg, UnitNorm, MinMaxNorm

@@ -6,16 +6,16 @@ from one instance, pass a `fastmask.random.SeedGenerator` as its seed.
 """
 
 from collections.abc import Callable, Mapping
-from inspect import isclass, signature
+from inspect import isclass
 from math import prod, sqrt
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from fastmask.config import floatx
 from fastmask.core import budget
-from fastmask.core.objects import Registry, in_snake_case
+from fastmask.core.objects import Configured, Registry, arguments, in_snake_case
 from fastmask.random import SeedGenerator, check_seed, make_seed
 
 Array = npt.NDArray[Any]
@@ -28,7 +28,7 @@ _PART = 2**18
 _AXES = ("input_axes", "output_axes")
 
 
-class Initializer:
+class Initializer(Configured):
     """Base of all initializers."""
 
     def __call__(self, shape: Shape, dtype: npt.DTypeLike | None = None) -> Array:
@@ -45,10 +45,10 @@ class Initializer:
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return arguments(self)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Initializer":
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Return a new initializer with the arguments in `config`.
 
         An old ``dtype`` is dropped, and so are the ``input_axes`` and ``output_axes`` that Keras writes
@@ -57,7 +57,7 @@ class Initializer:
         for name in _AXES:
             if config.get(name) is not None:
                 raise ValueError(f"{name}: expected None, got {config[name]!r}")
-        return cls(**{name: value for name, value in config.items() if name not in ("dtype", *_AXES)})
+        return super().from_config({name: value for name, value in config.items() if name not in ("dtype", *_AXES)})
 
 
 class Zeros(Initializer):

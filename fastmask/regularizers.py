@@ -1,6 +1,6 @@
 """Weight regularizers: Keras's names, arguments, defaults and penalties, each with its gradient."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import isfinite
 from numbers import Real
 from typing import Any
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastmask.core.objects import Registry
+from fastmask.core.objects import Configured, Registry, arguments
 
 Array = npt.NDArray[Any]
 
 
-class Regularizer:
+class Regularizer(Configured):
     """Base of all regularizers: ``regularizer(w)`` is the penalty, ``regularizer.gradient(w)`` its gradient."""
 
     def __call__(self, w: Array) -> float:
@@ -23,15 +23,6 @@ class Regularizer:
     def gradient(self, w: Array) -> Array:
         """Return the gradient of the penalty, of the shape and dtype of `w`."""
         raise NotImplementedError(f"{type(self).__name__} does not define gradient(w)")
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Regularizer":
-        """Return a new regularizer with the arguments in `config`."""
-        return cls(**config)
 
 
 class L1L2(Regularizer):
@@ -60,7 +51,7 @@ class L1L2(Regularizer):
         return np.asarray(of_type(self.l1) * np.sign(w) + of_type(2 * self.l2) * w)
 
     def get_config(self) -> dict[str, Any]:
-        return {"l1": self.l1, "l2": self.l2}
+        return arguments(self)
 
 
 class L1(L1L2):
@@ -69,18 +60,12 @@ class L1(L1L2):
     def __init__(self, l1: float | None = 0.01) -> None:
         super().__init__(0.01 if l1 is None else l1, 0.0)
 
-    def get_config(self) -> dict[str, Any]:
-        return {"l1": self.l1}
-
 
 class L2(L1L2):
     """``l2 * sum(w**2)``; `l2` is 0.01 by default."""
 
     def __init__(self, l2: float | None = 0.01) -> None:
         super().__init__(0.0, 0.01 if l2 is None else l2)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"l2": self.l2}
 
 
 def l1_l2(l1: float = 0.01, l2: float = 0.01) -> L1L2:

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from fastmask.core.errors import REMEDY
 
@@ -11,10 +12,45 @@ Thing = TypeVar("Thing")
 Names = Mapping[str, Any]
 
 
-def missing(module: str, name: str) -> AttributeError:
-    """Return the error of a name that a module has not; for the name of a class, with a way out."""
-    hint = f"; {REMEDY}" if name[:1].isupper() else ""
-    return AttributeError(f"module {module!r} has no attribute {name!r}{hint}", name=name)
+def missing(module: str) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module, which says what to do about a class of Keras that is not there."""
+
+    def refuse(name: str) -> Any:
+        hint = f"; {REMEDY}" if name[:1].isupper() else ""
+        raise AttributeError(f"module {module!r} has no attribute {name!r}{hint}", name=name)
+
+    return refuse
+
+
+def written(
+    module: str | None, class_name: str, config: Any, registered_name: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """Return what Keras writes of an object: where its class is, the class and the config."""
+    found = {"module": module, "class_name": class_name, "config": config, "registered_name": registered_name}
+    return {**found, **more}
+
+
+def made(cls: Any, config: Mapping[str, Any]) -> Any:
+    """Return an object of a class, or what a function returns, for what its `get_config` returned."""
+    return cls.from_config(dict(config)) if hasattr(cls, "from_config") else cls(**config)
+
+
+def arguments(thing: Any) -> dict[str, Any]:
+    """Return the arguments of an object's constructor, which are attributes of the same names."""
+    return {name: getattr(thing, name) for name in signature(type(thing)).parameters}
+
+
+class Configured:
+    """Base of what is written as the arguments of its constructor."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a new object with the arguments in `config`."""
+        return cls(**config)
 
 
 def snake_case(class_name: str) -> str:
@@ -92,15 +128,14 @@ class Registry(Generic[Thing]):
             return self._named(identifier)
         if self.from_function is None or not callable(identifier):
             raise TypeError(f"{self.kind}: expected {self.takes}, got {identifier!r}")
-        made: Thing = self.from_function(identifier)
-        return made
+        thing: Thing = self.from_function(identifier)
+        return thing
 
     def serialize(self, thing: Any) -> dict[str, Any]:
         """Return the class name and config of an object; TypeError if it has none."""
         if not isinstance(thing, self.base):
             raise TypeError(f"{self.kind}: expected an instance of {self.base.__name__} to serialize, got {thing!r}")
-        config = thing.get_config()  # type: ignore[attr-defined]
-        return {"module": self.module, "class_name": type(thing).__name__, "config": config, "registered_name": None}
+        return written(self.module, type(thing).__name__, thing.get_config())  # type: ignore[attr-defined]
 
     def deserialize(self, config: Mapping[str, Any], custom_objects: Names | None = None) -> Thing:
         """Return an object from what `serialize` returned, or Keras wrote.
@@ -123,8 +158,7 @@ class Registry(Generic[Thing]):
         found = own.get(str(config.get("registered_name")), own.get(name, self.find(name)))
         if found is None:
             raise self._unknown(name)
-        arguments = dict(inner or {})
-        return self.get(found.from_config(arguments) if hasattr(found, "from_config") else found(**arguments))
+        return self.get(made(found, inner or {}))
 
     def _named(self, name: str) -> Thing:
         cls = self.find(name)

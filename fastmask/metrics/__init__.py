@@ -176,7 +176,4 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | N
 
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Say what to do about a class of Keras that is not here."""
-        raise missing(__name__, name)
+    __getattr__ = missing(__name__)

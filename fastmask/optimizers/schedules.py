@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastmask.core.objects import Registry
+from fastmask.core.objects import Configured, Registry, arguments
 
 
-class LearningRateSchedule:
+class LearningRateSchedule(Configured):
     """Base of all schedules; one of your own overrides `__call__` and `get_config`."""
 
     def __call__(self, step: int) -> float:
@@ -18,16 +18,17 @@ class LearningRateSchedule:
         """Return the constructor's arguments."""
         raise NotImplementedError(f"{type(self).__name__} must override get_config")
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "LearningRateSchedule":
-        """Return a schedule with the arguments that `get_config` returned."""
-        return cls(**config)
 
-
-class _Decay(LearningRateSchedule):
+class _Known(LearningRateSchedule):
     """Base of the schedules whose arguments are attributes of the same names."""
 
-    arguments: tuple[str, ...] = ()
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return arguments(self)
+
+
+class _Decay(_Known):
+    """Base of the schedules that are over after a number of steps."""
 
     def __init__(self, initial_learning_rate: float, decay_steps: float, name: str) -> None:
         if not decay_steps > 0:
@@ -35,11 +36,6 @@ class _Decay(LearningRateSchedule):
         self.initial_learning_rate = initial_learning_rate
         self.decay_steps = decay_steps
         self.name = name
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        names = ("initial_learning_rate", "decay_steps", *self.arguments, "name")
-        return {name: getattr(self, name) for name in names}
 
 
 class ExponentialDecay(_Decay):
@@ -54,8 +50,6 @@ class ExponentialDecay(_Decay):
         Whether the quotient is rounded down.
     name : str, default "ExponentialDecay"
     """
-
-    arguments = ("decay_rate", "staircase")
 
     def __init__(
         self,
@@ -118,8 +112,6 @@ class PolynomialDecay(_Decay):
     name : str, default "PolynomialDecay"
     """
 
-    arguments = ("end_learning_rate", "power", "cycle")
-
     def __init__(
         self,
         initial_learning_rate: float,
@@ -160,8 +152,6 @@ class CosineDecay(_Decay):
     warmup_steps : int, default 0
     """
 
-    arguments = ("alpha", "warmup_target", "warmup_steps")
-
     def __init__(
         self,
         initial_learning_rate: float,
@@ -189,7 +179,7 @@ class CosineDecay(_Decay):
         return top * ((1 - self.alpha) * cosine + self.alpha)
 
 
-class CosineDecayRestarts(LearningRateSchedule):
+class CosineDecayRestarts(_Known):
     """Half cosines one after the other, each longer and lower than the one before.
 
     Parameters
@@ -235,13 +225,8 @@ class CosineDecayRestarts(LearningRateSchedule):
         cosine = self.m_mul**restarts * (1 + math.cos(math.pi * passed)) / 2
         return float(self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha))
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        names = ("initial_learning_rate", "first_decay_steps", "t_mul", "m_mul", "alpha", "name")
-        return {name: getattr(self, name) for name in names}
 
-
-class PiecewiseConstantDecay(LearningRateSchedule):
+class PiecewiseConstantDecay(_Known):
     """A learning rate for each stretch of steps.
 
     Parameters
@@ -267,10 +252,6 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
         return self.values[sum(step > boundary for boundary in self.boundaries)]
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {"boundaries": self.boundaries, "values": self.values, "name": self.name}
 
 
 REGISTRY = Registry(
