@@ -1,6 +1,6 @@
 """Objects that `fit`, `evaluate` and `predict` tell what happens."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastmask.callbacks.backup import BackupAndRestore
 from fastmask.callbacks.base import Callback, CallbackList, History

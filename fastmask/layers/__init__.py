@@ -1,6 +1,6 @@
 """Layers with Keras's names, arguments and results; their arithmetic is in `fastmask.ops`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastmask.core.objects import missing
 from fastmask.layers.attention import Attention

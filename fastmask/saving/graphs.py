@@ -6,9 +6,7 @@ from typing import Any
 from fastmask.core.errors import REMEDY, FileFormatError
 from fastmask.saving import dropping
 from fastmask.saving.explicit import Masks, is_mask_operation
-from fastmask.saving.nodes import Config, modern_node, tensors, tensors_of
-
-_MODELS = ("Sequential", "Functional", "Model")
+from fastmask.saving.nodes import MODELS, Config, calls_of, tensors, tensors_of
 
 
 def functional(config: Config, each: Callable[[Any], Config], version: str) -> Config:
@@ -39,8 +37,7 @@ def functional(config: Config, each: Callable[[Any], Config], version: str) -> C
             continue
         new = each(entry)
         new["name"] = name
-        calls = [modern_node(node, entry) for node in entry.get("inbound_nodes") or []]
-        new["inbound_nodes"] = [_call(_recounted(call, counted), name, masks) for call in calls]
+        new["inbound_nodes"] = [_call(_recounted(call, counted), name, masks) for call in calls_of(entry)]
         found.append(new)
     outputs = [ref for ref in tensors_of(config.get("output_layers")) if ref[0] in operations]
     if outputs:
@@ -54,11 +51,10 @@ def functional(config: Config, each: Callable[[Any], Config], version: str) -> C
 
 def _counted_from_making(named: dict[str, Config], outputs: Any) -> set[str]:
     """Return the models in a graph of Keras 2 whose first call has number 1: their making had number 0."""
-    models = {name for name, entry in named.items() if entry.get("class_name") in _MODELS}
+    models = {name for name, entry in named.items() if entry.get("class_name") in MODELS}
     refs = list(tensors_of(outputs))
     for entry in named.values() if models else ():
-        calls = [modern_node(node, entry) for node in entry.get("inbound_nodes") or []]
-        refs += tensors([[call["args"], call["kwargs"]] for call in calls])
+        refs += tensors([[call["args"], call["kwargs"]] for call in calls_of(entry)])
     return {name for name, call, _ in refs if name in models and call >= len(named[name].get("inbound_nodes") or [])}
 
 
