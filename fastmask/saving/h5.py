@@ -1,6 +1,7 @@
 """HDF5 read with suspicion: only hard links, only plain arrays, nothing larger than expected."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from math import prod
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask.core.errors import FileFormatError, require_h5py
-from fastmask.layers.base.variable import Variable
+from fastmask.layers.base.variable import Variable, fill
 
 Array = NDArray[Any]
 
@@ -136,6 +137,32 @@ def fitting(variable: Variable, values: Array, what: str) -> Array:
         return variable.checked(values, what)
     except (TypeError, ValueError) as error:
         raise FileFormatError(str(error)) from error
+
+
+def read_for(variable: Variable, stored: Any, what: str) -> tuple[Variable, Array]:
+    """Return a variable and the values of a dataset that it may be filled with; errors as in `read` and `fitting`."""
+    return variable, fitting(variable, read(stored, variable.shape, what), what)
+
+
+def fill_each(
+    readers: Iterable[tuple[str, Callable[[], list[tuple[Variable, Array]]]]], skip_mismatch: bool
+) -> None:
+    """Fill variables with what a function for each layer of a name returns, or none if one does not fit.
+
+    Raises
+    ------
+    FileFormatError
+        If that of a layer does; with `skip_mismatch` a warning, and the weights of that layer stay.
+    """
+    found: list[tuple[Variable, Array]] = []
+    for name, values in readers:
+        try:
+            found += values()
+        except FileFormatError as error:
+            if not skip_mismatch:
+                raise
+            warnings.warn(f"weights of {name!r} are left as they are: {error}", stacklevel=6)
+    fill(found)
 
 
 def text(holder: Any, name: str) -> str | None:

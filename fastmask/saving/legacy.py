@@ -1,7 +1,7 @@
 """Legacy HDF5 files: weights in a group per layer, in the order of the model's layers."""
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from fastmask.core.errors import FileFormatError
 from fastmask.layers import GRU, LSTM, Bidirectional, Layer, TimeDistributed
 from fastmask.layers.base.layer import describe
-from fastmask.layers.base.variable import fill
 from fastmask.layers.rnn.base import Recurrent
 from fastmask.saving import h5
 from fastmask.saving.order import Orders, layers_of, stored
@@ -44,7 +43,7 @@ def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | No
         `skip_mismatch` a warning, and the weights of that layer stay.
     """
     group = root if h5.find(root, "model_weights") is None else h5.subgroup(root, "model_weights")
-    given = [(name, list(_datasets(group, name))) for name in h5.strings(group, "layer_names")]
+    given = [(name, _datasets(h5.subgroup(group, name))) for name in h5.strings(group, "layer_names")]
     given = [(name, arrays) for name, arrays in given if arrays]
     orders = orders or {}
     wanted = _by_name(model, [name for name, _ in given], orders)
@@ -53,15 +52,8 @@ def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | No
             f"the file: expected weights of {len(wanted)} layers ({', '.join(x.name for x in wanted)}), "
             f"got {len(given)} ({', '.join(name for name, _ in given)})"
         )
-    found = []
-    for layer, (name, arrays) in zip(wanted, given, strict=True):
-        try:
-            found += _values(layer, name, arrays, orders)
-        except FileFormatError as error:
-            if not skip_mismatch:
-                raise
-            warnings.warn(f"weights of {layer.name!r} are left as they are: {error}", stacklevel=5)
-    fill(found)
+    pairs = zip(wanted, given, strict=True)
+    h5.fill_each([(layer.name, partial(_values, layer, *own, orders)) for layer, own in pairs], skip_mismatch)
 
 
 def optimizer_arrays(root: Any) -> tuple[list[Any], bool]:
@@ -71,7 +63,7 @@ def optimizer_arrays(root: Any) -> tuple[list[Any], bool]:
         return [], False
     names = h5.strings(group, "weight_names")
     first = names[0].split("/")[-1] if names else ""
-    return [h5.dataset(group, name) for name in names], first.split(":")[0] != "iteration"
+    return _datasets(group), first.split(":")[0] != "iteration"
 
 
 def _by_name(model: Any, names: list[str], orders: Orders) -> list[Layer]:
@@ -80,10 +72,8 @@ def _by_name(model: Any, names: list[str], orders: Orders) -> list[Layer]:
     return [found[name] for name in names] if found.keys() == {*names} else list(found.values())
 
 
-def _datasets(group: Any, name: str) -> Iterator[Any]:
-    layer = h5.subgroup(group, name)
-    for path in h5.strings(layer, "weight_names"):
-        yield h5.dataset(layer, path)
+def _datasets(group: Any) -> list[Any]:
+    return [h5.dataset(group, path) for path in h5.strings(group, "weight_names")]
 
 
 def _values(layer: Any, name: str, given: Sequence[Any], orders: Orders) -> list[tuple[Any, Array]]:
