@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from fastmask import random
 from fastmask.callbacks import resuming
-from fastmask.callbacks.base import Callback, Logs
+from fastmask.callbacks.base import Callback, Logs, check_save_freq
 from fastmask.saving import FileFormatError, npz
 from fastmask.saving.order import require_built
 
@@ -54,6 +54,7 @@ class BackupAndRestore(Callback):
     """
 
     comes_last: ClassVar[bool] = True
+    _stored = ("batches",)
 
     def __init__(
         self,
@@ -64,8 +65,7 @@ class BackupAndRestore(Callback):
     ) -> None:
         if not os.fspath(backup_dir):
             raise ValueError("backup_dir: expected the name of a folder, got an empty one")
-        if save_freq != "epoch" and (not isinstance(save_freq, int) or isinstance(save_freq, bool) or save_freq < 1):
-            raise ValueError(f"save_freq: expected 'epoch' or a positive integer, got {save_freq!r}")
+        check_save_freq(save_freq)
         self.backup_dir = Path(backup_dir)
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
@@ -74,10 +74,6 @@ class BackupAndRestore(Callback):
         self.batches = 0
         self.interrupted: dict[str, Any] | None = None
         self.before: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how many batches have passed since something was stored."""
-        return {"batches": self.batches}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Go back to the last backup if there is one."""

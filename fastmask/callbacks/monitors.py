@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.callbacks.base import Callback, Logs
+from fastmask.callbacks.base import Callback, Logs, check_save_freq
 
-_MODES = ("auto", "min", "max")
+# Times this, the better of two numbers is the smaller; "auto" waits for a metric that tells.
+_SIGNS = {"min": 1.0, "max": -1.0, "auto": 0.0}
 
 
 class MonitorCallback(Callback):
@@ -40,13 +41,13 @@ class MonitorCallback(Callback):
         baseline: float | None = None,
         min_delta: float = 0.0,
     ) -> None:
-        if mode not in _MODES:
+        if mode not in _SIGNS:
             raise ValueError(f"mode: expected 'auto', 'min' or 'max', got {mode!r}")
         self.monitor = monitor
         self.mode = mode
         self.best = baseline
         self.min_delta = abs(min_delta)
-        self.sign = {"min": 1.0, "max": -1.0, "auto": 0.0}[mode]
+        self.sign = _SIGNS[mode]
 
     def current(self, logs: Logs | None, action: str) -> float | None:
         """Return the number; where an epoch has none, warn of the action taken without it and return None."""
@@ -66,9 +67,7 @@ class MonitorCallback(Callback):
 
     def improves(self, value: float, reference: float | None) -> bool:
         """Return whether a number is better than another, or the first."""
-        if reference is None:
-            return True
-        return self.sign * value + self.min_delta < self.sign * reference
+        return reference is None or self.sign * value + self.min_delta < self.sign * reference
 
     def _direction(self) -> float:
         name = self.monitor.removeprefix("val_")
@@ -113,6 +112,8 @@ class EarlyStopping(MonitorCallback):
     best_epoch : int
     """
 
+    _stored = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -136,11 +137,6 @@ class EarlyStopping(MonitorCallback):
         self.wait = self.stopped_epoch = self.best_epoch = 0
         self.best = None
         self.best_weights: list[Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best number and weights, and for how long there was no better one."""
-        names = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
-        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned; TypeError if its weights are none of this model."""
@@ -201,6 +197,8 @@ class ReduceLROnPlateau(MonitorCallback):
         Lower bound of the learning rate.
     """
 
+    _stored = ("best", "wait", "cooldown_counter")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -225,10 +223,6 @@ class ReduceLROnPlateau(MonitorCallback):
         """Start anew."""
         self.best = None
         self.wait = self.cooldown_counter = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best number, and for how long there was no better one."""
-        return {name: getattr(self, name) for name in ("best", "wait", "cooldown_counter")}
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Look at the epoch's number and reduce the learning rate if it is time."""
@@ -287,6 +281,8 @@ class ModelCheckpoint(MonitorCallback):
         If the ending of `filepath` or another argument does not fit.
     """
 
+    _stored = ("best", "epoch", "batches")
+
     def __init__(
         self,
         filepath: str | os.PathLike[str],
@@ -306,17 +302,12 @@ class ModelCheckpoint(MonitorCallback):
                 f"filepath: expected one that ends in {ending} with save_weights_only={save_weights_only}, "
                 f"got {self.filepath!r}"
             )
-        if save_freq != "epoch" and (isinstance(save_freq, (str, bool)) or save_freq < 1):
-            raise ValueError(f"save_freq: expected 'epoch' or a positive integer, got {save_freq!r}")
+        check_save_freq(save_freq)
         self.verbose = verbose
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
         self.save_freq = save_freq
         self.epoch = self.batches = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best number so far, and how many batches have passed since something was saved."""
-        return {name: getattr(self, name) for name in ("best", "epoch", "batches")}
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Note the epoch."""

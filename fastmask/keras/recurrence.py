@@ -64,11 +64,10 @@ def run(recurrence: Recurrence, arrays: Sequence[Array], mask: Array | None) -> 
         Outputs (B, T, H) in processing order, or the last one (B, H) without `return_sequences`; then the
         final states (B, H).
     """
-    x, kernel, recurrent_kernel, bias, initial = recurrence.split(arrays)
+    x, *weights, initial = recurrence.split(arrays)
     packed = PackedSequence.from_padded(x, _grid(mask, x.shape))
-    program = RNNProgram(recurrence.spec, kernel, recurrent_kernel, bias)
     given = _given(recurrence.spec, packed, initial)
-    values, states = program.run(*given, every_step=recurrence.return_sequences)
+    values, states = RNNProgram(recurrence.spec, *weights).run(*given, every_step=recurrence.return_sequences)
     sequence = _sequence(recurrence, packed, values)
     shown, _ = _shown(recurrence, sequence, states[0], initial[0], packed)
     return shown, *states

@@ -158,9 +158,9 @@ def test_masks_by_the_rules_of_old_keras_are_refused(tmp_path):
     part = fm.layers.Embedding(9, 2, mask_zero=True)(ids)
     inner = fm.Model(ids, fm.layers.LSTM(2)(fm.layers.Multiply(mask_mode="and", name="product")([part, part])))
     for within in (inner, kind(inner.input, inner.output)):
-        with pytest.raises(ValueError, match="layer 'product' joins or shows them"):
+        with pytest.raises(ValueError, match="layer 'product', which joins or shows them"):
             fm.Model(steps, fm.layers.TimeDistributed(within)(steps)).to_keras()
-    with pytest.raises(ValueError, match="layer 'product' joins or shows them"):
+    with pytest.raises(ValueError, match="layer 'product', which joins or shows them"):
         kind(inner.input, inner.output).to_keras()
     x = [np.array([[1, 2, 0, 3, 0], [0, 0, 1, 2, 3]]), np.zeros((2, 5, 2), np.float32)]
     for same in (model("ids", "ids"), model("sounds", "sounds", zero_output_for_mask=False)):

@@ -55,11 +55,6 @@ def refusal(sequences: Any) -> str | None:
     return None
 
 
-def is_placeholder(sequences: Any) -> bool:
-    """Return whether a tensor has no values to come: never."""
-    return False
-
-
 def _compiles_with_xla() -> bool:
     # TensorFlow has no public way to ask. Where this one is missing, XLA itself refuses the graph.
     try:
