@@ -78,9 +78,7 @@ class MinMaxNorm(Constraint):
     axis : int or sequence of int, default 0
     """
 
-    def __init__(
-        self, min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: Axis = 0
-    ) -> None:
+    def __init__(self, min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: Axis = 0) -> None:
         self.min_value, self.max_value = min_value, max_value
         self.rate, self.axis = rate, axis
 

@@ -20,6 +20,7 @@ from fastmask.random import SeedGenerator, check_seed, make_seed
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+Seed = int | SeedGenerator | None
 
 # Standard deviation of a unit normal cut off at two deviations.
 _TRUNCATED_DEVIATION = 0.87962566103423978
@@ -105,7 +106,7 @@ class RandomInitializer(Initializer):
         Left out, a seed is drawn from the global generator now.
     """
 
-    def __init__(self, seed: int | SeedGenerator | None = None) -> None:
+    def __init__(self, seed: Seed = None) -> None:
         self.seed = seed
         if not isinstance(seed, SeedGenerator):
             self._start = make_seed() if seed is None else check_seed(seed)
@@ -125,12 +126,7 @@ class RandomInitializer(Initializer):
 class RandomUniform(RandomInitializer):
     """Uniform in [minval, maxval), by default [-0.05, 0.05)."""
 
-    def __init__(
-        self,
-        minval: float = -0.05,
-        maxval: float = 0.05,
-        seed: int | SeedGenerator | None = None,
-    ) -> None:
+    def __init__(self, minval: float = -0.05, maxval: float = 0.05, seed: Seed = None) -> None:
         super().__init__(seed)
         self.minval, self.maxval = minval, maxval
 
@@ -142,12 +138,7 @@ class RandomUniform(RandomInitializer):
 class RandomNormal(RandomInitializer):
     """Normal with the given mean and deviation, by default 0.0 and 0.05."""
 
-    def __init__(
-        self,
-        mean: float = 0.0,
-        stddev: float = 0.05,
-        seed: int | SeedGenerator | None = None,
-    ) -> None:
+    def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: Seed = None) -> None:
         super().__init__(seed)
         self.mean, self.stddev = mean, stddev
 
@@ -187,7 +178,7 @@ class VarianceScaling(RandomInitializer):
         scale: float = 1.0,
         mode: str = "fan_in",
         distribution: str = "truncated_normal",
-        seed: int | SeedGenerator | None = None,
+        seed: Seed = None,
     ) -> None:
         super().__init__(seed)
         if not scale > 0:
@@ -217,7 +208,7 @@ class _Scaled(VarianceScaling):
 
     _choices: tuple[float, str, str]
 
-    def __init__(self, seed: int | SeedGenerator | None = None) -> None:
+    def __init__(self, seed: Seed = None) -> None:
         super().__init__(*self._choices, seed=seed)
 
 
@@ -263,7 +254,7 @@ class Orthogonal(RandomInitializer):
     Of a shape with more than two axes all but the last count as rows.
     """
 
-    def __init__(self, gain: float = 1.0, seed: int | SeedGenerator | None = None) -> None:
+    def __init__(self, gain: float = 1.0, seed: Seed = None) -> None:
         super().__init__(seed)
         self.gain = gain
 

@@ -75,6 +75,7 @@ def l1_l2(l1: float = 0.01, l2: float = 0.01) -> L1L2:
 
 l1, l2 = L1, L2
 
+
 class _Plain(Regularizer):
     """A function ``f(w) -> (penalty, gradient)``."""
 

@@ -238,9 +238,7 @@ class PiecewiseConstantDecay(_Known):
     name : str, default "PiecewiseConstant"
     """
 
-    def __init__(
-        self, boundaries: Sequence[int], values: Sequence[float], name: str = "PiecewiseConstant"
-    ) -> None:
+    def __init__(self, boundaries: Sequence[int], values: Sequence[float], name: str = "PiecewiseConstant") -> None:
         if len(boundaries) != len(values) - 1:
             raise ValueError(
                 f"values: expected {len(boundaries) + 1} entries, one more than boundaries, got {len(values)}"

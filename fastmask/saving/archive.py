@@ -103,7 +103,7 @@ def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
     require_built(model)
     config = keras_config(model)
     orders = of_config(model, config)
-    config |= {"build_config": {"input_shape": _listed(getattr(model, "input_shape", None))}}
+    config |= {"build_config": {"input_shape": getattr(model, "input_shape", None)}}
     found = compiled.compile_config(model)
     if found is not None:
         config["compile_config"] = found
@@ -152,7 +152,7 @@ def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
     with h5.opened(archived_weights(path)) as root:
         tree.read(root, model, orders=orders)
         if compile and config.get("compile_config"):
-            compiled.compile_model(model, _object(config["compile_config"]), custom_objects)
+            compiled.compile_model(model, _object(config["compile_config"], "compile_config"), custom_objects)
             group = h5.find(root, "optimizer/vars")
             if group is not None:
                 arrays = [h5.dataset(group, str(i)) for i in range(len(group))]
@@ -198,18 +198,11 @@ def _build_shape(config: Mapping[str, Any]) -> Any:
     return next((shape for shape in known if shape), None)
 
 
-def _json(content: bytes | str, name: str) -> dict[str, Any]:
-    found = json.loads(content)
-    if not isinstance(found, dict):
-        raise FileFormatError(f"{name}: expected an object, got {str(found)[:80]}")
-    return found
+def _json(content: bytes | str, name: str) -> Mapping[str, Any]:
+    return _object(json.loads(content), name)
 
 
-def _object(value: Any) -> Mapping[str, Any]:
+def _object(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise FileFormatError(f"compile_config: expected an object, got {str(value)[:80]}")
+        raise FileFormatError(f"{name}: expected an object, got {str(value)[:80]}")
     return value
-
-
-def _listed(shape: Any) -> Any:
-    return [_listed(n) for n in shape] if isinstance(shape, (tuple, list)) else shape

@@ -144,9 +144,7 @@ def read_for(variable: Variable, stored: Any, what: str) -> tuple[Variable, Arra
     return variable, fitting(variable, read(stored, variable.shape, what), what)
 
 
-def fill_each(
-    readers: Iterable[tuple[str, Callable[[], list[tuple[Variable, Array]]]]], skip_mismatch: bool
-) -> None:
+def fill_each(readers: Iterable[tuple[str, Callable[[], list[tuple[Variable, Array]]]]], skip_mismatch: bool) -> None:
     """Fill variables with what a function for each layer of a name returns, or none if one does not fit.
 
     Raises

@@ -80,9 +80,7 @@ def _set_shapes(recurrence: Recurrence, results: Sequence[Any], given: Sequence[
         state.set_shape([batch, units])
 
 
-def _once_differentiable(
-    backward: Callable[..., Any], dtype: Any, like: Sequence[Any], *arguments: Any
-) -> list[Any]:
+def _once_differentiable(backward: Callable[..., Any], dtype: Any, like: Sequence[Any], *arguments: Any) -> list[Any]:
     """Return the gradients; a second derivative is an error, not a missing number."""
 
     @tf.custom_gradient
