@@ -1,6 +1,6 @@
 """Weight constraints: Keras's names, arguments, defaults and projections.
 
-A constraint maps a weight to one that keeps it; an optimizer applies it at the end of every step.
+A constraint maps a weight to one that satisfies it; an optimizer applies it at the end of every step.
 """
 
 from collections.abc import Callable, Sequence

@@ -44,7 +44,7 @@ def test_lambda_callback():
     callback = callbacks.LambdaCallback(on_test_begin=lambda logs: tested.append(logs))
     make().evaluate(X, Y, callbacks=[callback], verbose=0)
     assert tested == [{}]
-    with pytest.raises(TypeError, match="on_fire: expected the name of a hook of Callback"):
+    with pytest.raises(TypeError, match="kwargs: expected functions for hooks of Callback, got one for 'on_fire'"):
         callbacks.LambdaCallback(on_fire=print)
 
 

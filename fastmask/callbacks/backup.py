@@ -91,7 +91,7 @@ class BackupAndRestore(Callback):
             self._go_to_its_place(state)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Undo what callbacks did at the begin of an epoch that began before the backup."""
+        """Undo what callbacks did at the start of an epoch that began before the backup."""
         state, before = self.interrupted, self.before
         self.interrupted = self.before = None
         if state is None or before is None:

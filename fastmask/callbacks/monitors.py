@@ -23,7 +23,7 @@ class MonitorCallback(Callback):
     mode : {"auto", "min", "max"}, default "auto"
         Whether less or more is better; "auto" asks the metric of that name.
     baseline : float, optional
-        The best so far, before the first.
+        What the first number has to improve on.
     min_delta : float, default 0.0
         Smallest change that counts as an improvement.
 
@@ -273,7 +273,7 @@ class ModelCheckpoint(MonitorCallback):
     save_freq : "epoch" or int, default "epoch"
         Save after every epoch, or after so many batches.
     initial_value_threshold : float, optional
-        The best so far, before the first.
+        What the first number has to improve on.
 
     Raises
     ------

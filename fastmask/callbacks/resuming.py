@@ -57,7 +57,7 @@ def _beside_arrays(model: Any) -> Numbers:
 
 
 def check(model: Any, state: Mapping[str, Any]) -> None:
-    """Raise ValueError if a state is none, or that of another kind of model, optimizer or list of metrics."""
+    """Raise ValueError if a state is malformed, or that of another kind of model, optimizer or list of metrics."""
     _require_form(state, _FORM)
     for position in (state["position"], state["held_out"]):
         if position:

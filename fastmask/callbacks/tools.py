@@ -48,7 +48,7 @@ class LearningRateScheduler(Callback):
 
 
 class CSVLogger(Callback):
-    """Writes the logs of every epoch as a row of a file, with a head of their keys.
+    """Writes the logs of every epoch as a row of a file, under a line with their keys.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ class LambdaCallback(Callback):
         }
         for name, function in hooks.items():
             if not (name.startswith("on_") and hasattr(Callback, name)):
-                raise TypeError(f"{name}: expected the name of a hook of Callback, got what is none")
+                raise TypeError(f"kwargs: expected functions for hooks of Callback, got one for {name!r}")
             if function is not None:
                 setattr(self, name, function)
 

@@ -16,7 +16,7 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"{name}: expected an array, got what is none: {error}") from None
+        raise ValueError(f"{name}: expected an array, got something else: {error}") from None
     if array.dtype.hasobject:
         raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}")
     return array

@@ -65,26 +65,26 @@ def in_snake_case(classes: Iterable[type[Thing]]) -> dict[str, type[Thing]]:
 
 
 class Registry(Generic[Thing]):
-    """The classes of one kind, known by names, from and to which objects are made.
+    """The classes of one kind under their names; makes objects of names and configs, and configs of objects.
 
     Parameters
     ----------
     kind : str
         What an object is called in errors.
     base : type
-        The class that all objects are instances of, or the functions among them count as.
+        The class that the objects are instances of.
     module : str
         Where Keras has the classes.
     classes : mapping of str to class
-        Each under the name that errors list. Its own name is known as well; letter case does not matter.
+        Each under the name that errors list. The name of the class is known as well; letter case does not matter.
     aliases : mapping of str to class, optional
         More names, in lower case.
     takes : str
         What `get` takes, for errors.
     from_function : callable, optional
-        Makes an object of whatever else can be called; without it nothing else is taken.
+        Makes an object of anything else that can be called; without it `get` refuses that.
     tells_name : bool, default False
-        Whether a class that is found by a name is given that name.
+        Whether an object that is made by a name gets that name, as it was spelled, for its argument `name`.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from fastmask.keras.loop import inner_loop
 _FUNCTIONS = ("train_function", "test_function", "predict_function")
 _OWN_LOOPS = {cls: cls.inner_loop for cls in (keras.layers.LSTM, keras.layers.GRU, keras.layers.RNN)}
 _OWN_CALLS = {cls.call for cls in (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN, keras.layers.RNN)}
-# What a layer or model said of XLA before it was accelerated.
+# `supports_jit` of layers and `jit_compile` of models as they were before they were accelerated.
 _supported_jit: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 _compiled_jit: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 

@@ -19,7 +19,7 @@ class LearningRateSchedule(Configured):
         raise NotImplementedError(f"{type(self).__name__} must override get_config")
 
 
-class _Known(LearningRateSchedule):
+class _ByArguments(LearningRateSchedule):
     """Base of the schedules whose arguments are attributes of the same names."""
 
     def get_config(self) -> dict[str, Any]:
@@ -27,7 +27,7 @@ class _Known(LearningRateSchedule):
         return arguments(self)
 
 
-class _Decay(_Known):
+class _Decay(_ByArguments):
     """Base of the schedules that are over after a number of steps."""
 
     def __init__(self, initial_learning_rate: float, decay_steps: float, name: str) -> None:
@@ -179,7 +179,7 @@ class CosineDecay(_Decay):
         return top * ((1 - self.alpha) * cosine + self.alpha)
 
 
-class CosineDecayRestarts(_Known):
+class CosineDecayRestarts(_ByArguments):
     """Half cosines one after the other, each longer and lower than the one before.
 
     Parameters
@@ -226,7 +226,7 @@ class CosineDecayRestarts(_Known):
         return float(self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha))
 
 
-class PiecewiseConstantDecay(_Known):
+class PiecewiseConstantDecay(_ByArguments):
     """A learning rate for each stretch of steps.
 
     Parameters

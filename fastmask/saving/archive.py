@@ -19,7 +19,8 @@ from fastmask.saving.zipped import content_of
 
 KERAS_VERSION = "3.15.1"  # whose format is written
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-# Keras does not pack its archives, others may: text becomes shorter by so much, and objects take 24 times its size.
+# Keras does not compress its archives, but others may: then text is at most this many times as long as the file, and a
+# little more. What claims to be longer is refused, since the objects read from it take 24 times as much memory.
 _TEXT_EXPANSION, _SPARE_TEXT = 10, 1 << 16
 Classes = Mapping[str, Any] | None
 

@@ -42,7 +42,7 @@ def in_graph(entries: Sequence[Config], version: str) -> list[Config]:
 
 
 def in_stack(entries: Sequence[Config], version: str) -> list[Config]:
-    """Return the same for the configs of a Sequential's layers."""
+    """Return the configs of a Sequential's layers, with masks dropped as `in_graph` does."""
     chain, before = [], list[Config]()
     for number, entry in enumerate(entries):
         chain.append(entry | {"name": str(number), "inbound_nodes": before})

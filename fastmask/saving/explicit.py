@@ -189,7 +189,7 @@ class Masks:
         return self._compared[pair]
 
     def _fits(self, stated: Any, derived: _Form) -> bool:
-        """Return the same, from the parts of the masks."""
+        """Return whether a mask of the file is the one that fastmask has, judging by what both are made of."""
         parts = stated.parts if isinstance(stated, _Form) else ()
         if derived.parts[0] == _WITHIN:
             return self._same(stated, derived.parts[1]) or (parts[:1] == ("Any",) and self._same(parts[1], derived))

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 # Arrays may be stored compressed, but hardly by more than this; a file that claims more is refused.
 LARGEST_EXPANSION = 100
 _SPARE_BYTES = 1 << 22
-# What is packed, unpacked by turns into one of two buffers that may be too large by half.
+# HDF5 unpacks a chunk by turns into two buffers, each up to half as large again as the chunk, beside the packed bytes.
 _BUFFERS = 4
 # A collection of strings in the file: signature, version 1, three zeros (HDF5 File Format Specification, III.E).
 _HEAP = b"GCOL\x01\0\0\0"

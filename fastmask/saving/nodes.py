@@ -78,7 +78,7 @@ def tensors(value: Any) -> Iterator[Ref]:
 
 
 def tensors_of(value: Any) -> Iterator[Ref]:
-    """Yield the same for nested lists and dicts of places."""
+    """Yield where tensors come from, for nested lists and dicts of such places."""
     if _is_old_tensor(value):
         yield value[0], value[1], value[2]
     elif isinstance(value, (list, dict)):
