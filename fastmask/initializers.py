@@ -24,7 +24,7 @@ Seed = int | SeedGenerator | None
 
 # Standard deviation of a unit normal cut off at two deviations.
 _TRUNCATED_DEVIATION = 0.87962566103423978
-# Numbers that are drawn at a time.
+# How many numbers are drawn at a time.
 _PART = 2**18
 _AXES = ("input_axes", "output_axes")
 

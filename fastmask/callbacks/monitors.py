@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmask.callbacks.base import Callback, Logs, check_save_freq
 
-# Times this, the better of two numbers is the smaller; "auto" waits for a metric that tells.
+# Multiplied by this, the better of two numbers is the smaller; "auto" waits for a metric that tells.
 _SIGNS = {"min": 1.0, "max": -1.0, "auto": 0.0}
 
 
@@ -45,6 +45,7 @@ class MonitorCallback(Callback):
             raise ValueError(f"mode: expected 'auto', 'min' or 'max', got {mode!r}")
         self.monitor = monitor
         self.mode = mode
+        self.verbose = 0
         self.best = baseline
         self.min_delta = abs(min_delta)
         self.sign = _SIGNS[mode]
@@ -64,6 +65,10 @@ class MonitorCallback(Callback):
         elif not self.sign:
             self.sign = self._direction()
         return value
+
+    def _say(self, text: str) -> None:
+        if self.verbose > 0:
+            print(text)
 
     def improves(self, value: float, reference: float | None) -> bool:
         """Return whether a number is better than another, or the first."""
@@ -166,11 +171,10 @@ class EarlyStopping(MonitorCallback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Put the best weights back if asked to."""
-        if self.verbose > 0 and self.stopped_epoch > 0:
-            print(f"Epoch {self.stopped_epoch + 1}: early stopping")
+        if self.stopped_epoch > 0:
+            self._say(f"Epoch {self.stopped_epoch + 1}: early stopping")
         if self.best_weights is not None:
-            if self.verbose > 0:
-                print(f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
+            self._say(f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
             self.model.set_weights(self.best_weights)
 
 
@@ -249,8 +253,7 @@ class ReduceLROnPlateau(MonitorCallback):
             return False
         rate = max(before * self.factor, self.min_lr)
         self.model.optimizer.learning_rate = rate
-        if self.verbose > 0:
-            print(f"\nEpoch {epoch + 1}: ReduceLROnPlateau reducing learning rate to {rate}.")
+        self._say(f"\nEpoch {epoch + 1}: ReduceLROnPlateau reducing learning rate to {rate}.")
         return True
 
 
@@ -336,8 +339,7 @@ class ModelCheckpoint(MonitorCallback):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         save = self.model.save_weights if self.save_weights_only else self.model.save
         save(path, overwrite=True)
-        if self.verbose > 0:
-            print(f"\nEpoch {self.epoch + 1}: finished saving model to {path}")
+        self._say(f"\nEpoch {self.epoch + 1}: finished saving model to {path}")
 
     def _wanted(self, path: str, logs: Logs | None) -> bool:
         title = f"\nEpoch {self.epoch + 1}:"
@@ -354,7 +356,3 @@ class ModelCheckpoint(MonitorCallback):
         self._say(f"{title} {self.monitor} improved from {best} to {value:.5f}, saving model to {path}")
         self.best = value
         return True
-
-    def _say(self, text: str) -> None:
-        if self.verbose > 0:
-            print(text)

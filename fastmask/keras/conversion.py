@@ -57,7 +57,7 @@ def to_keras(model: Model, compile: bool = True) -> Any:
             f"model {model.name!r}: expected one that does to masks what Keras 3 does, got layer {old[0]!r}, which "
             "joins or shows them as the older Keras did whose file it is from (mask_mode, zero_output_for_mask)"
         )
-    found = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))  # Keras takes it apart
+    found = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))  # a copy, which Keras takes apart
     if not found.built:
         found.build(model.input_shape)
     for mine, theirs in _pairs(model, found):

@@ -132,7 +132,7 @@ class Pullbacks:
 
     def forward(self, arrays: Sequence[Array], mask: Array | None) -> tuple[Arrays, int]:
         """Return what `run` returns, and the handle of a pullback."""
-        # The memory of weights and states may be the backend's to use again once this returns; x is packed, so copied.
+        # Once this returns, the backend may use the memory of weights and states again; packing has copied x.
         results, pullback = run_vjp(self._recurrence, [arrays[0], *(array.copy() for array in arrays[1:])], mask)
         with self._lock:
             handle = next(self._handles) % (1 << 31)

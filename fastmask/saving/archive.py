@@ -17,7 +17,7 @@ from fastmask.saving.masks import keras_config
 from fastmask.saving.order import Orders, of_config, require_built
 from fastmask.saving.zipped import content_of
 
-KERAS_VERSION = "3.15.1"  # whose format is written
+KERAS_VERSION = "3.15.1"  # the Keras in whose format models are written
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 # Keras does not compress its archives, but others may: then text is at most this many times as long as the file, and a
 # little more. What claims to be longer is refused, since the objects read from it take 24 times as much memory.

@@ -16,7 +16,7 @@ from fastmask.layers.base.variable import fill
 from fastmask.saving import h5
 from fastmask.saving.order import Orders, trained
 
-# Arguments of Keras's objects that fastmask has not, with the values that change nothing.
+# Arguments of Keras's objects that fastmask does not have, with the values that change nothing.
 _IDLE: dict[str, tuple[Any, ...]] = {
     "use_ema": (False, None),
     "loss_scale_factor": (None,),

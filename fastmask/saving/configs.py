@@ -18,7 +18,7 @@ _NOT_LAYERS = ("Layer", "Variable", "Gradients", "Recurrent")
 _CUDNN = {"CuDNNLSTM": "LSTM", "CuDNNGRU": "GRU"}
 _ACTIVATIONS = ("activation", "recurrent_activation")
 _OLD_HARD_SIGMOID = "hard_sigmoid_keras2"
-# Arguments of Keras's layers that say nothing fastmask has to know, with the values they may have.
+# Arguments of Keras's layers that fastmask does not have, with the values that change nothing.
 _IDLE: dict[str, tuple[Any, ...]] = {
     "autocast": (True, False, None),
     "quantization_config": (None,),

@@ -25,7 +25,7 @@ def in_graph(entries: Sequence[Config], version: str) -> list[Config]:
     masks, found = Masks(named, set()), list[Config]()
     for entry in entries:
         first = [next(tensors(call["args"]), None) for call in entry["inbound_nodes"]]
-        # Asked for each layer in turn, so that none is far from those whose masks are known.
+        # Masks are derived by recursion, which stays shallow if each layer is asked in turn.
         known = [ref is not None and _may_be_masked(masks, ref) for ref in first]
         masked = any(known)
         if masked and entry["class_name"] in refused:

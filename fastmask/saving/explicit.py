@@ -27,7 +27,7 @@ _PASSING = (
 )  # fmt: skip
 
 
-_PAIR_BYTES = 256  # of two masks that were compared
+_PAIR_BYTES = 256  # what it takes to remember that two masks were compared
 
 
 class UnknownMaskError(Exception):

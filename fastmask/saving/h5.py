@@ -56,7 +56,7 @@ def _check_heaps(content: bytes | mmap, length: int) -> None:
         place = start + header
         while place + header <= min(end, len(content)):
             size = int.from_bytes(content[place + 8 : place + 8 + length], "little")
-            # Number 0 is what is free; its size holds its header.
+            # The object with number 0 is free space, whose size includes its header.
             used = content[place : place + 2] != b"\0\0"
             step = header + -(-size // 8) * 8 if used else size
             if not header <= step <= end - place:

@@ -17,7 +17,8 @@ from fastmask.saving.order import Orders, layers_of, stored
 
 Array = NDArray[Any]
 
-# Arrays of an old layer: kernel, recurrent kernel and bias of each gate, one after the other.
+# Keras 1 stored kernel, recurrent kernel and bias of one gate after the other. Where those of each gate begin, in the
+# order of the gates today, for the 12 arrays of an LSTM and the 9 of a GRU.
 _KERAS1_GATES = {12: (0, 6, 3, 9), 9: (0, 3, 6)}
 
 

@@ -21,8 +21,8 @@ from fastmask.saving.operations import as_operation, operation
 Config = dict[str, Any]
 
 _TAKE_MASK = (*RECURRENT, "TimeDistributed", "GlobalAveragePooling1D", "BatchNormalization", "Attention")
-_BY_MASK = ("Multiply", "Maximum", "Minimum")  # what they give depends on masks
-# Arguments that Keras 3 has not; a file with one opens in fastmask only.
+_BY_MASK = ("Multiply", "Maximum", "Minimum")  # whose results depend on the masks of their inputs
+# Arguments that Keras 3 does not have; a file with one opens in fastmask only.
 _OLD_RULES = dict.fromkeys((*MERGING, "Concatenate"), "mask_mode") | {"Bidirectional": "zero_output_for_mask"}
 
 
@@ -60,14 +60,14 @@ def _inner(model: Any, config: Config, own: bool, within: bool) -> Config:
     """Return the config of a model with those of its layers made new."""
     given = layer_configs(config)
     made = model.operations
-    if not made or len(given) < len(made):  # the constructor of its class makes them
+    if not made or len(given) < len(made):  # then the constructor of its class makes them
         return config
-    entries = given[: -len(made)]  # that of the input of a stack
+    entries = given[: -len(made)]  # the input of a stack, which is no operation
     for layer, entry in zip(made, given[-len(made) :], strict=True):
         new = _entry(layer, entry, own, True)
         entries.append(as_operation(new) if isinstance(layer, MaskOperation) else new)
     masks = _Masks(model.graph, entries) if any("inbound_nodes" in entry for entry in entries) else None
-    # What masks come into a model that is called by another is not known here.
+    # Which masks reach a model within another is not known here, so that its old rules stay.
     if not within:
         ends = zip(made, entries[-len(made) :], strict=True)
         entries[-len(made) :] = [_without_idle(entry, layer, masks) for layer, entry in ends]
