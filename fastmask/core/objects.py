@@ -31,7 +31,7 @@ def written(
 
 
 def made(cls: Any, config: Mapping[str, Any]) -> Any:
-    """Return an object of a class, or what a function returns, for what its `get_config` returned."""
+    """Return a new object from its config: by `from_config` if there is one, else by a call with the arguments."""
     return cls.from_config(dict(config)) if hasattr(cls, "from_config") else cls(**config)
 
 

@@ -159,11 +159,10 @@ def _accelerated_loop(self: Any, sequences: Any, initial_state: Any, mask: Any, 
 
 
 def _refusal(layer: Any) -> str | None:
-    """Return why a layer is left to Keras."""
-    if isinstance(layer, _OnKernels):
-        return support.layer_refusal(layer)
+    """Return why a layer is left to Keras, None if it is not."""
     own = type(layer).inner_loop
-    if type(layer).call not in _OWN_CALLS or (own not in _OWN_LOOPS.values() and not hasattr(own, "fastmask")):
+    known = type(layer).call in _OWN_CALLS and (own in _OWN_LOOPS.values() or hasattr(own, "fastmask"))
+    if not known and not isinstance(layer, _OnKernels):
         return f"{type(layer).__name__} has a loop of its own"
     return support.layer_refusal(layer)
 

@@ -186,17 +186,16 @@ def _build(config: Any, version: str, custom_objects: Classes) -> tuple[Any, Ord
     model = layers.deserialize(found, custom_objects)
     if not model.built:
         shape = _build_shape(config)
-        if shape is None:
+        if not shape:
             raise FileFormatError("the file does not say the shape of the model's input")
         model.build(shape)
     return model, of_config(model, found)
 
 
 def _build_shape(config: Mapping[str, Any]) -> Any:
-    inner = config["config"]
-    known = [inner.get("build_input_shape")] if isinstance(inner, Mapping) else []
-    known.append((config.get("build_config") or {}).get("input_shape"))
-    return next((shape for shape in known if shape), None)
+    inner, around = config["config"], config.get("build_config") or {}
+    own = inner.get("build_input_shape") if isinstance(inner, Mapping) else None
+    return own or around.get("input_shape")
 
 
 def _json(content: bytes | str, name: str) -> Mapping[str, Any]:

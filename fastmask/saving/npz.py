@@ -57,7 +57,11 @@ def read(path: Path) -> Any:
         if sum(member.file_size for member in members) > size:
             raise FileFormatError(f"its members claim more than the {size} bytes of the file")
         found = {member.filename: _array(content_of(archive, member, size)) for member in members}
-        return json.loads(found[f"{_TREE}.npy"].tobytes(), object_hook=lambda value: _resolved(value, found))
+
+        def resolved(value: dict[str, Any]) -> Any:
+            return found[f"{value[_REFERENCE]}.npy"] if set(value) == {_REFERENCE} else value
+
+        return json.loads(found[f"{_TREE}.npy"].tobytes(), object_hook=resolved)
 
 
 def _array(content: bytes) -> Array:
@@ -71,7 +75,3 @@ def _array(content: bytes) -> Array:
     if dtype.kind not in "biuf" or min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(rest):
         raise FileFormatError(f"an array of {dtype} and shape {shape} cannot have {len(rest)} bytes")
     return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran else "C").copy()
-
-
-def _resolved(value: dict[str, Any], arrays: dict[str, Array]) -> Any:
-    return arrays[f"{value[_REFERENCE]}.npy"] if set(value) == {_REFERENCE} else value

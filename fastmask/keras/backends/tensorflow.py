@@ -21,7 +21,7 @@ def run(recurrence: Recurrence, tensors: Sequence[Any], mask: Any, training: boo
     dtype = tensors[0].dtype
 
     def forward(*given: Any) -> list[Any]:
-        values, only = _parts(given, len(tensors))
+        values, only = given[: len(tensors)], given[-1] if masks else None
         if not training:
             return [*arrays.run(recurrence, values, only), np.int64(0)]
         results, handle = pullbacks.forward(values, only)
@@ -65,10 +65,6 @@ def _compiles_with_xla() -> bool:
     if tf.executing_eagerly():
         return False
     return bool(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
-
-
-def _parts(given: Sequence[Any], count: int) -> tuple[Sequence[Any], Any]:
-    return given[:count], given[count] if len(given) > count else None
 
 
 def _set_shapes(recurrence: Recurrence, results: Sequence[Any], given: Sequence[Any]) -> None:
