@@ -55,10 +55,6 @@ _require_kernels()
 if os.environ.get("FASTMASK_ISA"):
     import_module("fastmask.kernels")  # which says at once if this is no instruction set of this machine
 
-_MODULES = (
-    "callbacks", "config", "constraints", "initializers", "kernels", "layers", "losses", "metrics", "models",
-    "ops", "optimizers", "random", "reference", "regularizers", "saving", "utils",
-)  # fmt: skip
 _NAMES = {
     "Input": "models",
     "Model": "models",
@@ -99,12 +95,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public module or name on first use, which keeps ``import fastmask`` quick."""
-    if name in _MODULES:
-        return import_module(f"fastmask.{name}")
     if name in _NAMES:
         value = getattr(import_module(f"fastmask.{_NAMES[name]}"), name)
         globals()[name] = value
         return value
+    if name in __all__:
+        return import_module(f"fastmask.{name}")
     raise AttributeError(f"module 'fastmask' has no attribute {name!r}")
 
 

@@ -53,16 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", nargs="?", choices=("demo", "info"), default="demo")
     parser.add_argument("--epochs", type=_positive, default=3, help="default %(default)s")
-    parser.add_argument(
-        "--characters", type=_positive, default=600_000, help="to train on; default %(default)s"
-    )
-    parser.add_argument(
-        "--units", type=_positive, default=64, help="of the LSTM, each way; default %(default)s"
-    )
+    parser.add_argument("--characters", type=_positive, default=600_000, help="to train on; default %(default)s")
+    parser.add_argument("--units", type=_positive, default=64, help="of the LSTM, each way; default %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default %(default)s")
-    parser.add_argument(
-        "--threads", type=_positive, help="default: as many as this process may use"
-    )
+    parser.add_argument("--threads", type=_positive, help="default: as many as this process may use")
     parser.add_argument("--version", action="version", version=fastmask.__version__)
     return parser
 

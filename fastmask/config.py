@@ -22,7 +22,7 @@ def set_floatx(value: str) -> None:
         For any other value.
     """
     if value not in _FLOATS:
-        raise ValueError(f"value must be one of {_FLOATS}, got {value!r}")
+        raise ValueError(f"value: expected one of {_FLOATS}, got {value!r}")
     _settings["floatx"] = str(value)
 
 
@@ -45,5 +45,5 @@ def set_epsilon(value: float) -> None:
         If `value` is not greater than zero.
     """
     if not value > 0:
-        raise ValueError(f"value must be greater than 0, got {value!r}")
+        raise ValueError(f"value: expected a number greater than 0, got {value!r}")
     _settings["epsilon"] = float(value)

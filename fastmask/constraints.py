@@ -1,37 +1,27 @@
 """Weight constraints: Keras's names, arguments, defaults and projections.
 
-A constraint maps a weight to one that keeps it; an optimizer applies it at the end of every step.
+A constraint maps a weight to one that satisfies it; an optimizer applies it at the end of every step.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from inspect import isclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastmask.config import epsilon
-from fastmask.core import objects
+from fastmask.core.objects import Configured, Registry, arguments, in_snake_case
 
 Array = npt.NDArray[Any]
 Axis = int | Sequence[int]
 
 
-class Constraint:
+class Constraint(Configured):
     """Base of all constraints; this one changes nothing."""
 
     def __call__(self, w: Array) -> Array:
         """Return the weight that takes the place of `w`."""
         return w
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Constraint":
-        """Return a new constraint with the arguments in `config`."""
-        return cls(**config)
 
 
 class MaxNorm(Constraint):
@@ -52,7 +42,7 @@ class MaxNorm(Constraint):
         return _rescaled(w, norms, np.clip(norms, 0, self.max_value))
 
     def get_config(self) -> dict[str, Any]:
-        return {"max_value": self.max_value, "axis": self.axis}
+        return arguments(self)
 
 
 class NonNeg(Constraint):
@@ -73,7 +63,7 @@ class UnitNorm(Constraint):
         return _rescaled(w, norms, np.ones_like(norms))
 
     def get_config(self) -> dict[str, Any]:
-        return {"axis": self.axis}
+        return arguments(self)
 
 
 class MinMaxNorm(Constraint):
@@ -88,9 +78,7 @@ class MinMaxNorm(Constraint):
     axis : int or sequence of int, default 0
     """
 
-    def __init__(
-        self, min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: Axis = 0
-    ) -> None:
+    def __init__(self, min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: Axis = 0) -> None:
         self.min_value, self.max_value = min_value, max_value
         self.rate, self.axis = rate, axis
 
@@ -100,24 +88,15 @@ class MinMaxNorm(Constraint):
         return _rescaled(w, norms, self.rate * inside + (1 - self.rate) * norms)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            "min_value": self.min_value,
-            "max_value": self.max_value,
-            "rate": self.rate,
-            "axis": self.axis,
-        }
+        return arguments(self)
 
 
 max_norm, non_neg, unit_norm, min_max_norm = MaxNorm, NonNeg, UnitNorm, MinMaxNorm
 
-_CLASSES: dict[str, type[Constraint]] = {
-    "max_norm": MaxNorm,
-    "non_neg": NonNeg,
-    "unit_norm": UnitNorm,
-    "min_max_norm": MinMaxNorm,
-}
-_ALIASES = {"maxnorm": MaxNorm, "nonneg": NonNeg, "unitnorm": UnitNorm}
-_ALL = _CLASSES | {cls.__name__: cls for cls in _CLASSES.values()} | _ALIASES
+REGISTRY = Registry(
+    "constraint", Constraint, "keras.constraints", in_snake_case((MaxNorm, NonNeg, UnitNorm, MinMaxNorm)),
+    takes="a name, a config, a callable or None", from_function=lambda function: function,
+)  # fmt: skip
 
 
 def get(identifier: Any) -> Callable[[Array], Array] | None:
@@ -126,8 +105,8 @@ def get(identifier: Any) -> Callable[[Array], Array] | None:
     Parameters
     ----------
     identifier : str, dict, class, Constraint, callable or None
-        A name such as ``"max_norm"`` or ``"MaxNorm"``, a config as `serialize` returns (or Keras
-        writes), a constraint, or any function of a weight. None gives None.
+        A name such as ``"max_norm"`` or ``"MaxNorm"`` in any letter case, a config as `serialize`
+        returns (or Keras writes), a constraint, or any function of a weight. None gives None.
 
     Raises
     ------
@@ -136,17 +115,7 @@ def get(identifier: Any) -> Callable[[Array], Array] | None:
     TypeError
         For any other type.
     """
-    if identifier is None:
-        return None
-    if isinstance(identifier, (str, Mapping)):
-        made: Callable[[Array], Array] = objects.make(identifier, _ALL, _CLASSES, "constraint")
-        return made
-    if isclass(identifier) and issubclass(identifier, Constraint):
-        return identifier()
-    if not callable(identifier):
-        raise TypeError(f"constraint must be a name, a config, a callable or None, got {identifier!r}")
-    found: Callable[[Array], Array] = identifier
-    return found
+    return None if identifier is None else REGISTRY.get(identifier)
 
 
 def serialize(constraint: Callable[[Array], Array] | None) -> dict[str, Any] | None:
@@ -157,11 +126,7 @@ def serialize(constraint: Callable[[Array], Array] | None) -> dict[str, Any] | N
     TypeError
         For a callable that is not a `Constraint`: it has no config.
     """
-    if constraint is None:
-        return None
-    if not isinstance(constraint, Constraint):
-        raise TypeError(f"constraint must be a Constraint to be serialized, got {constraint!r}")
-    return objects.serialize(constraint, "keras.constraints")
+    return None if constraint is None else REGISTRY.serialize(constraint)
 
 
 def _norms(w: Array, axis: Axis) -> Array:

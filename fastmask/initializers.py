@@ -6,28 +6,30 @@ from one instance, pass a `fastmask.random.SeedGenerator` as its seed.
 """
 
 from collections.abc import Callable, Mapping
-from inspect import isclass, signature
+from inspect import isclass
 from math import prod, sqrt
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from fastmask.config import floatx
-from fastmask.core import budget, objects
+from fastmask.core import budget
+from fastmask.core.objects import Configured, Registry, arguments, in_snake_case
 from fastmask.random import SeedGenerator, check_seed, make_seed
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+Seed = int | SeedGenerator | None
 
 # Standard deviation of a unit normal cut off at two deviations.
 _TRUNCATED_DEVIATION = 0.87962566103423978
-# Numbers that are drawn at a time.
+# How many numbers are drawn at a time.
 _PART = 2**18
 _AXES = ("input_axes", "output_axes")
 
 
-class Initializer:
+class Initializer(Configured):
     """Base of all initializers."""
 
     def __call__(self, shape: Shape, dtype: npt.DTypeLike | None = None) -> Array:
@@ -44,10 +46,10 @@ class Initializer:
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return arguments(self)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Initializer":
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Return a new initializer with the arguments in `config`.
 
         An old ``dtype`` is dropped, and so are the ``input_axes`` and ``output_axes`` that Keras writes
@@ -55,8 +57,8 @@ class Initializer:
         """
         for name in _AXES:
             if config.get(name) is not None:
-                raise ValueError(f"{name} must be None, got {config[name]!r}")
-        return cls(**{name: value for name, value in config.items() if name not in ("dtype", *_AXES)})
+                raise ValueError(f"{name}: expected None, got {config[name]!r}")
+        return super().from_config({name: value for name, value in config.items() if name not in ("dtype", *_AXES)})
 
 
 class Zeros(Initializer):
@@ -91,7 +93,7 @@ class Identity(Initializer):
 
     def _values(self, shape: Shape) -> Array:
         if len(shape) != 2:
-            raise ValueError(f"shape must have 2 axes for Identity, got {shape}")
+            raise ValueError(f"shape: expected 2 axes for Identity, got {shape}")
         return self.gain * np.eye(*shape)
 
 
@@ -104,7 +106,7 @@ class RandomInitializer(Initializer):
         Left out, a seed is drawn from the global generator now.
     """
 
-    def __init__(self, seed: int | SeedGenerator | None = None) -> None:
+    def __init__(self, seed: Seed = None) -> None:
         self.seed = seed
         if not isinstance(seed, SeedGenerator):
             self._start = make_seed() if seed is None else check_seed(seed)
@@ -124,12 +126,7 @@ class RandomInitializer(Initializer):
 class RandomUniform(RandomInitializer):
     """Uniform in [minval, maxval), by default [-0.05, 0.05)."""
 
-    def __init__(
-        self,
-        minval: float = -0.05,
-        maxval: float = 0.05,
-        seed: int | SeedGenerator | None = None,
-    ) -> None:
+    def __init__(self, minval: float = -0.05, maxval: float = 0.05, seed: Seed = None) -> None:
         super().__init__(seed)
         self.minval, self.maxval = minval, maxval
 
@@ -141,12 +138,7 @@ class RandomUniform(RandomInitializer):
 class RandomNormal(RandomInitializer):
     """Normal with the given mean and deviation, by default 0.0 and 0.05."""
 
-    def __init__(
-        self,
-        mean: float = 0.0,
-        stddev: float = 0.05,
-        seed: int | SeedGenerator | None = None,
-    ) -> None:
+    def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: Seed = None) -> None:
         super().__init__(seed)
         self.mean, self.stddev = mean, stddev
 
@@ -186,16 +178,16 @@ class VarianceScaling(RandomInitializer):
         scale: float = 1.0,
         mode: str = "fan_in",
         distribution: str = "truncated_normal",
-        seed: int | SeedGenerator | None = None,
+        seed: Seed = None,
     ) -> None:
         super().__init__(seed)
         if not scale > 0:
-            raise ValueError(f"scale must be greater than 0, got {scale!r}")
+            raise ValueError(f"scale: expected a number greater than 0, got {scale!r}")
         distribution = "truncated_normal" if distribution == "normal" else distribution
         if mode not in self._MODES:
-            raise ValueError(f"mode must be one of {self._MODES}, got {mode!r}")
+            raise ValueError(f"mode: expected one of {self._MODES}, got {mode!r}")
         if distribution not in self._DISTRIBUTIONS:
-            raise ValueError(f"distribution must be one of {self._DISTRIBUTIONS}, got {distribution!r}")
+            raise ValueError(f"distribution: expected one of {self._DISTRIBUTIONS}, got {distribution!r}")
         self.scale, self.mode, self.distribution = scale, mode, distribution
 
     def _made(self, shape: Shape, dtype: np.dtype[Any]) -> Array:
@@ -216,7 +208,7 @@ class _Scaled(VarianceScaling):
 
     _choices: tuple[float, str, str]
 
-    def __init__(self, seed: int | SeedGenerator | None = None) -> None:
+    def __init__(self, seed: Seed = None) -> None:
         super().__init__(*self._choices, seed=seed)
 
 
@@ -262,13 +254,13 @@ class Orthogonal(RandomInitializer):
     Of a shape with more than two axes all but the last count as rows.
     """
 
-    def __init__(self, gain: float = 1.0, seed: int | SeedGenerator | None = None) -> None:
+    def __init__(self, gain: float = 1.0, seed: Seed = None) -> None:
         super().__init__(seed)
         self.gain = gain
 
     def _values(self, shape: Shape) -> Array:
         if len(shape) < 2:
-            raise ValueError(f"shape must have at least 2 axes for Orthogonal, got {shape}")
+            raise ValueError(f"shape: expected at least 2 axes for Orthogonal, got {shape}")
         rows, columns = prod(shape[:-1]), shape[-1]
         normal = self._generator().normal(size=(max(rows, columns), min(rows, columns)))
         q, r = np.linalg.qr(normal)
@@ -304,32 +296,22 @@ def _truncated(generator: np.random.Generator, shape: Shape) -> Array:
     return values.reshape(shape)
 
 
-_CLASSES: dict[str, type[Initializer]] = {
-    "zeros": Zeros,
-    "ones": Ones,
-    "constant": Constant,
-    "identity": Identity,
-    "random_uniform": RandomUniform,
-    "random_normal": RandomNormal,
-    "truncated_normal": TruncatedNormal,
-    "variance_scaling": VarianceScaling,
-    "glorot_uniform": GlorotUniform,
-    "glorot_normal": GlorotNormal,
-    "he_uniform": HeUniform,
-    "he_normal": HeNormal,
-    "lecun_uniform": LecunUniform,
-    "lecun_normal": LecunNormal,
-    "orthogonal": Orthogonal,
-}
+_CLASSES: tuple[type[Initializer], ...] = (
+    Zeros, Ones, Constant, Identity, RandomUniform, RandomNormal, TruncatedNormal, VarianceScaling,
+    GlorotUniform, GlorotNormal, HeUniform, HeNormal, LecunUniform, LecunNormal, Orthogonal,
+)  # fmt: skip
 _ALIASES: dict[str, type[Initializer]] = {
     "zero": Zeros,
     "one": Ones,
     "uniform": RandomUniform,
     "normal": RandomNormal,
-    "IdentityInitializer": Identity,
-    "OrthogonalInitializer": Orthogonal,
+    "identityinitializer": Identity,
+    "orthogonalinitializer": Orthogonal,
 }
-_ALL = _CLASSES | {cls.__name__: cls for cls in _CLASSES.values()} | _ALIASES
+REGISTRY = Registry(
+    "initializer", Initializer, "keras.initializers", in_snake_case(_CLASSES), _ALIASES,
+    takes="a name, a config, a callable or None", from_function=lambda found: found() if isclass(found) else found,
+)  # fmt: skip
 
 
 def get(identifier: Any) -> Callable[..., Array] | None:
@@ -338,8 +320,8 @@ def get(identifier: Any) -> Callable[..., Array] | None:
     Parameters
     ----------
     identifier : str, dict, class, callable or None
-        A name such as ``"glorot_uniform"`` or ``"GlorotUniform"``, a config as `serialize` returns
-        (or Keras writes), an initializer or any callable ``f(shape, dtype)``. None gives None.
+        A name such as ``"glorot_uniform"`` or ``"GlorotUniform"`` in any letter case, a config as
+        `serialize` returns (or Keras writes), an initializer or any callable ``f(shape, dtype)``. None gives None.
 
     Raises
     ------
@@ -348,17 +330,7 @@ def get(identifier: Any) -> Callable[..., Array] | None:
     TypeError
         For any other type.
     """
-    if identifier is None:
-        return None
-    if isinstance(identifier, (str, Mapping)):
-        made: Callable[..., Array] = objects.make(identifier, _ALL, _CLASSES, "initializer")
-        return made
-    if isclass(identifier):
-        identifier = identifier()
-    if not callable(identifier):
-        raise TypeError(f"initializer must be a name, a config, a callable or None, got {identifier!r}")
-    found: Callable[..., Array] = identifier
-    return found
+    return None if identifier is None else REGISTRY.get(identifier)
 
 
 def serialize(initializer: Callable[..., Array] | None) -> Any:
@@ -369,8 +341,4 @@ def serialize(initializer: Callable[..., Array] | None) -> Any:
     TypeError
         For a callable that is not an `Initializer`: it has no config.
     """
-    if initializer is None:
-        return None
-    if not isinstance(initializer, Initializer):
-        raise TypeError(f"initializer must be an Initializer to be serialized, got {initializer!r}")
-    return objects.serialize(initializer, "keras.initializers")
+    return None if initializer is None else REGISTRY.serialize(initializer)

@@ -32,7 +32,7 @@ def set_random_seed(seed: int) -> None:
     """
     seed = check_seed(seed)
     if seed >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {seed}")
+        raise ValueError(f"seed: expected a number below 2**32, got {seed}")
     _python_random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (for code of the user that draws from it)
     _global[:] = [np.random.default_rng(seed)]
@@ -81,9 +81,9 @@ def check_seed(seed: object) -> int:
     try:
         number = index(seed)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"seed must be an integer, got {seed!r}") from None
+        raise TypeError(f"seed: expected an integer, got {seed!r}") from None
     if isinstance(seed, bool) or number < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+        raise ValueError(f"seed: expected an integer of at least 0, got {seed!r}")
     return number
 
 

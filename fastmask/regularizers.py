@@ -1,7 +1,6 @@
 """Weight regularizers: Keras's names, arguments, defaults and penalties, each with its gradient."""
 
-from collections.abc import Callable, Mapping
-from inspect import isclass
+from collections.abc import Callable
 from math import isfinite
 from numbers import Real
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastmask.core import objects
+from fastmask.core.objects import Configured, Registry, arguments
 
 Array = npt.NDArray[Any]
 
 
-class Regularizer:
+class Regularizer(Configured):
     """Base of all regularizers: ``regularizer(w)`` is the penalty, ``regularizer.gradient(w)`` its gradient."""
 
     def __call__(self, w: Array) -> float:
@@ -24,15 +23,6 @@ class Regularizer:
     def gradient(self, w: Array) -> Array:
         """Return the gradient of the penalty, of the shape and dtype of `w`."""
         raise NotImplementedError(f"{type(self).__name__} does not define gradient(w)")
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Regularizer":
-        """Return a new regularizer with the arguments in `config`."""
-        return cls(**config)
 
 
 class L1L2(Regularizer):
@@ -61,7 +51,7 @@ class L1L2(Regularizer):
         return np.asarray(of_type(self.l1) * np.sign(w) + of_type(2 * self.l2) * w)
 
     def get_config(self) -> dict[str, Any]:
-        return {"l1": self.l1, "l2": self.l2}
+        return arguments(self)
 
 
 class L1(L1L2):
@@ -70,18 +60,12 @@ class L1(L1L2):
     def __init__(self, l1: float | None = 0.01) -> None:
         super().__init__(0.01 if l1 is None else l1, 0.0)
 
-    def get_config(self) -> dict[str, Any]:
-        return {"l1": self.l1}
-
 
 class L2(L1L2):
     """``l2 * sum(w**2)``; `l2` is 0.01 by default."""
 
     def __init__(self, l2: float | None = 0.01) -> None:
         super().__init__(0.0, 0.01 if l2 is None else l2)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"l2": self.l2}
 
 
 def l1_l2(l1: float = 0.01, l2: float = 0.01) -> L1L2:
@@ -90,9 +74,6 @@ def l1_l2(l1: float = 0.01, l2: float = 0.01) -> L1L2:
 
 
 l1, l2 = L1, L2
-
-_CLASSES: dict[str, type[Regularizer]] = {"l1": L1, "l2": L2, "l1_l2": L1L2}
-_ALL = _CLASSES | {cls.__name__: cls for cls in _CLASSES.values()} | {"l1l2": L1L2}
 
 
 class _Plain(Regularizer):
@@ -108,7 +89,13 @@ class _Plain(Regularizer):
         return np.asarray(self.function(w)[1], w.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        raise TypeError(f"a regularizer must be a Regularizer to be serialized, got the function {self.function!r}")
+        raise TypeError(f"regularizer: expected an instance of Regularizer to serialize, got {self.function!r}")
+
+
+REGISTRY = Registry(
+    "regularizer", Regularizer, "keras.regularizers", {"l1": L1, "l2": L2, "l1_l2": L1L2},
+    takes="a name, a config, a Regularizer or None", from_function=_Plain,
+)  # fmt: skip
 
 
 def get(identifier: Any) -> Regularizer | None:
@@ -127,16 +114,7 @@ def get(identifier: Any) -> Regularizer | None:
     TypeError
         For any other type.
     """
-    if identifier is None or isinstance(identifier, Regularizer):
-        return identifier
-    if isinstance(identifier, (str, Mapping)):
-        made: Regularizer = objects.make(identifier, _ALL, _CLASSES, "regularizer")
-        return made
-    if isclass(identifier) and issubclass(identifier, Regularizer):
-        return identifier()
-    if not callable(identifier):
-        raise TypeError(f"regularizer must be a name, a config, a Regularizer or None, got {identifier!r}")
-    return _Plain(identifier)
+    return None if identifier is None else REGISTRY.get(identifier)
 
 
 def serialize(regularizer: Regularizer | None) -> dict[str, Any] | None:
@@ -147,13 +125,11 @@ def serialize(regularizer: Regularizer | None) -> dict[str, Any] | None:
     TypeError
         For a plain function: it has no config.
     """
-    if regularizer is None:
-        return None
-    return objects.serialize(regularizer, "keras.regularizers")
+    return None if regularizer is None else REGISTRY.serialize(regularizer)
 
 
 def _factor(name: str, value: Any) -> float:
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
     if not (isfinite(number) and number >= 0):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+        raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
     return number

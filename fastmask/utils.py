@@ -52,15 +52,15 @@ def pad_sequences(
         If an argument is none of these or the sequences differ in more than length.
     """
     if maxlen is not None and maxlen < 0:
-        raise ValueError(f"maxlen must be at least 0, got {maxlen!r}")
+        raise ValueError(f"maxlen: expected a number of at least 0, got {maxlen!r}")
     for name, side in (("padding", padding), ("truncating", truncating)):
         if side not in _SIDES:
-            raise ValueError(f"{name} must be 'pre' or 'post', got {side!r}")
+            raise ValueError(f"{name}: expected 'pre' or 'post', got {side!r}")
     rows = [np.asarray(sequence) for sequence in sequences]
     tokens = {row.shape[1:] for row in rows if row.size}
     if any(row.ndim == 0 for row in rows) or len(tokens) > 1:
         raise ValueError(
-            "sequences must hold sequences alike but for length, got the shapes "
+            "sequences: expected sequences alike but for length, got the shapes "
             f"{sorted({row.shape for row in rows})[:5]}"
         )
     steps = max((len(row) for row in rows), default=0) if maxlen is None else maxlen
@@ -95,17 +95,17 @@ def to_categorical(x: ArrayLike, num_classes: int | None = None, dtype: DTypeLik
     """
     given = np.asarray(x)
     if given.dtype.kind not in "biuf":
-        raise TypeError(f"x must hold class numbers, got dtype {given.dtype}")
+        raise TypeError(f"x: expected class numbers, got dtype {given.dtype}")
     if num_classes is not None and not isinstance(num_classes, (int, np.integer)):
-        raise TypeError(f"num_classes must be a whole number, got {num_classes!r}")
+        raise TypeError(f"num_classes: expected a whole number, got {num_classes!r}")
     with np.errstate(invalid="ignore"):
         labels = given.astype(np.int64)
     if (labels != np.trunc(given)).any():
-        raise ValueError("x must hold class numbers, got NaN or a number beyond int64")
+        raise ValueError("x: expected class numbers, got NaN or a number beyond int64")
     if labels.ndim > 1 and labels.shape[-1] == 1:
         labels = labels[..., 0]
     largest = int(labels.max(initial=-1))
     classes = largest + 1 if num_classes is None else num_classes
     if labels.min(initial=0) < 0 or largest >= classes:
-        raise ValueError(f"x must hold class numbers from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
+        raise ValueError(f"x: expected class numbers from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
     return np.asarray(labels[..., None] == np.arange(classes), dtype=dtype)

@@ -44,7 +44,7 @@ def test_lambda_callback():
     callback = callbacks.LambdaCallback(on_test_begin=lambda logs: tested.append(logs))
     make().evaluate(X, Y, callbacks=[callback], verbose=0)
     assert tested == [{}]
-    with pytest.raises(TypeError, match="on_fire is no hook of a callback"):
+    with pytest.raises(TypeError, match="kwargs: expected functions for hooks of Callback, got one for 'on_fire'"):
         callbacks.LambdaCallback(on_fire=print)
 
 
@@ -87,7 +87,7 @@ def test_auto_mode_asks_the_metric():
         stop = callbacks.EarlyStopping(name, patience=5)
         fit(Put(**{name: values}), stop, metrics=[fm.metrics.AUC(name="auc")])
         assert stop.best == best, name
-    with pytest.raises(ValueError, match="mode must be 'min' or 'max' for monitor='speed'"):
+    with pytest.raises(ValueError, match="mode: expected 'min' or 'max' for monitor='speed'"):
         fit(Put(speed=values), callbacks.EarlyStopping("speed"))
 
 
@@ -104,7 +104,7 @@ def test_early_stopping_waits_for_validation():
 def test_schedule_of_the_epoch_alone_and_wrong_results():
     model = fit(callbacks.LearningRateScheduler(lambda epoch: 0.5**epoch))
     assert model.history.history["learning_rate"] == [1.0, 0.5, 0.25]
-    with pytest.raises(TypeError, match="schedule must return a float, got 1"):
+    with pytest.raises(TypeError, match="schedule: expected a function that returns a float, got one that returned 1"):
         fit(callbacks.LearningRateScheduler(lambda epoch, rate: 1))
 
 
@@ -152,11 +152,11 @@ def test_without_a_terminal_all_is_quiet(capsys):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: callbacks.EarlyStopping(mode="best"), "mode must be 'auto', 'min' or 'max'"),
-        (lambda: callbacks.ReduceLROnPlateau(factor=1.0), "factor must be below 1, got 1.0"),
-        (lambda: callbacks.ModelCheckpoint("x.h5"), r"filepath must end in \.keras with"),
-        (lambda: callbacks.ModelCheckpoint("x.h5", save_weights_only=True), r"must end in \.weights\.h5"),
-        (lambda: callbacks.ModelCheckpoint("x.keras", save_freq=0), "save_freq must be 'epoch' or"),
+        (lambda: callbacks.EarlyStopping(mode="best"), "mode: expected 'auto', 'min' or 'max'"),
+        (lambda: callbacks.ReduceLROnPlateau(factor=1.0), "factor: expected a number below 1, got 1.0"),
+        (lambda: callbacks.ModelCheckpoint("x.h5"), r"filepath: expected one that ends in \.keras with"),
+        (lambda: callbacks.ModelCheckpoint("x.h5", save_weights_only=True), r"expected one that ends in \.weights\.h5"),
+        (lambda: callbacks.ModelCheckpoint("x.keras", save_freq=0), "save_freq: expected 'epoch' or"),
     ],
 )
 def test_errors(call, message):

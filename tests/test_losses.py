@@ -194,7 +194,7 @@ def test_targets_may_lack_or_have_a_last_axis_of_one():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: losses.get("mes"), "loss must be one of .*mse.*, got 'mes'"),
+        (lambda: losses.get("mes"), "loss: expected one of .*mse.*, got 'mes'"),
         (lambda: losses.MeanSquaredError(reduction="avg"), "reduction must be one of"),
         (lambda: losses.BinaryCrossentropy(label_smoothing=2), "label_smoothing must be between"),
         (lambda: losses.MeanSquaredError()(np.ones((2, 3)), np.ones((2, 4))), "y must have one"),
@@ -215,7 +215,7 @@ def test_get():
         assert isinstance(losses.get(name), losses.MeanSquaredError)
     assert isinstance(losses.get(losses.mean_absolute_error), losses.MeanAbsoluteError)
     assert isinstance(losses.get(losses.BinaryCrossentropy), losses.BinaryCrossentropy)
-    with pytest.raises(TypeError, match=r"loss must be a name.*subclass"):
+    with pytest.raises(TypeError, match=r"loss: expected a name.*subclass.*, got 3"):
         losses.get(3)
 
 
@@ -306,7 +306,7 @@ def test_serialized():
 
     function = {"module": "builtins", "class_name": "function", "config": "mine"}
     assert losses.deserialize(function, {"mine": mine}).function is mine
-    with pytest.raises(ValueError, match=r"loss must be one of .*Huber.*, got 'CTC'"):
+    with pytest.raises(ValueError, match=r"loss: expected one of .*huber.*, got 'CTC'"):
         losses.deserialize({"class_name": "CTC", "config": {}})
 
 

@@ -147,9 +147,9 @@ def test_mean_of_numbers():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"metrics must be among .*accuracy.*, got 'acuracy'"):
+    with pytest.raises(ValueError, match=r"metric: expected one of .*accuracy.*, got 'acuracy'"):
         metrics.get("acuracy")
-    with pytest.raises(TypeError, match="metrics must hold names"):
+    with pytest.raises(TypeError, match="metric: expected a name, a Metric or a function, got 3"):
         metrics.get(3)
 
 
@@ -169,7 +169,7 @@ def test_errors():
         (lambda: metrics.get("mse")([[1, 0]], [[1, 0]], mask=[[1, 0]]), "one entry per token for the metric 'mse'"),
         (lambda: metrics.get("acc")([1, 0], np.ones((3, 2)), mask=[1, 0, 1]), "y must have one class number per token"),
         (lambda: metrics.get("auc")([[1, 0]], [[1, 0]], [1, 2]), "sample_weight must have shape"),
-        (lambda: metrics.get({"class_name": "F1Score"}), "metric must be one of .*AUC.*, got 'F1Score'"),
+        (lambda: metrics.get({"class_name": "F1Score"}), "metric: expected one of .*auc.*, got 'F1Score'"),
     ],
 )
 def test_wrong_arguments(call, message):

@@ -37,19 +37,19 @@ def test_function_as_regularizer():
     cubic = regularizers.get(lambda w: (np.abs(w**3).sum(), 3 * w * np.abs(w)))
     w = normal(3, 2)
     assert_gradient(cubic.gradient(w), lambda: cubic(w), w)
-    with pytest.raises(TypeError, match="serialized"):
+    with pytest.raises(TypeError, match="to serialize"):
         regularizers.serialize(cubic)
 
 
 @pytest.mark.parametrize("value", [-1.0, np.inf, np.nan, "0.1", True])
 def test_bad_factors(value):
-    with pytest.raises(ValueError, match="l2 must be"):
+    with pytest.raises(ValueError, match="l2: expected"):
         regularizers.L2(value)
 
 
 def test_bad_identifiers():
     for module, word in ((regularizers, "regularizer"), (constraints, "constraint")):
-        with pytest.raises(ValueError, match=f"{word} must be one of"):
+        with pytest.raises(ValueError, match=f"{word}: expected one of"):
             module.get("best")
         with pytest.raises(TypeError, match=word):
             module.get(3)
@@ -85,7 +85,7 @@ def test_constraints_by_name():
     for name, cls in (("max_norm", "MaxNorm"), ("non_neg", "NonNeg"), ("unit_norm", "UnitNorm")):
         assert type(constraints.get(name)).__name__ == type(constraints.get(cls)).__name__ == cls
     assert constraints.get(constraints.MaxNorm).get_config() == {"max_value": 2, "axis": 0}
-    with pytest.raises(TypeError, match="serialized"):
+    with pytest.raises(TypeError, match="to serialize"):
         constraints.serialize(np.abs)
 
 

@@ -35,11 +35,11 @@ def test_pad_sequences_of_features():
 @pytest.mark.parametrize(
     ("sequences", "options", "message"),
     [
-        ([[1]], {"padding": "left"}, "padding must be 'pre' or 'post', got 'left'"),
-        ([[1]], {"maxlen": -1}, "maxlen must be at least 0, got -1"),
-        ([[1]], {"truncating": "right"}, "truncating must be"),
-        ([1, 2], {}, "sequences must hold sequences"),
-        ([np.ones((2, 3)), np.ones((2, 4))], {}, "sequences must hold sequences"),
+        ([[1]], {"padding": "left"}, "padding: expected 'pre' or 'post', got 'left'"),
+        ([[1]], {"maxlen": -1}, "maxlen: expected a number of at least 0, got -1"),
+        ([[1]], {"truncating": "right"}, "truncating: expected"),
+        ([1, 2], {}, "sequences: expected sequences"),
+        ([np.ones((2, 3)), np.ones((2, 4))], {}, "sequences: expected sequences"),
     ],
 )
 def test_pad_sequences_errors(sequences, options, message):
@@ -53,11 +53,11 @@ def test_to_categorical():
     assert to_categorical(np.zeros((2, 3), int), 2).shape == (2, 3, 2)
     assert to_categorical([0]).dtype == np.float32
     for y, classes in (([0, 3], 3), ([-1], 3)):
-        with pytest.raises(ValueError, match="x must hold class numbers from 0 to 2"):
+        with pytest.raises(ValueError, match="x: expected class numbers from 0 to 2"):
             to_categorical(y, classes)
     assert to_categorical(np.float16([1, 0])).shape == (2, 2)
     for y in (np.nan, [1.0, np.inf], 1e30, 2**64 - 1):
-        with pytest.raises(ValueError, match="x must hold class numbers, got NaN or"):
+        with pytest.raises(ValueError, match="x: expected class numbers, got NaN or"):
             to_categorical(y)
 
 

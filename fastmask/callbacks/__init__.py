@@ -1,6 +1,6 @@
 """Objects that `fit`, `evaluate` and `predict` tell what happens."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastmask.callbacks.backup import BackupAndRestore
 from fastmask.callbacks.base import Callback, CallbackList, History
@@ -17,7 +17,7 @@ from fastmask.callbacks.tools import (
     LearningRateScheduler,
     TerminateOnNaN,
 )
-from fastmask.core import objects
+from fastmask.core.objects import missing
 
 __all__ = [
     "BackupAndRestore",
@@ -37,7 +37,4 @@ __all__ = [
 
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Say what to do about a class of Keras that is not here."""
-        raise objects.missing(__name__, name)
+    __getattr__ = missing(__name__)

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 from fastmask import random
 from fastmask.callbacks import resuming
-from fastmask.callbacks.base import Callback, Logs
+from fastmask.callbacks.base import Callback, Logs, check_save_freq
 from fastmask.saving import FileFormatError, npz
+from fastmask.saving.order import require_built
 
 
 class BackupAndRestore(Callback):
@@ -53,6 +54,7 @@ class BackupAndRestore(Callback):
     """
 
     comes_last: ClassVar[bool] = True
+    _stored = ("batches",)
 
     def __init__(
         self,
@@ -62,9 +64,8 @@ class BackupAndRestore(Callback):
         delete_checkpoint: bool = True,
     ) -> None:
         if not os.fspath(backup_dir):
-            raise ValueError("backup_dir must name a folder, got an empty name")
-        if save_freq != "epoch" and (not isinstance(save_freq, int) or isinstance(save_freq, bool) or save_freq < 1):
-            raise ValueError(f"save_freq must be 'epoch' or a positive integer, got {save_freq!r}")
+            raise ValueError("backup_dir: expected the name of a folder, got an empty one")
+        check_save_freq(save_freq)
         self.backup_dir = Path(backup_dir)
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
@@ -74,14 +75,9 @@ class BackupAndRestore(Callback):
         self.interrupted: dict[str, Any] | None = None
         self.before: dict[str, Any] | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return how many batches have passed since something was stored."""
-        return {"batches": self.batches}
-
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Go back to the last backup if there is one."""
-        if not self.model.built:
-            raise ValueError(f"model {self.model.name!r} must be built before fit() for BackupAndRestore")
+        require_built(self.model)
         self.batches, self.interrupted, self.before = 0, None, None
         state = self._read()
         if state is None:
@@ -95,7 +91,7 @@ class BackupAndRestore(Callback):
             self._go_to_its_place(state)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Undo what callbacks did at the begin of an epoch that began before the backup."""
+        """Undo what callbacks did at the start of an epoch that began before the backup."""
         state, before = self.interrupted, self.before
         self.interrupted = self.before = None
         if state is None or before is None:

@@ -26,6 +26,7 @@ class Callback:
     model: Any
     params: dict[str, Any]
     comes_last: ClassVar[bool] = False
+    _stored: ClassVar[tuple[str, ...]] = ()
 
     def set_model(self, model: Any) -> None:
         """Remember the model."""
@@ -44,7 +45,7 @@ class Callback:
             Numbers, strings, None and arrays, in lists and dicts with strings as keys; empty if
             there is nothing.
         """
-        return {}
+        return {name: getattr(self, name) for name in self._stored}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned; called after `on_train_begin`.
@@ -54,8 +55,9 @@ class Callback:
         KeyError, TypeError
             If `state` lacks an entry, or has one of another kind than here; nothing has changed then.
         """
-        values = {name: state[name] for name in self.state_dict()}
-        for name, own in self.state_dict().items():
+        before = self.state_dict()
+        values = {name: state[name] for name in before}
+        for name, own in before.items():
             kind = next((kind for kind in _KINDS if isinstance(own, kind)), object)
             if own is not None and values[name] is not None and not isinstance(values[name], kind):
                 raise TypeError(f"{name}: expected {type(own).__name__}, got {values[name]!r:.80}")
@@ -113,6 +115,13 @@ class Callback:
         """After a batch of a prediction."""
 
 
+def check_save_freq(save_freq: Any) -> None:
+    """Raise ValueError unless it is "epoch" or a number of batches."""
+    counts = isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0
+    if save_freq != "epoch" and not counts:
+        raise ValueError(f"save_freq: expected 'epoch' or a positive integer, got {save_freq!r}")
+
+
 class CallbackList:
     """Several callbacks, told everything in order, but for those that come last.
 
@@ -128,7 +137,7 @@ class CallbackList:
         given = list(callbacks)
         for callback in given:
             if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks must hold Callback objects, got {callback!r}")
+                raise TypeError(f"callbacks: expected Callback objects, got {callback!r}")
         self.callbacks = sorted(given, key=lambda callback: callback.comes_last)
         for callback in self.callbacks:
             callback.set_model(model)
@@ -152,13 +161,11 @@ class History(Callback):
         same with "val_" before them.
     """
 
+    _stored = ("epoch", "history")
+
     def __init__(self) -> None:
         self.epoch: list[int] = []
         self.history: dict[str, list[float]] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the logs so far."""
-        return {"epoch": self.epoch, "history": self.history}
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Append the logs."""

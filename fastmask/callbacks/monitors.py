@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.callbacks.base import Callback, Logs
+from fastmask.callbacks.base import Callback, Logs, check_save_freq
 
-_MODES = ("auto", "min", "max")
+# Multiplied by this, the better of two numbers is the smaller; "auto" waits for a metric that tells.
+_SIGNS = {"min": 1.0, "max": -1.0, "auto": 0.0}
 
 
 class MonitorCallback(Callback):
@@ -22,7 +23,7 @@ class MonitorCallback(Callback):
     mode : {"auto", "min", "max"}, default "auto"
         Whether less or more is better; "auto" asks the metric of that name.
     baseline : float, optional
-        The best so far, before the first.
+        What the first number has to improve on.
     min_delta : float, default 0.0
         Smallest change that counts as an improvement.
 
@@ -40,13 +41,14 @@ class MonitorCallback(Callback):
         baseline: float | None = None,
         min_delta: float = 0.0,
     ) -> None:
-        if mode not in _MODES:
-            raise ValueError(f"mode must be 'auto', 'min' or 'max', got {mode!r}")
+        if mode not in _SIGNS:
+            raise ValueError(f"mode: expected 'auto', 'min' or 'max', got {mode!r}")
         self.monitor = monitor
         self.mode = mode
+        self.verbose = 0
         self.best = baseline
         self.min_delta = abs(min_delta)
-        self.sign = {"min": 1.0, "max": -1.0, "auto": 0.0}[mode]
+        self.sign = _SIGNS[mode]
 
     def current(self, logs: Logs | None, action: str) -> float | None:
         """Return the number; where an epoch has none, warn of the action taken without it and return None."""
@@ -54,7 +56,7 @@ class MonitorCallback(Callback):
         if value is None:
             available = ", ".join(logs or {})
             if self.monitor.removeprefix("val_") not in self.model.metrics_names:
-                raise ValueError(f"monitor must be one of {available}, got {self.monitor!r}")
+                raise ValueError(f"monitor: expected one of {available}, got {self.monitor!r}")
             warnings.warn(
                 f"{type(self).__name__} {action}, which has no {self.monitor!r}, only {available}; "
                 "validation_data, validation_split and validation_freq make it",
@@ -64,11 +66,13 @@ class MonitorCallback(Callback):
             self.sign = self._direction()
         return value
 
+    def _say(self, text: str) -> None:
+        if self.verbose > 0:
+            print(text)
+
     def improves(self, value: float, reference: float | None) -> bool:
         """Return whether a number is better than another, or the first."""
-        if reference is None:
-            return True
-        return self.sign * value + self.min_delta < self.sign * reference
+        return reference is None or self.sign * value + self.min_delta < self.sign * reference
 
     def _direction(self) -> float:
         name = self.monitor.removeprefix("val_")
@@ -82,7 +86,7 @@ class MonitorCallback(Callback):
         if name.endswith(("acc", "accuracy")):
             return -1.0
         raise ValueError(
-            f"mode must be 'min' or 'max' for monitor={self.monitor!r}: no metric tells which way is better"
+            f"mode: expected 'min' or 'max' for monitor={self.monitor!r}, got 'auto'; no metric tells what is better"
         )
 
 
@@ -113,6 +117,8 @@ class EarlyStopping(MonitorCallback):
     best_epoch : int
     """
 
+    _stored = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -136,11 +142,6 @@ class EarlyStopping(MonitorCallback):
         self.wait = self.stopped_epoch = self.best_epoch = 0
         self.best = None
         self.best_weights: list[Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best number and weights, and for how long there was no better one."""
-        names = ("wait", "stopped_epoch", "best_epoch", "best", "best_weights")
-        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned; TypeError if its weights are none of this model."""
@@ -170,11 +171,10 @@ class EarlyStopping(MonitorCallback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Put the best weights back if asked to."""
-        if self.verbose > 0 and self.stopped_epoch > 0:
-            print(f"Epoch {self.stopped_epoch + 1}: early stopping")
+        if self.stopped_epoch > 0:
+            self._say(f"Epoch {self.stopped_epoch + 1}: early stopping")
         if self.best_weights is not None:
-            if self.verbose > 0:
-                print(f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
+            self._say(f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
             self.model.set_weights(self.best_weights)
 
 
@@ -201,6 +201,8 @@ class ReduceLROnPlateau(MonitorCallback):
         Lower bound of the learning rate.
     """
 
+    _stored = ("best", "wait", "cooldown_counter")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -214,7 +216,7 @@ class ReduceLROnPlateau(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode, None, min_delta)
         if factor >= 1.0:
-            raise ValueError(f"factor must be below 1, got {factor}")
+            raise ValueError(f"factor: expected a number below 1, got {factor}")
         self.factor = factor
         self.patience = patience
         self.verbose = verbose
@@ -225,10 +227,6 @@ class ReduceLROnPlateau(MonitorCallback):
         """Start anew."""
         self.best = None
         self.wait = self.cooldown_counter = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best number, and for how long there was no better one."""
-        return {name: getattr(self, name) for name in ("best", "wait", "cooldown_counter")}
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Look at the epoch's number and reduce the learning rate if it is time."""
@@ -255,8 +253,7 @@ class ReduceLROnPlateau(MonitorCallback):
             return False
         rate = max(before * self.factor, self.min_lr)
         self.model.optimizer.learning_rate = rate
-        if self.verbose > 0:
-            print(f"\nEpoch {epoch + 1}: ReduceLROnPlateau reducing learning rate to {rate}.")
+        self._say(f"\nEpoch {epoch + 1}: ReduceLROnPlateau reducing learning rate to {rate}.")
         return True
 
 
@@ -279,13 +276,15 @@ class ModelCheckpoint(MonitorCallback):
     save_freq : "epoch" or int, default "epoch"
         Save after every epoch, or after so many batches.
     initial_value_threshold : float, optional
-        The best so far, before the first.
+        What the first number has to improve on.
 
     Raises
     ------
     ValueError
         If the ending of `filepath` or another argument does not fit.
     """
+
+    _stored = ("best", "epoch", "batches")
 
     def __init__(
         self,
@@ -303,20 +302,15 @@ class ModelCheckpoint(MonitorCallback):
         ending = ".weights.h5" if save_weights_only else ".keras"
         if not self.filepath.endswith(ending):
             raise ValueError(
-                f"filepath must end in {ending} with save_weights_only={save_weights_only}, "
+                f"filepath: expected one that ends in {ending} with save_weights_only={save_weights_only}, "
                 f"got {self.filepath!r}"
             )
-        if save_freq != "epoch" and (isinstance(save_freq, (str, bool)) or save_freq < 1):
-            raise ValueError(f"save_freq must be 'epoch' or a positive integer, got {save_freq!r}")
+        check_save_freq(save_freq)
         self.verbose = verbose
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
         self.save_freq = save_freq
         self.epoch = self.batches = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best number so far, and how many batches have passed since something was saved."""
-        return {name: getattr(self, name) for name in ("best", "epoch", "batches")}
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Note the epoch."""
@@ -345,8 +339,7 @@ class ModelCheckpoint(MonitorCallback):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         save = self.model.save_weights if self.save_weights_only else self.model.save
         save(path, overwrite=True)
-        if self.verbose > 0:
-            print(f"\nEpoch {self.epoch + 1}: finished saving model to {path}")
+        self._say(f"\nEpoch {self.epoch + 1}: finished saving model to {path}")
 
     def _wanted(self, path: str, logs: Logs | None) -> bool:
         title = f"\nEpoch {self.epoch + 1}:"
@@ -363,7 +356,3 @@ class ModelCheckpoint(MonitorCallback):
         self._say(f"{title} {self.monitor} improved from {best} to {value:.5f}, saving model to {path}")
         self.best = value
         return True
-
-    def _say(self, text: str) -> None:
-        if self.verbose > 0:
-            print(text)

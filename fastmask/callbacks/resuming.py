@@ -57,7 +57,7 @@ def _beside_arrays(model: Any) -> Numbers:
 
 
 def check(model: Any, state: Mapping[str, Any]) -> None:
-    """Raise ValueError if a state is none, or that of another kind of model, optimizer or list of metrics."""
+    """Raise ValueError if a state is malformed, or that of another kind of model, optimizer or list of metrics."""
     _require_form(state, _FORM)
     for position in (state["position"], state["held_out"]):
         if position:
@@ -65,19 +65,19 @@ def check(model: Any, state: Mapping[str, Any]) -> None:
             random.check_state(position["random"])
     for name in ("iterations", "epoch", "step"):
         if not 0 <= state[name] < _LARGEST:
-            raise ValueError(f"the backup is malformed: {name} must be a count, got {state[name]}")
+            raise ValueError(f"the backup is malformed; {name}: expected a count, got {state[name]}")
     for name, value in _kind(model).items():
         if state["kind"].get(name) != value:
-            raise ValueError(f"{name} must be as in the backup, {state['kind'].get(name)}, got {value}")
+            raise ValueError(f"{name}: expected {state['kind'].get(name)}, as in the backup, got {value}")
     for name, own in (("metrics", model.metrics), ("layers", _layers(model))):
         if len(state[name]) != len(own):
-            raise ValueError(f"{name} must be as in the backup, {len(state[name])}, got {len(own)}")
+            raise ValueError(f"{name}: expected {len(state[name])}, as in the backup, got {len(own)}")
     shapes = [np.shape(value) for value in (*state["weights"], *state["slots"])]
     if shapes != [variable.shape for variable in _variables(model)]:
-        raise ValueError("the shapes of weights and of the optimizer's state must be those of the backup")
+        raise ValueError("weights: expected shapes as in the backup, of the optimizer's state as well, got others")
     for own, numbers in zip(model.metrics, state["metrics"], strict=True):
         if not all(isinstance(numbers[name], _NUMBERS) for name in _numbers(own)):
-            raise ValueError(f"the backup is malformed: it must have the numbers of metric {own.name!r}")
+            raise ValueError(f"the backup is malformed: it lacks the numbers of metric {own.name!r}")
     model.place.source.check(state["position"])
     if model.place.held_out is not None:
         model.place.held_out.check(state["held_out"])
@@ -86,7 +86,7 @@ def check(model: Any, state: Mapping[str, Any]) -> None:
 def _require_form(state: Any, form: Mapping[str, type]) -> None:
     for name, kind in form.items():
         if not isinstance(state, dict) or not isinstance(state.get(name), kind):
-            raise ValueError(f"the backup is malformed: it must have an entry {name!r} of type {kind.__name__}")
+            raise ValueError(f"the backup is malformed: it lacks an entry {name!r} of type {kind.__name__}")
 
 
 def wind_forward(model: Any, state: Mapping[str, Any]) -> None:

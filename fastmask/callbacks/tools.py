@@ -36,7 +36,7 @@ class LearningRateScheduler(Callback):
         except TypeError:
             rate = self.schedule(epoch)
         if not isinstance(rate, (float, np.floating)):
-            raise TypeError(f"schedule must return a float, got {rate!r}")
+            raise TypeError(f"schedule: expected a function that returns a float, got one that returned {rate!r}")
         optimizer.learning_rate = rate
         if self.verbose > 0:
             print(f"\nEpoch {epoch + 1}: LearningRateScheduler setting learning rate to {rate}.")
@@ -48,7 +48,7 @@ class LearningRateScheduler(Callback):
 
 
 class CSVLogger(Callback):
-    """Writes the logs of every epoch as a row of a file, with a head of their keys.
+    """Writes the logs of every epoch as a row of a file, under a line with their keys.
 
     Parameters
     ----------
@@ -58,9 +58,7 @@ class CSVLogger(Callback):
         Whether rows are added to a file that exists.
     """
 
-    def __init__(
-        self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False
-    ) -> None:
+    def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
         self.filename = os.fspath(filename)
         self.separator = separator
         self.append = append
@@ -138,7 +136,7 @@ class LambdaCallback(Callback):
         }
         for name, function in hooks.items():
             if not (name.startswith("on_") and hasattr(Callback, name)):
-                raise TypeError(f"{name} is no hook of a callback")
+                raise TypeError(f"kwargs: expected functions for hooks of Callback, got one for {name!r}")
             if function is not None:
                 setattr(self, name, function)
 

@@ -16,9 +16,9 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"{name}: expected an array, got what is none: {error}") from None
+        raise ValueError(f"{name}: expected an array, got something else: {error}") from None
     if array.dtype.hasobject:
-        raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}.")
+        raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}")
     return array
 
 
@@ -32,7 +32,7 @@ def check_size(name: str, value: SupportsIndex) -> int:
     try:
         size = index(value)
     except TypeError:
-        raise TypeError(f"{name}: expected a whole number, got {value!r}.") from None
+        raise TypeError(f"{name}: expected a whole number, got {value!r}") from None
     if not 0 <= size <= LARGEST:
-        raise ValueError(f"{name}: expected a number from 0 to {LARGEST}, got {size}.")
+        raise ValueError(f"{name}: expected a number from 0 to {LARGEST}, got {size}")
     return size

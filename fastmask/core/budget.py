@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Bytes that may still be created, None for any number.
+# How many bytes may still be created, None for any number.
 _left: ContextVar[int | None] = ContextVar("_left", default=None)
 
 

@@ -1,6 +1,6 @@
 """The tagger's forward and backward once more in plain NumPy, and what both cost."""
 
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,8 +33,7 @@ def compare(model: Sequential, x: Sequence[Array], y: Sequence[Array]) -> str:
     weights = model.get_weights()
     tokens, cells = sum(map(len, x)), ids.size
     (seconds, grads), (slow, expected) = (
-        _best(step, times)
-        for step, times in ((compiled, 5), (lambda: numpy_step(weights, ids, targets), 1))
+        _best(step, times) for step, times in ((compiled, 5), (lambda: numpy_step(weights, ids, targets), 1))
     )
     pairs = zip(grads, expected, strict=True)
     error = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
@@ -82,9 +81,4 @@ def numpy_step(weights: Sequence[Array], ids: Array, y: Array) -> tuple[float, l
 def _best(step: Step, times: int) -> tuple[float, list[Array]]:
     """Return the shortest time of several runs, after one to warm up, and the gradients."""
     _, grads = step()
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds), grads
+    return min(timeit.repeat(step, number=1, repeat=times)), grads

@@ -14,10 +14,8 @@ from fastmask.keras.loop import inner_loop
 
 _FUNCTIONS = ("train_function", "test_function", "predict_function")
 _OWN_LOOPS = {cls: cls.inner_loop for cls in (keras.layers.LSTM, keras.layers.GRU, keras.layers.RNN)}
-_OWN_CALLS = {
-    cls.call for cls in (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN, keras.layers.RNN)
-}
-# What a layer or model said of XLA before it was accelerated.
+_OWN_CALLS = {cls.call for cls in (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN, keras.layers.RNN)}
+# `supports_jit` of layers and `jit_compile` of models as they were before they were accelerated.
 _supported_jit: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 _compiled_jit: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -161,11 +159,10 @@ def _accelerated_loop(self: Any, sequences: Any, initial_state: Any, mask: Any, 
 
 
 def _refusal(layer: Any) -> str | None:
-    """Return why a layer is left to Keras."""
-    if isinstance(layer, _OnKernels):
-        return support.layer_refusal(layer)
+    """Return why a layer is left to Keras, None if it is not."""
     own = type(layer).inner_loop
-    if type(layer).call not in _OWN_CALLS or (own not in _OWN_LOOPS.values() and not hasattr(own, "fastmask")):
+    known = type(layer).call in _OWN_CALLS and (own in _OWN_LOOPS.values() or hasattr(own, "fastmask"))
+    if not known and not isinstance(layer, _OnKernels):
         return f"{type(layer).__name__} has a loop of its own"
     return support.layer_refusal(layer)
 

@@ -13,9 +13,8 @@ from fastmask.core import budget
 from fastmask.core.errors import FileFormatError
 from fastmask.models import Model
 from fastmask.saving import compiled, configs
-from fastmask.saving.archive import require_built
 from fastmask.saving.masks import keras_config, old_rules
-from fastmask.saving.order import of_config, trained
+from fastmask.saving.order import of_config, require_built, trained
 
 Classes = Mapping[str, Any] | None
 
@@ -26,12 +25,11 @@ def from_keras(model: Any, custom_objects: Classes = None, compile: bool = True)
     """Return a model of fastmask with the layers and weights of a Keras model; see `Model.from_keras`."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"model: expected a Keras model, got {type(model).__name__}")
-    if not model.built:
-        raise ValueError(f"model {model.name!r} must be built: call build(input_shape) first")
+    require_built(model)
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
     modern = configs.modern(config, keras.__version__, custom_objects)
     if not configs.is_model(modern["class_name"], custom_objects):
-        raise FileFormatError(f"model must be a Sequential or a functional model, got a {type(model).__name__}")
+        raise FileFormatError(f"model: expected a Sequential or a functional model, got a {type(model).__name__}")
     with budget.placeholders(sys.maxsize):
         found: Any = layers.deserialize(modern, custom_objects)
         if not found.built:
@@ -52,14 +50,14 @@ def to_keras(model: Model, compile: bool = True) -> Any:
     require_built(model)
     config = keras_config(model, own=False)
     if f'"{_ONLY_HERE}"' in json.dumps(config):
-        raise ValueError(f"model {model.name!r} has the activation {_ONLY_HERE!r}, which Keras 3 has not")
+        raise ValueError(f"model {model.name!r}: expected activations of Keras 3, got {_ONLY_HERE!r}, which it has not")
     old = old_rules(config)
     if old:
         raise ValueError(
-            f"model {model.name!r} must do to masks what Keras 3 does, but layer {old[0]!r} joins or shows them as the "
-            "Keras before did whose file it is from (mask_mode, zero_output_for_mask)"
+            f"model {model.name!r}: expected one that does to masks what Keras 3 does, got layer {old[0]!r}, which "
+            "joins or shows them as the older Keras did whose file it is from (mask_mode, zero_output_for_mask)"
         )
-    found = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))  # Keras takes it apart
+    found = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))  # a copy, which Keras takes apart
     if not found.built:
         found.build(model.input_shape)
     for mine, theirs in _pairs(model, found):

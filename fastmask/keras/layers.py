@@ -58,7 +58,7 @@ class LSTM(_OnKernels, keras.layers.LSTM):
     opens as this one.
     """
 
-    # Keras writes this into files, and where fastmask.keras is not imported finds its own class by it.
+    # Keras writes this into files, and finds its own class by it where fastmask.keras is not imported.
     __module__ = "keras.layers"
 
 

@@ -30,24 +30,26 @@ def inner_loop(
     (last output (B, H), outputs (B, T, H) or (B, 1, H), list of states (B, H))
     """
     only = mask[0] if isinstance(mask, (list, tuple)) else mask
-    backend = backends.current()
-    if backend is not None and backend.is_placeholder(sequences):
+    if _is_placeholder(sequences):
         return keras_loop(sequences, initial_state, mask=mask, training=training)
-    reason = support.call_refusal(layer, sequences, only, training)
-    if reason is None and backend is not None:
-        reason = backend.refusal(sequences)
-    if reason is not None or backend is None:
-        support.log_refusal(layer, reason or "")
+    reason = support.call_refusal(layer, sequences, only, training) or backends.current().refusal(sequences)
+    if reason is not None:
+        support.log_refusal(layer, reason)
         return keras_loop(sequences, initial_state, mask=mask, training=training)
     states = list(initial_state) if isinstance(initial_state, (list, tuple)) else [initial_state]
     weights = [layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias]
     tensors = [_with_dropout(layer, sequences) if training else sequences]
     tensors += [keras.ops.convert_to_tensor(weight) for weight in weights if weight is not None]
     tensors += [keras.ops.copy(state) if layer.stateful else state for state in states]
-    shown, *finals = backend.run(support.recurrence_of(layer), tensors, only, bool(training))
+    shown, *finals = backends.current().run(support.recurrence_of(layer), tensors, only, bool(training))
     if layer.return_sequences:
         return shown[:, -1], shown, finals
     return shown, keras.ops.expand_dims(shown, 1), finals
+
+
+def _is_placeholder(sequences: Any) -> bool:
+    """Return whether a tensor has a shape and no values, as those of PyTorch's device "meta"."""
+    return getattr(getattr(sequences, "device", None), "type", None) == "meta"
 
 
 def _with_dropout(layer: Any, sequences: Any) -> Any:

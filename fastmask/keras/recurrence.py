@@ -64,11 +64,10 @@ def run(recurrence: Recurrence, arrays: Sequence[Array], mask: Array | None) -> 
         Outputs (B, T, H) in processing order, or the last one (B, H) without `return_sequences`; then the
         final states (B, H).
     """
-    x, kernel, recurrent_kernel, bias, initial = recurrence.split(arrays)
+    x, *weights, initial = recurrence.split(arrays)
     packed = PackedSequence.from_padded(x, _grid(mask, x.shape))
-    program = RNNProgram(recurrence.spec, kernel, recurrent_kernel, bias)
     given = _given(recurrence.spec, packed, initial)
-    values, states = program.run(*given, every_step=recurrence.return_sequences)
+    values, states = RNNProgram(recurrence.spec, *weights).run(*given, every_step=recurrence.return_sequences)
     sequence = _sequence(recurrence, packed, values)
     shown, _ = _shown(recurrence, sequence, states[0], initial[0], packed)
     return shown, *states
@@ -133,7 +132,7 @@ class Pullbacks:
 
     def forward(self, arrays: Sequence[Array], mask: Array | None) -> tuple[Arrays, int]:
         """Return what `run` returns, and the handle of a pullback."""
-        # The memory of weights and states may be the backend's to use again once this returns; x is packed, so copied.
+        # Once this returns, the backend may use the memory of weights and states again; packing has copied x.
         results, pullback = run_vjp(self._recurrence, [arrays[0], *(array.copy() for array in arrays[1:])], mask)
         with self._lock:
             handle = next(self._handles) % (1 << 31)

@@ -26,9 +26,11 @@ def layer_refusal(layer: Any) -> str | None:
     cell = layer.cell
     if type(cell) not in CELLS:
         return f"its cell is a {type(cell).__name__}"
-    for argument in _activation_arguments(cell):
-        if _activation_name(getattr(cell, argument)) is None:
-            return f"{argument}={_named(getattr(cell, argument))} is none of {', '.join(_ACTIVATIONS)}"
+    for argument in ("activation",) if CELLS[type(cell)] == "simple_rnn" else ("activation", "recurrent_activation"):
+        function = getattr(cell, argument)
+        if _activation_name(function) is None:
+            name = getattr(function, "__name__", function)
+            return f"{argument}={name} is none of {', '.join(_ACTIVATIONS)}"
     for owner in (layer, cell):
         if owner.compute_dtype not in _DTYPES or owner.compute_dtype != owner.variable_dtype:
             return f"its dtype policy is {owner.dtype_policy.name!r}, neither float32 nor float64"
@@ -90,16 +92,8 @@ def log_refusal(layer: Any, reason: str) -> None:
         logger.warning("layer %r (%s) runs on Keras's own path: %s", layer.name, type(layer).__name__, reason)
 
 
-def _activation_arguments(cell: Any) -> tuple[str, ...]:
-    return ("activation",) if CELLS[type(cell)] == "simple_rnn" else ("activation", "recurrent_activation")
-
-
 def _activation_name(function: Any) -> str | None:
     """Return the kernels' name of one of Keras's activation functions."""
     if function is None:
         return "linear"
     return next((name for name in _ACTIVATIONS if function is getattr(keras.activations, name)), None)
-
-
-def _named(function: Any) -> str:
-    return str(getattr(function, "__name__", function))

@@ -1,8 +1,8 @@
 """Layers with Keras's names, arguments and results; their arithmetic is in `fastmask.ops`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fastmask.core import objects
+from fastmask.core.objects import missing
 from fastmask.layers.attention import Attention
 from fastmask.layers.base.arguments import reset_names
 from fastmask.layers.base.layer import Gradients, Layer
@@ -99,7 +99,4 @@ _named = dict(globals())
 register({name: found for name, found in _named.items() if isinstance(found, type) and issubclass(found, Layer)})
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Say what to do about a class of Keras that is not here."""
-        raise objects.missing(__name__, name)
+    __getattr__ = missing(__name__)

@@ -8,7 +8,7 @@ tokens, whatever the sample weights; a batch without valid tokens costs exactly 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastmask.core import objects
+from fastmask.core.objects import Registry, in_snake_case, missing
 from fastmask.losses.base import FunctionLoss, Loss
 from fastmask.losses.classes import (
     BinaryCrossentropy,
@@ -86,32 +86,31 @@ __all__ = [
 ]
 
 _CLASSES: tuple[type[Loss], ...] = (
-    MeanSquaredError,
-    MeanAbsoluteError,
-    MeanAbsolutePercentageError,
-    MeanSquaredLogarithmicError,
-    Huber,
-    LogCosh,
-    CosineSimilarity,
-    Hinge,
-    SquaredHinge,
-    CategoricalHinge,
-    KLDivergence,
-    Poisson,
-    BinaryCrossentropy,
-    CategoricalCrossentropy,
-    SparseCategoricalCrossentropy,
-    Crossentropy,
-)
+    MeanSquaredError, MeanAbsoluteError, MeanAbsolutePercentageError, MeanSquaredLogarithmicError, Huber, LogCosh,
+    CosineSimilarity, Hinge, SquaredHinge, CategoricalHinge, KLDivergence, Poisson, BinaryCrossentropy,
+    CategoricalCrossentropy, SparseCategoricalCrossentropy, Crossentropy,
+)  # fmt: skip
 ALIASES = {
-    "mse": "mean_squared_error",
-    "mae": "mean_absolute_error",
-    "mape": "mean_absolute_percentage_error",
-    "msle": "mean_squared_logarithmic_error",
-    "bce": "binary_crossentropy",
-    "kld": "kl_divergence",
-    "ce": "crossentropy",
+    "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "mape": MeanAbsolutePercentageError,
+    "msle": MeanSquaredLogarithmicError,
+    "bce": BinaryCrossentropy,
+    "kld": KLDivergence,
+    "ce": Crossentropy,
 }
+
+
+def _of_function(function: Any) -> Loss:
+    name = str(getattr(function, "__name__", None))
+    cls = REGISTRY.find(name) if FUNCTIONS.get(name) is function else None
+    return FunctionLoss(function) if cls is None else cls(name=name)
+
+
+REGISTRY = Registry(
+    "loss", Loss, "keras.losses", in_snake_case(_CLASSES), ALIASES, from_function=_of_function, tells_name=True,
+    takes="a name, a function that returns (values, gradient), or an instance of a subclass of Loss",
+)  # fmt: skip
 
 
 def get(identifier: Any) -> Loss:
@@ -135,33 +134,12 @@ def get(identifier: Any) -> Loss:
     TypeError
         If `identifier` is something else.
     """
-    if isinstance(identifier, Loss):
-        return identifier
-    if isinstance(identifier, type) and issubclass(identifier, Loss):
-        return identifier()
-    if isinstance(identifier, Mapping):
-        return deserialize(identifier)
-    if callable(identifier):
-        name = getattr(identifier, "__name__", None)
-        if FUNCTIONS.get(str(name)) is not identifier:
-            return FunctionLoss(identifier)
-        identifier = name
-    if not isinstance(identifier, str):
-        raise TypeError(
-            "loss must be a name, a Loss, or a function that returns (values, gradient), got "
-            f"{identifier!r}; for a loss with arguments subclass fastmask.losses.Loss"
-        )
-    name = identifier.lower()
-    for cls in _CLASSES:
-        if ALIASES.get(name, name) in (cls.identifier, cls.__name__.lower()):
-            return cls(name=identifier)
-    legal = sorted([*(cls.identifier for cls in _CLASSES), *ALIASES])
-    raise ValueError(f"loss must be one of {', '.join(legal)}, got {identifier!r}")
+    return REGISTRY.get(identifier)
 
 
 def serialize(loss: Loss) -> dict[str, Any]:
     """Return the class name and config of a loss."""
-    return objects.serialize(loss, "keras.losses")
+    return REGISTRY.serialize(loss)
 
 
 def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Loss:
@@ -178,12 +156,8 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | N
     ValueError
         If there is no loss of that name.
     """
-    classes = {cls.__name__: cls for cls in _CLASSES}
-    return get(objects.deserialize(config, classes, custom_objects, "loss"))
+    return REGISTRY.deserialize(config, custom_objects)
 
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Say what to do about a class of Keras that is not here."""
-        raise objects.missing(__name__, name)
+    __getattr__ = missing(__name__)

@@ -5,10 +5,11 @@ total and ``sum(w m)`` to the count; the result is their ratio, however rows are
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastmask import losses
-from fastmask.core import objects
+from fastmask.core.objects import Registry, in_snake_case, missing, snake_case
 from fastmask.losses.functions import FUNCTIONS as _LOSS_FUNCTIONS
 from fastmask.metrics.accuracy import (
     Accuracy,
@@ -97,39 +98,13 @@ __all__ = [
     "top_k_categorical_accuracy",
 ]
 
-_NAMED: dict[str, type[Metric]] = {
-    "accuracy": Accuracy,
-    "binary_accuracy": BinaryAccuracy,
-    "categorical_accuracy": CategoricalAccuracy,
-    "sparse_categorical_accuracy": SparseCategoricalAccuracy,
-    "top_k_categorical_accuracy": TopKCategoricalAccuracy,
-    "sparse_top_k_categorical_accuracy": SparseTopKCategoricalAccuracy,
-    "auc": AUC,
-    "precision": Precision,
-    "recall": Recall,
-    "true_positives": TruePositives,
-    "false_positives": FalsePositives,
-    "true_negatives": TrueNegatives,
-    "false_negatives": FalseNegatives,
-    "mean_squared_error": MeanSquaredError,
-    "root_mean_squared_error": RootMeanSquaredError,
-    "mean_absolute_error": MeanAbsoluteError,
-    "mean_absolute_percentage_error": MeanAbsolutePercentageError,
-    "mean_squared_logarithmic_error": MeanSquaredLogarithmicError,
-    "log_cosh_error": LogCoshError,
-    "cosine_similarity": CosineSimilarity,
-    "hinge": Hinge,
-    "squared_hinge": SquaredHinge,
-    "categorical_hinge": CategoricalHinge,
-    "kl_divergence": KLDivergence,
-    "poisson": Poisson,
-    "binary_crossentropy": BinaryCrossentropy,
-    "categorical_crossentropy": CategoricalCrossentropy,
-    "sparse_categorical_crossentropy": SparseCategoricalCrossentropy,
-    "crossentropy": Crossentropy,
-    "perplexity": Perplexity,
-}
-_ALIASES = {"acc": "accuracy"} | losses.ALIASES
+_CLASSES: tuple[type[Metric], ...] = (
+    Accuracy, BinaryAccuracy, CategoricalAccuracy, SparseCategoricalAccuracy, TopKCategoricalAccuracy,
+    SparseTopKCategoricalAccuracy, AUC, Precision, Recall, TruePositives, FalsePositives, TrueNegatives, FalseNegatives,
+    MeanSquaredError, RootMeanSquaredError, MeanAbsoluteError, MeanAbsolutePercentageError,
+    MeanSquaredLogarithmicError, LogCoshError, CosineSimilarity, Hinge, SquaredHinge, CategoricalHinge, KLDivergence,
+    Poisson, BinaryCrossentropy, CategoricalCrossentropy, SparseCategoricalCrossentropy, Crossentropy, Perplexity,
+)  # fmt: skip
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
@@ -140,6 +115,22 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         sparse_top_k_categorical_accuracy,
     )
 } | _LOSS_FUNCTIONS
+_NAMED = in_snake_case(_CLASSES)
+_ALIASES: dict[str, Any] = {
+    "acc": Accuracy,
+    **{alias: _NAMED[snake_case(cls.__name__)] for alias, cls in losses.ALIASES.items()},
+    **{name: partial(MeanMetricWrapper, function) for name, function in _FUNCTIONS.items() if name not in _NAMED},
+}
+
+
+def _of_function(function: Any) -> Metric:
+    return MeanOfLoss(function) if isinstance(function, losses.Loss) else MeanMetricWrapper(function)
+
+
+REGISTRY = Registry(
+    "metric", Metric, "keras.metrics", _NAMED, _ALIASES, from_function=_of_function, tells_name=True,
+    takes="a name, a Metric or a function",
+)  # fmt: skip
 
 
 def get(identifier: Any) -> Metric:
@@ -158,29 +149,15 @@ def get(identifier: Any) -> Metric:
     TypeError
         If `identifier` is something else.
     """
-    if isinstance(identifier, Metric):
-        return identifier
-    if isinstance(identifier, type) and issubclass(identifier, Metric):
-        return identifier()
-    if isinstance(identifier, losses.Loss):
-        return MeanOfLoss(identifier)
-    if isinstance(identifier, Mapping):
-        return deserialize(identifier)
-    if isinstance(identifier, str):
-        return _named(identifier)
-    if callable(identifier):
-        return MeanMetricWrapper(identifier)
-    raise TypeError(f"metrics must hold names, metrics or functions, got {identifier!r}")
+    return deserialize(identifier) if isinstance(identifier, Mapping) else REGISTRY.get(identifier)
 
 
 def serialize(metric: Metric) -> dict[str, Any]:
     """Return the class name and config of a metric."""
-    return objects.serialize(metric, "keras.metrics")
+    return REGISTRY.serialize(metric)
 
 
-def deserialize(
-    config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
-) -> Metric:
+def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Metric:
     """Return a metric from what `serialize` returned.
 
     Parameters
@@ -194,25 +171,9 @@ def deserialize(
     ValueError
         If there is no metric of that name.
     """
-    if config.get("class_name") == "function" and config.get("config") in _FUNCTIONS:
-        return MeanMetricWrapper(_FUNCTIONS[str(config["config"])])
-    classes = {cls.__name__: cls for cls in (*_NAMED.values(), Mean)}
-    return get(objects.deserialize(config, classes, custom_objects, "metric"))
-
-
-def _named(name: str) -> Metric:
-    wanted = _ALIASES.get(name.lower(), name.lower())
-    for known, cls in _NAMED.items():
-        if wanted in (known, cls.__name__.lower()):
-            return cls(name=name)
-    if wanted in _FUNCTIONS:
-        return MeanMetricWrapper(_FUNCTIONS[wanted], name)
-    legal = {*_NAMED, *_ALIASES, *_FUNCTIONS}
-    raise ValueError(f"metrics must be among {', '.join(sorted(legal))}, got {name!r}")
+    own: Mapping[str, Any] = _FUNCTIONS if config.get("class_name") == "function" else {"Mean": Mean}
+    return REGISTRY.deserialize(config, {**own, **(custom_objects or {})})
 
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Say what to do about a class of Keras that is not here."""
-        raise objects.missing(__name__, name)
+    __getattr__ = missing(__name__)

@@ -7,7 +7,7 @@ come as `SparseRows` with one row per distinct id, and count as the dense gradie
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastmask.core import objects
+from fastmask.core.objects import Registry, missing
 from fastmask.optimizers import schedules
 from fastmask.optimizers.adagrad import Adadelta, Adagrad
 from fastmask.optimizers.adam import Adam, Adamax, AdamW, LazyAdam, Lion, Nadam
@@ -32,18 +32,11 @@ __all__ = [
     "serialize",
 ]
 
-_CLASSES: tuple[type[Any], ...] = (
-    SGD,
-    RMSprop,
-    Adam,
-    AdamW,
-    LazyAdam,
-    Adagrad,
-    Adadelta,
-    Adamax,
-    Nadam,
-    Lion,
-)
+_CLASSES: tuple[type[Any], ...] = (SGD, RMSprop, Adam, AdamW, LazyAdam, Adagrad, Adadelta, Adamax, Nadam, Lion)
+REGISTRY = Registry(
+    "optimizer", Optimizer, "keras.optimizers", {cls.identifier: cls for cls in _CLASSES},
+    takes="a name or an Optimizer",
+)  # fmt: skip
 
 
 def get(identifier: Any) -> Optimizer:
@@ -56,29 +49,15 @@ def get(identifier: Any) -> Optimizer:
     TypeError
         If `identifier` is something else.
     """
-    if isinstance(identifier, Optimizer):
-        return identifier
-    if isinstance(identifier, type) and issubclass(identifier, Optimizer):
-        return identifier()  # type: ignore[call-arg]
-    if isinstance(identifier, Mapping):
-        return deserialize(identifier)
-    if not isinstance(identifier, str):
-        raise TypeError(f"optimizer must be a name or an Optimizer, got {identifier!r}")
-    for cls in _CLASSES:
-        if identifier.lower() == cls.identifier:
-            return cls()  # type: ignore[no-any-return]
-    legal = ", ".join(cls.identifier for cls in _CLASSES)
-    raise ValueError(f"optimizer must be one of {legal}, got {identifier!r}")
+    return REGISTRY.get(identifier)
 
 
 def serialize(optimizer: Optimizer) -> dict[str, Any]:
     """Return the class name and config of an optimizer, without its state."""
-    return objects.serialize(optimizer, "keras.optimizers")
+    return REGISTRY.serialize(optimizer)
 
 
-def deserialize(
-    config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
-) -> Optimizer:
+def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Optimizer:
     """Return a new optimizer from what `serialize` returned.
 
     Parameters
@@ -92,12 +71,8 @@ def deserialize(
     ValueError
         If there is no optimizer of that name.
     """
-    classes = {cls.__name__: cls for cls in _CLASSES}
-    return get(objects.deserialize(config, classes, custom_objects, "optimizer"))
+    return REGISTRY.deserialize(config, custom_objects)
 
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Say what to do about a class of Keras that is not here."""
-        raise objects.missing(__name__, name)
+    __getattr__ = missing(__name__)

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastmask.core import objects
+from fastmask.core.objects import Configured, Registry, arguments
 
 
-class LearningRateSchedule:
+class LearningRateSchedule(Configured):
     """Base of all schedules; one of your own overrides `__call__` and `get_config`."""
 
     def __call__(self, step: int) -> float:
@@ -18,28 +18,24 @@ class LearningRateSchedule:
         """Return the constructor's arguments."""
         raise NotImplementedError(f"{type(self).__name__} must override get_config")
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "LearningRateSchedule":
-        """Return a schedule with the arguments that `get_config` returned."""
-        return cls(**config)
 
-
-class _Decay(LearningRateSchedule):
+class _ByArguments(LearningRateSchedule):
     """Base of the schedules whose arguments are attributes of the same names."""
-
-    arguments: tuple[str, ...] = ()
-
-    def __init__(self, initial_learning_rate: float, decay_steps: float, name: str) -> None:
-        if not decay_steps > 0:
-            raise ValueError(f"decay_steps must be greater than 0, got {decay_steps}")
-        self.initial_learning_rate = initial_learning_rate
-        self.decay_steps = decay_steps
-        self.name = name
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        names = ("initial_learning_rate", "decay_steps", *self.arguments, "name")
-        return {name: getattr(self, name) for name in names}
+        return arguments(self)
+
+
+class _Decay(_ByArguments):
+    """Base of the schedules that are over after a number of steps."""
+
+    def __init__(self, initial_learning_rate: float, decay_steps: float, name: str) -> None:
+        if not decay_steps > 0:
+            raise ValueError(f"decay_steps: expected a number greater than 0, got {decay_steps}")
+        self.initial_learning_rate = initial_learning_rate
+        self.decay_steps = decay_steps
+        self.name = name
 
 
 class ExponentialDecay(_Decay):
@@ -54,8 +50,6 @@ class ExponentialDecay(_Decay):
         Whether the quotient is rounded down.
     name : str, default "ExponentialDecay"
     """
-
-    arguments = ("decay_rate", "staircase")
 
     def __init__(
         self,
@@ -118,8 +112,6 @@ class PolynomialDecay(_Decay):
     name : str, default "PolynomialDecay"
     """
 
-    arguments = ("end_learning_rate", "power", "cycle")
-
     def __init__(
         self,
         initial_learning_rate: float,
@@ -160,8 +152,6 @@ class CosineDecay(_Decay):
     warmup_steps : int, default 0
     """
 
-    arguments = ("alpha", "warmup_target", "warmup_steps")
-
     def __init__(
         self,
         initial_learning_rate: float,
@@ -189,7 +179,7 @@ class CosineDecay(_Decay):
         return top * ((1 - self.alpha) * cosine + self.alpha)
 
 
-class CosineDecayRestarts(LearningRateSchedule):
+class CosineDecayRestarts(_ByArguments):
     """Half cosines one after the other, each longer and lower than the one before.
 
     Parameters
@@ -215,7 +205,7 @@ class CosineDecayRestarts(LearningRateSchedule):
         name: str = "SGDRDecay",
     ) -> None:
         if not first_decay_steps > 0:
-            raise ValueError(f"first_decay_steps must be greater than 0, got {first_decay_steps}")
+            raise ValueError(f"first_decay_steps: expected a number greater than 0, got {first_decay_steps}")
         self.initial_learning_rate = initial_learning_rate
         self.first_decay_steps = first_decay_steps
         self.t_mul = t_mul
@@ -235,13 +225,8 @@ class CosineDecayRestarts(LearningRateSchedule):
         cosine = self.m_mul**restarts * (1 + math.cos(math.pi * passed)) / 2
         return float(self.initial_learning_rate * ((1 - self.alpha) * cosine + self.alpha))
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        names = ("initial_learning_rate", "first_decay_steps", "t_mul", "m_mul", "alpha", "name")
-        return {name: getattr(self, name) for name in names}
 
-
-class PiecewiseConstantDecay(LearningRateSchedule):
+class PiecewiseConstantDecay(_ByArguments):
     """A learning rate for each stretch of steps.
 
     Parameters
@@ -253,13 +238,10 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     name : str, default "PiecewiseConstant"
     """
 
-    def __init__(
-        self, boundaries: Sequence[int], values: Sequence[float], name: str = "PiecewiseConstant"
-    ) -> None:
+    def __init__(self, boundaries: Sequence[int], values: Sequence[float], name: str = "PiecewiseConstant") -> None:
         if len(boundaries) != len(values) - 1:
             raise ValueError(
-                "values must have one entry more than boundaries, got "
-                f"{len(values)} and {len(boundaries)}"
+                f"values: expected {len(boundaries) + 1} entries, one more than boundaries, got {len(values)}"
             )
         self.boundaries = list(boundaries)
         self.values = list(values)
@@ -269,32 +251,21 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         """Return the learning rate of a step."""
         return self.values[sum(step > boundary for boundary in self.boundaries)]
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {"boundaries": self.boundaries, "values": self.values, "name": self.name}
 
-
-_CLASSES: tuple[type[LearningRateSchedule], ...] = (
-    CosineDecay,
-    CosineDecayRestarts,
-    ExponentialDecay,
-    InverseTimeDecay,
-    PiecewiseConstantDecay,
-    PolynomialDecay,
-)
+REGISTRY = Registry(
+    "schedule", LearningRateSchedule, "keras.optimizers.schedules",
+    {cls.__name__: cls for cls in (
+        CosineDecay, CosineDecayRestarts, ExponentialDecay, InverseTimeDecay, PiecewiseConstantDecay, PolynomialDecay,
+    )},
+    takes="a LearningRateSchedule",
+)  # fmt: skip
 
 
 def serialize(learning_rate_schedule: LearningRateSchedule) -> dict[str, Any]:
     """Return the class name and config of a schedule."""
-    return objects.serialize(learning_rate_schedule, "keras.optimizers.schedules")
+    return REGISTRY.serialize(learning_rate_schedule)
 
 
-def deserialize(
-    config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
-) -> LearningRateSchedule:
+def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> LearningRateSchedule:
     """Return a schedule from what `serialize` returned; ValueError if there is no such class."""
-    classes = {cls.__name__: cls for cls in _CLASSES}
-    found = objects.deserialize(config, classes, custom_objects, "schedule")
-    if not isinstance(found, LearningRateSchedule):
-        raise TypeError(f"schedule must be a LearningRateSchedule, got {found!r}")
-    return found
+    return REGISTRY.deserialize(config, custom_objects)

@@ -113,9 +113,7 @@ ELEMENTWISE = {
     "linear": Elementwise(linear, lambda x, y: np.ones_like(x)),
     "tanh": Elementwise(tanh, lambda x, y: 1 - y * y),
     "sigmoid": Elementwise(sigmoid, lambda x, y: y * (1 - y)),
-    "hard_sigmoid_keras2": Elementwise(
-        hard_sigmoid_keras2, lambda x, y: ((x > -2.5) & (x < 2.5)) * x.dtype.type(0.2)
-    ),
+    "hard_sigmoid_keras2": Elementwise(hard_sigmoid_keras2, lambda x, y: ((x > -2.5) & (x < 2.5)) * x.dtype.type(0.2)),
     "hard_sigmoid": Elementwise(hard_sigmoid, lambda x, y: ((x > -3) & (x < 3)) / x.dtype.type(6)),
     "relu": Elementwise(relu, lambda x, y: (x > 0).astype(x.dtype)),
     "softsign": Elementwise(softsign, lambda x, y: (1 - np.abs(y)) ** 2),

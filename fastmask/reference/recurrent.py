@@ -16,6 +16,9 @@ input_mask : array [B, F] or [G, B, F], default None
     Multiplies every input step before the input kernel (dropout), for all gates or gate by gate.
 recurrent_mask : array [B, H] or [G, B, H], default None
     Multiplies the state before the recurrent kernel.
+activation : str, default "tanh"
+recurrent_activation : str, default "sigmoid"
+    Of the gates; for LSTM and GRU.
 
 The forward functions return ``(y [B, T, H], states)``. Their ``_vjp`` twins return that and a pullback,
 which takes the cotangents of ``y`` and of the states (None for zero) and returns
@@ -52,6 +55,13 @@ class Options(TypedDict, total=False):
     zero_output_for_mask: bool
     input_mask: Array | None
     recurrent_mask: Array | None
+    activation: str
+
+
+class GatedOptions(Options, total=False):
+    """Keywords of LSTM and GRU."""
+
+    recurrent_activation: str
 
 
 class RecurrentGradients(NamedTuple):
@@ -170,12 +180,7 @@ def _forward(cell: _Cell, x: Array, kernel: Array, initial_state: States | None,
 
 
 def _vjp(
-    cell: _Cell,
-    x: Array,
-    kernel: Array,
-    bias: Array | None,
-    initial_state: States | None,
-    options: Options,
+    cell: _Cell, x: Array, kernel: Array, bias: Array | None, initial_state: States | None, options: Options
 ) -> tuple[Result, Pullback]:
     tape: list[StepPullback] = []
     inputs, (y, states) = _run(cell, x, kernel, initial_state, options, tape)
@@ -185,15 +190,8 @@ def _vjp(
         d_last = tuple(np.zeros_like(s) if d is None else d for d, s in zip(given, states, strict=True))
         d_projected = np.zeros((*x.shape[:2], kernel.shape[1]), x.dtype)
         d_parameters = tuple(np.zeros_like(p) for p in cell.recurrent_parameters)
-        d_first = _scan_backward(
-            tape,
-            inputs.mask,
-            dy,
-            d_last,
-            d_parameters,
-            d_projected,
-            options.get("zero_output_for_mask", False),
-        )
+        zero_output = options.get("zero_output_for_mask", False)
+        d_first = _scan_backward(tape, inputs.mask, dy, d_last, d_parameters, d_projected, zero_output)
         dx, d_kernel = inputs.project_backward(kernel, d_projected)
         d_bias = np.stack([d_projected.sum(axis=(0, 1)), *d_parameters[1:]])
         return RecurrentGradients(
@@ -207,41 +205,29 @@ def _vjp(
     return (y, states), pullback
 
 
-def _simple_rnn_cell(recurrent_kernel: Array, bias: Array | None, activation: str, options: Options) -> _Cell:
-    step = simple_rnn_step(recurrent_kernel, options.get("recurrent_mask"), activation)
+def _simple_rnn_cell(recurrent_kernel: Array, bias: Array | None, options: Options) -> _Cell:
+    step = simple_rnn_step(recurrent_kernel, options.get("recurrent_mask"), options.get("activation", "tanh"))
     return _Cell(step, 1, bias, (recurrent_kernel,))
 
 
-def _lstm_cell(
-    recurrent_kernel: Array,
-    bias: Array | None,
-    activation: str,
-    recurrent_activation: str,
-    options: Options,
-) -> _Cell:
-    multiplier = options.get("recurrent_mask")
-    step = lstm_step(recurrent_kernel, multiplier, activation, recurrent_activation)
+def _activations(options: GatedOptions) -> tuple[str, str]:
+    return options.get("activation", "tanh"), options.get("recurrent_activation", "sigmoid")
+
+
+def _lstm_cell(recurrent_kernel: Array, bias: Array | None, options: GatedOptions) -> _Cell:
+    step = lstm_step(recurrent_kernel, options.get("recurrent_mask"), *_activations(options))
     return _Cell(step, 2, bias, (recurrent_kernel,))
 
 
-def _gru_cell(
-    recurrent_kernel: Array,
-    bias: Array | None,
-    activation: str,
-    recurrent_activation: str,
-    reset_after: bool,
-    options: Options,
-) -> _Cell:
-    names = (activation, recurrent_activation)
-    multiplier = options.get("recurrent_mask")
+def _gru_cell(recurrent_kernel: Array, bias: Array | None, reset_after: bool, options: GatedOptions) -> _Cell:
+    multiplier, names = options.get("recurrent_mask"), _activations(options)
     if not reset_after:
         step = gru_step_reset_before(recurrent_kernel, multiplier, *names)
         return _Cell(step, 1, bias, (recurrent_kernel,))
-    if bias is None:
-        step = gru_step_reset_after(recurrent_kernel, None, multiplier, *names)
-        return _Cell(step, 1, None, (recurrent_kernel,))
-    step = gru_step_reset_after(recurrent_kernel, bias[1], multiplier, *names)
-    return _Cell(step, 1, bias[0], (recurrent_kernel, bias[1]))
+    input_bias, recurrent_bias = (None, None) if bias is None else bias
+    step = gru_step_reset_after(recurrent_kernel, recurrent_bias, multiplier, *names)
+    parameters = (recurrent_kernel,) if recurrent_bias is None else (recurrent_kernel, recurrent_bias)
+    return _Cell(step, 1, input_bias, parameters)
 
 
 def simple_rnn(
@@ -250,13 +236,10 @@ def simple_rnn(
     recurrent_kernel: Array,
     bias: Array | None = None,
     initial_state: States | None = None,
-    *,
-    activation: str = "tanh",
     **options: Unpack[Options],
 ) -> Result:
     """SimpleRNN: outputs [B, T, H] and the state ``(h,)``; bias [H]."""
-    cell = _simple_rnn_cell(recurrent_kernel, bias, activation, options)
-    return _forward(cell, x, kernel, initial_state, options)
+    return _forward(_simple_rnn_cell(recurrent_kernel, bias, options), x, kernel, initial_state, options)
 
 
 def simple_rnn_vjp(
@@ -265,13 +248,10 @@ def simple_rnn_vjp(
     recurrent_kernel: Array,
     bias: Array | None = None,
     initial_state: States | None = None,
-    *,
-    activation: str = "tanh",
     **options: Unpack[Options],
 ) -> tuple[Result, Pullback]:
     """:func:`simple_rnn` and its pullback."""
-    cell = _simple_rnn_cell(recurrent_kernel, bias, activation, options)
-    return _vjp(cell, x, kernel, bias, initial_state, options)
+    return _vjp(_simple_rnn_cell(recurrent_kernel, bias, options), x, kernel, bias, initial_state, options)
 
 
 def lstm(
@@ -280,14 +260,10 @@ def lstm(
     recurrent_kernel: Array,
     bias: Array | None = None,
     initial_state: States | None = None,
-    *,
-    activation: str = "tanh",
-    recurrent_activation: str = "sigmoid",
-    **options: Unpack[Options],
+    **options: Unpack[GatedOptions],
 ) -> Result:
     """LSTM: outputs [B, T, H] and the states ``(h, c)``; gates i, f, c, o; bias [4H]."""
-    cell = _lstm_cell(recurrent_kernel, bias, activation, recurrent_activation, options)
-    return _forward(cell, x, kernel, initial_state, options)
+    return _forward(_lstm_cell(recurrent_kernel, bias, options), x, kernel, initial_state, options)
 
 
 def lstm_vjp(
@@ -296,14 +272,10 @@ def lstm_vjp(
     recurrent_kernel: Array,
     bias: Array | None = None,
     initial_state: States | None = None,
-    *,
-    activation: str = "tanh",
-    recurrent_activation: str = "sigmoid",
-    **options: Unpack[Options],
+    **options: Unpack[GatedOptions],
 ) -> tuple[Result, Pullback]:
     """:func:`lstm` and its pullback."""
-    cell = _lstm_cell(recurrent_kernel, bias, activation, recurrent_activation, options)
-    return _vjp(cell, x, kernel, bias, initial_state, options)
+    return _vjp(_lstm_cell(recurrent_kernel, bias, options), x, kernel, bias, initial_state, options)
 
 
 def gru(
@@ -313,17 +285,14 @@ def gru(
     bias: Array | None = None,
     initial_state: States | None = None,
     *,
-    activation: str = "tanh",
-    recurrent_activation: str = "sigmoid",
     reset_after: bool = True,
-    **options: Unpack[Options],
+    **options: Unpack[GatedOptions],
 ) -> Result:
     """GRU: outputs [B, T, H] and the state ``(h,)``; gates z, r, h.
 
     The bias is [2, 3H] (input, recurrent) with ``reset_after``, else [3H].
     """
-    cell = _gru_cell(recurrent_kernel, bias, activation, recurrent_activation, reset_after, options)
-    return _forward(cell, x, kernel, initial_state, options)
+    return _forward(_gru_cell(recurrent_kernel, bias, reset_after, options), x, kernel, initial_state, options)
 
 
 def gru_vjp(
@@ -333,11 +302,8 @@ def gru_vjp(
     bias: Array | None = None,
     initial_state: States | None = None,
     *,
-    activation: str = "tanh",
-    recurrent_activation: str = "sigmoid",
     reset_after: bool = True,
-    **options: Unpack[Options],
+    **options: Unpack[GatedOptions],
 ) -> tuple[Result, Pullback]:
     """:func:`gru` and its pullback."""
-    cell = _gru_cell(recurrent_kernel, bias, activation, recurrent_activation, reset_after, options)
-    return _vjp(cell, x, kernel, bias, initial_state, options)
+    return _vjp(_gru_cell(recurrent_kernel, bias, reset_after, options), x, kernel, bias, initial_state, options)

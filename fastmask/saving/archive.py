@@ -14,12 +14,13 @@ from fastmask.core.errors import FileFormatError, reading, require_h5py
 from fastmask.saving import compiled, configs, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.masks import keras_config
-from fastmask.saving.order import Orders, of_config
+from fastmask.saving.order import Orders, of_config, require_built
 from fastmask.saving.zipped import content_of
 
-KERAS_VERSION = "3.15.1"  # whose format is written
+KERAS_VERSION = "3.15.1"  # the Keras in whose format models are written
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-# Keras does not pack its archives, others may: text becomes shorter by so much, and objects take 24 times its size.
+# Keras does not compress its archives, but others may: then text is at most this many times as long as the file, and a
+# little more. What claims to be longer is refused, since the objects read from it take 24 times as much memory.
 _TEXT_EXPANSION, _SPARE_TEXT = 10, 1 << 16
 Classes = Mapping[str, Any] | None
 
@@ -103,7 +104,7 @@ def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
     require_built(model)
     config = keras_config(model)
     orders = of_config(model, config)
-    config |= {"build_config": {"input_shape": _listed(getattr(model, "input_shape", None))}}
+    config |= {"build_config": {"input_shape": getattr(model, "input_shape", None)}}
     found = compiled.compile_config(model)
     if found is not None:
         config["compile_config"] = found
@@ -128,17 +129,11 @@ def checked_path(path: Any, ending: str, overwrite: bool) -> Path:
     """Return a path to write to; ValueError or FileExistsError if it may not be."""
     found = Path(path)
     if not found.name.endswith(ending):
-        raise ValueError(f"path must end in {ending!r}, got {str(path)!r}")
+        raise ValueError(f"path: expected one that ends in {ending!r}, got {str(path)!r}")
     if found.exists() and not overwrite:
-        raise FileExistsError(f"path must not exist with overwrite=False, got {str(path)!r}")
+        raise FileExistsError(f"path: expected one that does not exist with overwrite=False, got {str(path)!r}")
     require_h5py()
     return found
-
-
-def require_built(model: Any) -> None:
-    """Raise ValueError if a model has no weights yet."""
-    if not model.built:
-        raise ValueError(f"model {model.name!r} must be built: call build(input_shape) first")
 
 
 def archived_weights(path: Path) -> io.BytesIO:
@@ -158,7 +153,7 @@ def _load_archive(path: Path, custom_objects: Classes, compile: bool) -> Any:
     with h5.opened(archived_weights(path)) as root:
         tree.read(root, model, orders=orders)
         if compile and config.get("compile_config"):
-            compiled.compile_model(model, _object(config["compile_config"]), custom_objects)
+            compiled.compile_model(model, _object(config["compile_config"], "compile_config"), custom_objects)
             group = h5.find(root, "optimizer/vars")
             if group is not None:
                 arrays = [h5.dataset(group, str(i)) for i in range(len(group))]
@@ -187,35 +182,27 @@ def _build(config: Any, version: str, custom_objects: Classes) -> tuple[Any, Ord
     """Return a built model and the order of its layers; its weights are zeros."""
     found = configs.modern(config, version, custom_objects)
     if not configs.is_model(found["class_name"], custom_objects):
-        raise FileFormatError(f"the file must hold a model, got a {found['class_name']}")
+        raise FileFormatError(f"the file: expected a model, got a {found['class_name']}")
     model = layers.deserialize(found, custom_objects)
     if not model.built:
         shape = _build_shape(config)
-        if shape is None:
+        if not shape:
             raise FileFormatError("the file does not say the shape of the model's input")
         model.build(shape)
     return model, of_config(model, found)
 
 
 def _build_shape(config: Mapping[str, Any]) -> Any:
-    inner = config["config"]
-    known = [inner.get("build_input_shape")] if isinstance(inner, Mapping) else []
-    known.append((config.get("build_config") or {}).get("input_shape"))
-    return next((shape for shape in known if shape), None)
+    inner, around = config["config"], config.get("build_config") or {}
+    own = inner.get("build_input_shape") if isinstance(inner, Mapping) else None
+    return own or around.get("input_shape")
 
 
-def _json(content: bytes | str, name: str) -> dict[str, Any]:
-    found = json.loads(content)
-    if not isinstance(found, dict):
-        raise FileFormatError(f"{name} must hold an object")
-    return found
+def _json(content: bytes | str, name: str) -> Mapping[str, Any]:
+    return _object(json.loads(content), name)
 
 
-def _object(value: Any) -> Mapping[str, Any]:
+def _object(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise FileFormatError(f"compile_config must be an object, got {str(value)[:80]}")
+        raise FileFormatError(f"{name}: expected an object, got {str(value)[:80]}")
     return value
-
-
-def _listed(shape: Any) -> Any:
-    return [_listed(n) for n in shape] if isinstance(shape, (tuple, list)) else shape

@@ -4,23 +4,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from itertools import takewhile
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmask import losses, metrics, optimizers
 from fastmask.core.errors import REMEDY, FileFormatError
+from fastmask.core.objects import Names, Registry, made, written
 from fastmask.layers import Variable
 from fastmask.layers.base.variable import fill
 from fastmask.saving import h5
 from fastmask.saving.order import Orders, trained
 
-Array = NDArray[Any]
-Classes = Mapping[str, Any] | None
-
-# Arguments of Keras's objects that fastmask has not, with the values that change nothing.
+# Arguments of Keras's objects that fastmask does not have, with the values that change nothing.
 _IDLE: dict[str, tuple[Any, ...]] = {
     "use_ema": (False, None),
     "loss_scale_factor": (None,),
@@ -37,11 +33,9 @@ _PLACES = {
 }
 _IGNORED = ("ema_momentum", "ema_overwrite_frequency", "jit_compile", "is_legacy_optimizer", "fn", "dtype")
 _LARGEST_COUNT = 2**62
-_OTHER_NAMES = {"lr": "learning_rate"}
-_OTHER_REDUCTIONS = {"auto": "sum_over_batch_size", "sum_over_batch_size": "sum_over_batch_size"}
 
 
-def compile_model(model: Any, config: Mapping[str, Any], custom_objects: Classes = None) -> None:
+def compile_model(model: Any, config: Mapping[str, Any], custom_objects: Names | None = None) -> None:
     """Compile a model by a compile_config of Keras 3, or a training_config of a legacy file.
 
     Raises
@@ -49,15 +43,15 @@ def compile_model(model: Any, config: Mapping[str, Any], custom_objects: Classes
     FileFormatError
         If fastmask has no such optimizer, loss or metric.
     """
+    own = custom_objects or {}
     optimizer = config.get("optimizer", config.get("optimizer_config"))
     found = {
-        "loss": _each(config.get("loss"), losses, custom_objects),
+        "optimizer": _each(optimizer, optimizers.REGISTRY, own),
+        "loss": _each(config.get("loss"), losses.REGISTRY, own),
         "loss_weights": config.get("loss_weights"),
-        "metrics": _flat(_each(config.get("metrics"), metrics, custom_objects)),
-        "weighted_metrics": _flat(_each(config.get("weighted_metrics"), metrics, custom_objects)),
+        "metrics": _flat(_each(config.get("metrics"), metrics.REGISTRY, own)),
+        "weighted_metrics": _flat(_each(config.get("weighted_metrics"), metrics.REGISTRY, own)),
     }
-    if optimizer is not None:
-        found["optimizer"] = _each(optimizer, optimizers, custom_objects)
     model.compile(**{key: value for key, value in found.items() if value is not None})
 
 
@@ -94,16 +88,15 @@ def restore(model: Any, stored: Sequence[Any], orders: Orders, blocks: bool = Fa
     idle = len(wanted) == 0 or blocks
     if rest and (len(rest) < len(wanted) or (len(rest) > len(wanted) and not idle)):
         warnings.warn(
-            f"the optimizer starts anew: its state must have {len(wanted)} arrays, got {len(rest)}",
+            f"the optimizer starts anew; its state: expected {len(wanted)} arrays, got {len(rest)}",
             stacklevel=4,
         )
         return
-    pairs = list(zip(wanted, rest, strict=False))
-    given = [h5.fitting(slot, h5.read(item, slot.shape, _described(item)), _described(item)) for slot, item in pairs]
+    pairs = [h5.read_for(slot, item, _described(item)) for slot, item in zip(wanted, rest, strict=False)]
     numbers = [float(h5.read(item, (), _described(item))) for item in scalars]
     if not all(0 <= number < _LARGEST_COUNT for number in numbers):
         raise FileFormatError(f"optimizer state: expected a number of steps and a learning rate, got {numbers}")
-    fill(zip([slot for slot, _ in pairs], given, strict=True))
+    fill(pairs)
     if numbers:
         model.optimizer.iterations = int(numbers[0])
     if len(numbers) > 1 and _has_fixed_rate(model.optimizer):
@@ -146,65 +139,52 @@ def _has_fixed_rate(optimizer: Any) -> bool:
     return any(variable.name == "learning_rate" for variable in optimizer.variables[:2])
 
 
-def _each(value: Any, module: ModuleType, custom_objects: Classes) -> Any:
+def _each(value: Any, registry: Registry[Any], own: Names) -> Any:
     """Return objects for their configs in a structure of lists and dicts."""
     if isinstance(value, Mapping):
         if "class_name" in value:
-            return _made(value, module, custom_objects)
-        return {key: _each(item, module, custom_objects) for key, item in value.items()}
+            return _made(value, registry, own)
+        return {key: _each(item, registry, own) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_each(item, module, custom_objects) for item in value]
-    if isinstance(value, str):
-        return (custom_objects or {}).get(value, value)
-    return value
+        return [_each(item, registry, own) for item in value]
+    return own.get(value, value) if isinstance(value, str) else value
 
 
-def _made(config: Mapping[str, Any], module: ModuleType, custom_objects: Classes) -> Any:
+def _made(config: Mapping[str, Any], registry: Registry[Any], own: Names) -> Any:
     name = str(config["class_name"]).split(">")[-1]
     inner = config.get("config")
-    own = custom_objects or {}
-    if name == "function" or (isinstance(inner, str) and "class_name" in config):
+    if name == "function" or isinstance(inner, str):
         return own.get(str(inner), str(inner))
     if not isinstance(inner, Mapping):
-        raise FileFormatError(f"the config of {name!r} must be a dict")
+        raise FileFormatError(f"the config of {name!r}: expected a dict, got {str(inner)[:80]}")
     if name == "MeanMetricWrapper" and isinstance(inner.get("fn"), str):
         metric = metrics.get(own.get(inner["fn"], inner["fn"]))
         metric.name = str(inner.get("name") or metric.name)
         return metric
     if name in own:
-        cls = own[name]
-        return cls.from_config(dict(inner)) if hasattr(cls, "from_config") else cls(**inner)
-    cls = _known(name, module)
-    return cls(**_arguments(cls, inner, module, custom_objects))
+        return made(own[name], inner)
+    cls = registry.find(name)
+    if cls is None and registry is optimizers.REGISTRY:
+        cls = optimizers.schedules.REGISTRY.find(name)
+    if cls is None:
+        raise FileFormatError(
+            f"fastmask has no {registry.kind} {name!r}; load the model with compile=False and compile it, or pass the "
+            f"class in custom_objects; {REMEDY}"
+        )
+    return cls(**_arguments(cls, inner, registry, own))
 
 
-def _known(name: str, module: ModuleType) -> Any:
-    base = {"losses": "Loss", "metrics": "Metric", "optimizers": "Optimizer"}[module.__name__.split(".")[1]]
-    places = [module, *([module.schedules] if hasattr(module, "schedules") else [])]
-    for place in places:
-        found = getattr(place, name, None)
-        kinds = tuple(getattr(place, kind) for kind in (base, "LearningRateSchedule") if hasattr(place, kind))
-        if isinstance(found, type) and issubclass(found, kinds):
-            return found
-    raise FileFormatError(
-        f"fastmask has no {base.lower()} {name!r}; load the model with compile=False and compile it, or pass "
-        f"the class in custom_objects; {REMEDY}"
-    )
-
-
-def _arguments(cls: Any, config: Mapping[str, Any], module: ModuleType, custom_objects: Classes) -> dict[str, Any]:
+def _arguments(cls: Any, config: Mapping[str, Any], registry: Registry[Any], own: Names) -> dict[str, Any]:
     """Return the arguments of a constructor from a config of any Keras."""
     legal = {name for base in cls.__mro__[:-1] for name in signature(base.__init__).parameters}
     found = {}
     for key, value in config.items():
-        key = _OTHER_NAMES.get(key, key)
+        key = "learning_rate" if key == "lr" else key
         if isinstance(value, Mapping) and "class_name" in value and key != "dtype":
-            value = _made(value, module, custom_objects)
-        if key == "reduction":
-            value = _OTHER_REDUCTIONS.get(value, value)
-        if key == "epsilon" and value is None:
-            continue
-        if key == "dtype" and isinstance(value, Mapping):
+            value = _made(value, registry, own)
+        if key == "reduction" and value == "auto":
+            value = "sum_over_batch_size"
+        if (key == "epsilon" and value is None) or (key == "dtype" and isinstance(value, Mapping)):
             continue
         if key in legal and key not in ("self", "kwargs", "fn"):
             found[key] = value
@@ -236,6 +216,6 @@ def _plain(value: Any, module: str) -> Any:
         value = value()
     if hasattr(value, "get_config"):
         config = {key: _plain(item, f"{module}.schedules") for key, item in value.get_config().items()}
-        return {"module": module, "class_name": type(value).__name__, "config": config, "registered_name": None}
+        return written(module, type(value).__name__, config)
     name = getattr(value, "__name__", type(value).__name__)
-    return {"module": "builtins", "class_name": "function", "config": name, "registered_name": name}
+    return written("builtins", "function", name, name)

@@ -1,24 +1,24 @@
 """Configs of models as Keras 1, 2 and 3 write them, brought into the one form of Keras 3."""
 
 from collections.abc import Callable, Mapping
+from inspect import isclass
 from typing import Any
 
 from fastmask import layers, ops
 from fastmask.core.errors import REMEDY, FileFormatError
+from fastmask.core.objects import written
 from fastmask.layers.base.checks import ACTIVATION_ALIASES
 from fastmask.layers.base.serialization import layer_configs
 from fastmask.saving import dropping, graphs, keras1, versions
+from fastmask.saving.nodes import MERGING, MODELS, Config
 
-Config = dict[str, Any]
 Classes = Mapping[str, Any] | None
 
-MODELS = ("Sequential", "Functional", "Model")
 _NOT_LAYERS = ("Layer", "Variable", "Gradients", "Recurrent")
 _CUDNN = {"CuDNNLSTM": "LSTM", "CuDNNGRU": "GRU"}
-_MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
 _ACTIVATIONS = ("activation", "recurrent_activation")
 _OLD_HARD_SIGMOID = "hard_sigmoid_keras2"
-# Arguments of Keras's layers that say nothing fastmask has to know, with the values they may have.
+# Arguments of Keras's layers that fastmask does not have, with the values that change nothing.
 _IDLE: dict[str, tuple[Any, ...]] = {
     "autocast": (True, False, None),
     "quantization_config": (None,),
@@ -37,9 +37,9 @@ _IDLE: dict[str, tuple[Any, ...]] = {
 
 def supported() -> list[str]:
     """Return the class names of the layers and models that fastmask has."""
-    found = [name for name in layers.__all__ if getattr(getattr(layers, name), "__name__", "") == name]
-    found = [name for name in found if _is_layer(getattr(layers, name))]
-    return sorted({*found, "Sequential", "Functional", "InputLayer"} - {*_NOT_LAYERS})
+    public = (getattr(layers, name) for name in layers.__all__)
+    own = {thing.__name__ for thing in public if isclass(thing) and issubclass(thing, layers.Layer)}
+    return sorted({*own, "Sequential", "Functional"} - {*_NOT_LAYERS})
 
 
 def modern(config: Any, version: str, custom_objects: Classes = None) -> Config:
@@ -79,8 +79,7 @@ def modern(config: Any, version: str, custom_objects: Classes = None) -> Config:
     for key in _ACTIVATIONS:
         if key in found:
             found[key] = _activation(found[key], name, version)
-    rest = _place(config)
-    return {"module": "keras.layers", "class_name": name, "config": found, "registered_name": None, **rest}
+    return written("keras.layers", name, found, **_place(config))
 
 
 def is_model(name: str, custom_objects: Classes) -> bool:
@@ -93,21 +92,13 @@ def _model(config: Config, name: str, inner: Any, version: str, custom_objects: 
     def each(layer: Any) -> Config:
         return modern(layer, version, custom_objects)
 
-    rest = _place(config)
+    place = _place(config)
     if name in (custom_objects or {}):
-        found = _of_class(inner, each, version)
-        return {"module": None, "class_name": name, "config": found, "registered_name": name, **rest}
+        return written(None, name, _of_class(inner, each, version), name, **place)
     if name == "Sequential":
-        found = _sequential(inner, each, version)
-        return {"module": "keras", "class_name": name, "config": found, "registered_name": None, **rest}
+        return written("keras", name, _sequential(inner, each, version), **place)
     found = graphs.functional(inner, each, version)
-    return {
-        "module": "keras.src.models.functional",
-        "class_name": "Functional",
-        "config": found,
-        "registered_name": None,
-        **rest,
-    }
+    return written("keras.src.models.functional", "Functional", found, **place)
 
 
 def _of_class(inner: Any, each: Callable[[Any], Config], version: str) -> Config:
@@ -123,7 +114,7 @@ def _sequential(inner: Any, each: Callable[[Any], Config], version: str) -> Conf
     """Return the config of a Sequential; old ones are just the list of layers."""
     found = {"layers": inner} if isinstance(inner, list) else dict(inner)
     if not isinstance(found.get("layers"), list) or not found["layers"]:
-        raise FileFormatError("a Sequential must have a list of layers")
+        raise FileFormatError(f"a Sequential: expected a list of layers, got {str(found.get('layers'))[:80]}")
     found["layers"] = dropping.in_stack([each(layer) for layer in found["layers"]], version)
     shape = found["layers"][0]["config"].pop("batch_input_shape", None)
     if found["layers"][0]["class_name"] != "InputLayer" and shape:
@@ -134,7 +125,7 @@ def _sequential(inner: Any, each: Callable[[Any], Config], version: str) -> Conf
 def _input_layer(shape: Any, first: Config) -> Config:
     dtype = "int32" if first["class_name"] == "Embedding" else "float32"
     inner = {"batch_shape": shape, "dtype": dtype, "name": f"{first['config'].get('name')}_input"}
-    return {"module": "keras.layers", "class_name": "InputLayer", "config": inner, "registered_name": None}
+    return written("keras.layers", "InputLayer", inner)
 
 
 def _place(config: Config) -> Config:
@@ -144,10 +135,10 @@ def _place(config: Config) -> Config:
 
 def _parts(config: Any) -> tuple[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
-        raise FileFormatError(f"a layer must have a class_name, got {str(config)[:80]}")
+        raise FileFormatError(f"a layer: expected a dict with a class_name, got {str(config)[:80]}")
     inner = config.get("config")
     if not isinstance(inner, dict) and not (config["class_name"] == "Sequential" and isinstance(inner, list)):
-        raise FileFormatError(f"the config of a {config['class_name']} must be a dict")
+        raise FileFormatError(f"the config of a {config['class_name']}: expected a dict, got {str(inner)[:80]}")
     return config["class_name"], inner
 
 
@@ -192,15 +183,13 @@ def _from_keras2(name: str, config: Config, class_name: str) -> None:
         config.pop("input_length", None)
     if name == "SpatialDropout1D":
         config.pop("noise_shape", None)
-    if name != "InputLayer":
-        shape = config.pop("batch_input_shape", None)
-        if shape is not None:
-            config["batch_input_shape"] = shape
+    if config.get("batch_input_shape") is None:
+        config.pop("batch_input_shape", None)
 
 
 def _old_masks(name: str, config: Config, version: str) -> None:
     """Write out what a layer did to masks where that was not what it does in Keras 3 of today."""
-    if name in _MERGING and versions.mask_mode(version) != "or":
+    if name in (*MERGING, "Concatenate") and versions.mask_mode(version) != "or":
         config["mask_mode"] = versions.mask_mode(version)
     if name == "Bidirectional" and versions.repeats_both_ways(version):
         config["zero_output_for_mask"] = False
@@ -219,7 +208,3 @@ def _activation(value: Any, layer: str, version: str) -> Any:
     raise FileFormatError(
         f"the {layer} uses the activation {value!r}; fastmask has {', '.join(ops.ACTIVATIONS)}; {REMEDY}"
     )
-
-
-def _is_layer(thing: Any) -> bool:
-    return isinstance(thing, type) and issubclass(thing, layers.Layer)

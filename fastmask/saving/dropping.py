@@ -3,9 +3,10 @@
 from collections.abc import Collection, Sequence
 
 from fastmask.core.errors import REMEDY, FileFormatError
+from fastmask.core.objects import written
 from fastmask.saving import versions
 from fastmask.saving.explicit import Masks, UnknownMaskError
-from fastmask.saving.nodes import Config, Ref, tensors
+from fastmask.saving.nodes import Config, Ref, tensor, tensors
 
 
 def in_graph(entries: Sequence[Config], version: str) -> list[Config]:
@@ -24,34 +25,30 @@ def in_graph(entries: Sequence[Config], version: str) -> list[Config]:
     masks, found = Masks(named, set()), list[Config]()
     for entry in entries:
         first = [next(tensors(call["args"]), None) for call in entry["inbound_nodes"]]
-        # Asked for each layer in turn, so that none is far from those whose masks are known.
+        # Masks are derived by recursion, which stays shallow if each layer is asked in turn.
         known = [ref is not None and _may_be_masked(masks, ref) for ref in first]
         masked = any(known)
         if masked and entry["class_name"] in refused:
             raise FileFormatError(
-                f"the query of layer {entry['name']!r} must have no mask, which Keras 3.0 to 3.3 used and then let go, "
-                f"as fastmask's Attention does not; {REMEDY}"
+                f"the query of layer {entry['name']!r}: expected no mask, got one, which Keras 3.0 to 3.3 used and "
+                f"then let go, as fastmask's Attention does not; {REMEDY}"
             )
         if masked and entry["class_name"] in unmasking:
             found.append(_drop_mask(entry, named))
-            calls = enumerate(entry["inbound_nodes"])
-            nodes = [call | {"args": [_tensor(found[-1]["name"], i)]} for i, call in calls]
-            entry = entry | {"inbound_nodes": nodes}
+            name, calls = found[-1]["name"], enumerate(entry["inbound_nodes"])
+            entry = entry | {"inbound_nodes": [call | {"args": [tensor(name, i)]} for i, call in calls]}
         found.append(entry)
     return found
 
 
 def in_stack(entries: Sequence[Config], version: str) -> list[Config]:
-    """Return the same for the configs of a Sequential's layers."""
+    """Return the configs of a Sequential's layers, with masks dropped as `in_graph` does."""
     chain, before = [], list[Config]()
     for number, entry in enumerate(entries):
         chain.append(entry | {"name": str(number), "inbound_nodes": before})
-        before = [{"args": [_tensor(str(number), 0)], "kwargs": {}}]
-    return [_without_place(entry) for entry in in_graph(chain, version)]
-
-
-def _without_place(entry: Config) -> Config:
-    return {key: value for key, value in entry.items() if key not in ("name", "inbound_nodes")}
+        before = [{"args": [tensor(str(number))], "kwargs": {}}]
+    place = ("name", "inbound_nodes")
+    return [{key: value for key, value in entry.items() if key not in place} for entry in in_graph(chain, version)]
 
 
 def _may_be_masked(masks: Masks, ref: Ref) -> bool:
@@ -69,10 +66,4 @@ def _drop_mask(entry: Config, taken: Collection[str]) -> Config:
     while name in taken:
         name += "_"
     config = {"name": name} | {key: value for key, value in inner.items() if key == "dtype"}
-    found = {"module": "keras.layers", "class_name": "DropMask", "config": config, "registered_name": None}
-    return found | {"name": name, "inbound_nodes": entry["inbound_nodes"]}
-
-
-def _tensor(name: str, call: int) -> Config:
-    config = {"shape": None, "dtype": None, "keras_history": [name, call, 0]}
-    return {"class_name": "__keras_tensor__", "config": config}
+    return written("keras.layers", "DropMask", config, name=name, inbound_nodes=entry["inbound_nodes"])

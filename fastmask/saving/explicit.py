@@ -11,7 +11,7 @@ from typing import Any
 from fastmask import layers
 from fastmask.core import budget
 from fastmask.core.errors import REMEDY, FileFormatError
-from fastmask.saving.nodes import Config, Ref, modern_node, tensors
+from fastmask.saving.nodes import MERGING, RECURRENT, Config, Ref, calls_of, modern_node, tensors
 from fastmask.saving.operations import as_layer
 
 _OPERATIONS = (
@@ -20,16 +20,14 @@ _OPERATIONS = (
 )  # fmt: skip
 _WITHIN = "within steps"
 _SAME = ("ConvertToTensor", "BroadcastTo", "ExpandDims")
-_MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 _ENDING = ("Dot", "DropMask", "GlobalAveragePooling1D", "GlobalMaxPooling1D")
-_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "Bidirectional")
 _PASSING = (
     "Dense", "Activation", "Dropout", "SpatialDropout1D", "LayerNormalization", "BatchNormalization", "TimeDistributed",
-    "Identity", "Attention", *_RECURRENT,
+    "Identity", "Attention", *RECURRENT,
 )  # fmt: skip
 
 
-_PAIR_BYTES = 256  # of two masks that were compared
+_PAIR_BYTES = 256  # what it takes to remember that two masks were compared
 
 
 class UnknownMaskError(Exception):
@@ -103,7 +101,7 @@ class Masks:
         if name not in self.operations or name in self.needed:
             return
         entry = self.named[name]
-        calls = [modern_node(node, entry)["args"] for node in entry["inbound_nodes"]]
+        calls = [call["args"] for call in calls_of(entry)]
         found = as_layer(entry, calls)
         if found is None:
             raise FileFormatError(
@@ -122,11 +120,9 @@ class Masks:
 
     def _form_of(self, ref: Ref) -> Any:
         entry = self.named[ref[0]]
-        call = modern_node(entry["inbound_nodes"][0], entry)
-        name, sources = entry["class_name"], list(tensors([call["args"], call["kwargs"]]))
-        numbers = [arg for arg in call["args"] if isinstance(arg, (int, float))]
-        if name == "NotEqual" and numbers:
-            return self._form(name, sources[0], numbers[0])
+        name, (sources, number) = entry["class_name"], _operands(entry)
+        if name == "NotEqual" and number is not None:
+            return self._form(name, sources[0], number)
         if name == "OnesLike":
             return None
         parts = [self._stated(source) for source in sources if not self._is(source, "ZerosLike")]
@@ -159,7 +155,7 @@ class Masks:
             return self._form("NotEqual", sources[0], 0)
         if name == "Masking":
             return self._form("Any", self._form("NotEqual", sources[0], config.get("mask_value")))
-        if name in ("Embedding", *_PASSING, *_MERGING, "Concatenate"):
+        if name in ("Embedding", *_PASSING, *MERGING, "Concatenate"):
             return self._passed(name, config, sources, self._given(call["kwargs"].get("mask"), sources))
         if name in layers.__all__ and not getattr(layers, name).supports_masking:
             return None
@@ -193,7 +189,7 @@ class Masks:
         return self._compared[pair]
 
     def _fits(self, stated: Any, derived: _Form) -> bool:
-        """Return the same, from the parts of the masks."""
+        """Return whether a mask of the file is the one that fastmask has, judging by what both are made of."""
         parts = stated.parts if isinstance(stated, _Form) else ()
         if derived.parts[0] == _WITHIN:
             return self._same(stated, derived.parts[1]) or (parts[:1] == ("Any",) and self._same(parts[1], derived))
@@ -207,7 +203,7 @@ class Masks:
         if name in _PASSING or name == "Embedding":
             inner = config.get("layer") or {}
             sequences = inner.get("config", {}).get("return_sequences") if inner else config.get("return_sequences")
-            return masks[0] if name not in _RECURRENT or sequences else None
+            return masks[0] if name not in RECURRENT or sequences else None
         present, mode = [mask for mask in masks if mask is not None], config.get("mask_mode", "or")
         if not present or mode == "drop" or (name != "Concatenate" and mode == "or" and len(present) < len(masks)):
             return None
@@ -234,11 +230,9 @@ class Masks:
                 continue
             seen.add((ref, reduced))
             entry = self.named[ref[0]]
-            node = modern_node(entry["inbound_nodes"][0], entry)
-            sources = list(tensors([node["args"], node["kwargs"]]))
+            sources, number = _operands(entry)
             if entry["class_name"] == "NotEqual":
-                numbers = [arg for arg in node["args"] if isinstance(arg, (int, float))]
-                found.append((sources[0], numbers[0] if numbers else None, reduced))
+                found.append((sources[0], number, reduced))
             else:
                 todo += [(source, reduced or entry["class_name"] == "Any") for source in sources]
         return found
@@ -249,22 +243,26 @@ class Masks:
         fits = (maker == "Embedding" and inner.get("mask_zero") and value == 0) or (
             maker == "Masking" and reduced and inner.get("mask_value") == value
         )
-        calls = [modern_node(node, entry) for node in entry["inbound_nodes"]] if fits else []
-        return any(source in tensors(call["args"]) for call in calls)
+        return bool(fits) and any(source in tensors(call["args"]) for call in calls_of(entry))
 
     def _upstream(self, layer: str) -> set[str]:
         """Return the names of the layers whose outputs a layer depends on, masks left aside."""
         found, todo = set(), [layer]
         while todo:
-            entry = self.named.get(todo.pop())
-            for node in (entry or {}).get("inbound_nodes") or []:
-                call = modern_node(node, entry or {})
+            for call in calls_of(self.named.get(todo.pop(), {})):
                 kwargs = {key: value for key, value in call["kwargs"].items() if key != "mask"}
                 for name, _, _ in tensors([call["args"], kwargs]):
                     if name not in found and name not in self.operations:
                         found.add(name)
                         todo.append(name)
         return found
+
+
+def _operands(entry: Config) -> tuple[list[Ref], Any]:
+    """Return the tensors that the one call of an operation takes, and the first number, None if there is none."""
+    call = modern_node(entry["inbound_nodes"][0], entry)
+    numbers = (arg for arg in call["args"] if isinstance(arg, (int, float)))
+    return list(tensors([call["args"], call["kwargs"]])), next(numbers, None)
 
 
 def _maker(entry: Config) -> tuple[str, Config]:
@@ -281,5 +279,5 @@ def is_mask_operation(entry: Config) -> bool:
     """Return whether a config is that of an operation that masks are made of, not that of a layer."""
     module = str(entry.get("module") or "")
     plain = not module and "trainable" not in (entry.get("config") or {})
-    operation = ".ops." in f"{module}." or (plain and entry.get("class_name") not in ("InputLayer", *_RECURRENT))
+    operation = ".ops." in f"{module}." or (plain and entry.get("class_name") not in ("InputLayer", *RECURRENT))
     return operation and entry.get("class_name") in _OPERATIONS

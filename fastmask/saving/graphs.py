@@ -6,9 +6,7 @@ from typing import Any
 from fastmask.core.errors import REMEDY, FileFormatError
 from fastmask.saving import dropping
 from fastmask.saving.explicit import Masks, is_mask_operation
-from fastmask.saving.nodes import Config, modern_node, tensors, tensors_of
-
-_MODELS = ("Sequential", "Functional", "Model")
+from fastmask.saving.nodes import MODELS, Config, calls_of, tensors, tensors_of
 
 
 def functional(config: Config, each: Callable[[Any], Config], version: str) -> Config:
@@ -26,10 +24,10 @@ def functional(config: Config, each: Callable[[Any], Config], version: str) -> C
     old = not version.startswith("3")
     entries = config.get("layers")
     if not isinstance(entries, list):
-        raise FileFormatError("a functional model must have a list of layers")
+        raise FileFormatError(f"a functional model: expected a list of layers, got {str(entries)[:80]}")
     named = {str(entry.get("name")): entry for entry in entries if isinstance(entry, dict)}
     if len(named) != len(entries):
-        raise FileFormatError("the layers of a functional model must have different names")
+        raise FileFormatError("a functional model: expected layers of different names, got a name twice")
     operations = {name for name, entry in named.items() if is_mask_operation(entry)}
     masks = Masks(named, operations)
     counted = _counted_from_making(named, config.get("output_layers")) if old else set()
@@ -39,8 +37,7 @@ def functional(config: Config, each: Callable[[Any], Config], version: str) -> C
             continue
         new = each(entry)
         new["name"] = name
-        calls = [modern_node(node, entry) for node in entry.get("inbound_nodes") or []]
-        new["inbound_nodes"] = [_call(_recounted(call, counted), name, masks) for call in calls]
+        new["inbound_nodes"] = [_call(_recounted(call, counted), name, masks) for call in calls_of(entry)]
         found.append(new)
     outputs = [ref for ref in tensors_of(config.get("output_layers")) if ref[0] in operations]
     if outputs:
@@ -54,11 +51,10 @@ def functional(config: Config, each: Callable[[Any], Config], version: str) -> C
 
 def _counted_from_making(named: dict[str, Config], outputs: Any) -> set[str]:
     """Return the models in a graph of Keras 2 whose first call has number 1: their making had number 0."""
-    models = {name for name, entry in named.items() if entry.get("class_name") in _MODELS}
+    models = {name for name, entry in named.items() if entry.get("class_name") in MODELS}
     refs = list(tensors_of(outputs))
     for entry in named.values() if models else ():
-        calls = [modern_node(node, entry) for node in entry.get("inbound_nodes") or []]
-        refs += tensors([[call["args"], call["kwargs"]] for call in calls])
+        refs += tensors([[call["args"], call["kwargs"]] for call in calls_of(entry)])
     return {name for name, call, _ in refs if name in models and call >= len(named[name].get("inbound_nodes") or [])}
 
 
@@ -96,5 +92,5 @@ def _unsupported(entry: Config) -> FileFormatError:
 def _ends(ends: Any, old: bool) -> Any:
     """Return where the inputs or outputs of a model are."""
     if not list(tensors_of(ends)):
-        raise FileFormatError("a functional model must have inputs and outputs")
+        raise FileFormatError(f"a functional model: expected inputs and outputs, got {str(ends)[:80]}")
     return ends[0] if old and isinstance(ends, list) and len(ends) == 1 else ends

@@ -1,6 +1,7 @@
 """HDF5 read with suspicion: only hard links, only plain arrays, nothing larger than expected."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from math import prod
@@ -12,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask.core.errors import FileFormatError, require_h5py
-from fastmask.layers.base.variable import Variable
+from fastmask.layers.base.variable import Variable, fill
 
 Array = NDArray[Any]
 
 # Arrays may be stored compressed, but hardly by more than this; a file that claims more is refused.
 LARGEST_EXPANSION = 100
 _SPARE_BYTES = 1 << 22
-# What is packed, unpacked by turns into one of two buffers that may be too large by half.
+# HDF5 unpacks a chunk by turns into two buffers, each up to half as large again as the chunk, beside the packed bytes.
 _BUFFERS = 4
 # A collection of strings in the file: signature, version 1, three zeros (HDF5 File Format Specification, III.E).
 _HEAP = b"GCOL\x01\0\0\0"
@@ -55,7 +56,7 @@ def _check_heaps(content: bytes | mmap, length: int) -> None:
         place = start + header
         while place + header <= min(end, len(content)):
             size = int.from_bytes(content[place + 8 : place + 8 + length], "little")
-            # Number 0 is what is free; its size holds its header.
+            # The object with number 0 is free space, whose size includes its header.
             used = content[place : place + 2] != b"\0\0"
             step = header + -(-size // 8) * 8 if used else size
             if not header <= step <= end - place:
@@ -72,7 +73,7 @@ def find(group: Any, path: str) -> Any:
         if not isinstance(found, h5py.Group) or name == "." or name not in found:
             return None
         if not isinstance(found.get(name, getlink=True), h5py.HardLink):
-            raise FileFormatError(f"{path!r} must be stored in the file itself, not be a link")
+            raise FileFormatError(f"{path!r}: expected what is stored in the file itself, got a link")
         found = found[name]
     return found
 
@@ -91,7 +92,7 @@ def dataset(group: Any, path: str) -> Any:
     if not isinstance(found, require_h5py().Dataset):
         raise FileFormatError(f"there is no array {path!r} in {group.name!r}")
     if found.is_virtual or found.external:
-        raise FileFormatError(f"array {path!r} must be stored in the file itself")
+        raise FileFormatError(f"array {path!r}: expected one that is stored in the file itself, got one from elsewhere")
     if found.shape is None or (found.chunks and np.greater(found.chunks, found.shape).any()):
         raise FileFormatError(f"array {path!r} has no regular shape")
     return found
@@ -108,11 +109,11 @@ def read(stored: Any, shape: tuple[int, ...], what: str) -> Array:
         If memory is short.
     """
     if stored.shape != shape:
-        raise FileFormatError(f"{what} must have shape {shape}, got {stored.shape}")
+        raise FileFormatError(f"{what}: expected shape {shape}, got {stored.shape}")
     dtype = stored.dtype
     bfloat = dtype.kind == "V" and dtype.itemsize == 2 and text(stored, "dtype") == "bfloat16"
     if not (bfloat or (dtype.kind in "fiub" and dtype.itemsize <= 16)):
-        raise FileFormatError(f"{what} must hold real numbers, got {dtype}")
+        raise FileFormatError(f"{what}: expected real numbers, got {dtype}")
     try:
         values: Array = np.asarray(stored[()])
     except OSError:
@@ -136,6 +137,30 @@ def fitting(variable: Variable, values: Array, what: str) -> Array:
         return variable.checked(values, what)
     except (TypeError, ValueError) as error:
         raise FileFormatError(str(error)) from error
+
+
+def read_for(variable: Variable, stored: Any, what: str) -> tuple[Variable, Array]:
+    """Return a variable and the values of a dataset that it may be filled with; errors as in `read` and `fitting`."""
+    return variable, fitting(variable, read(stored, variable.shape, what), what)
+
+
+def fill_each(readers: Iterable[tuple[str, Callable[[], list[tuple[Variable, Array]]]]], skip_mismatch: bool) -> None:
+    """Fill variables with what a function for each layer of a name returns, or none if one does not fit.
+
+    Raises
+    ------
+    FileFormatError
+        If that of a layer does; with `skip_mismatch` a warning, and the weights of that layer stay.
+    """
+    found: list[tuple[Variable, Array]] = []
+    for name, values in readers:
+        try:
+            found += values()
+        except FileFormatError as error:
+            if not skip_mismatch:
+                raise
+            warnings.warn(f"weights of {name!r} are left as they are: {error}", stacklevel=6)
+    fill(found)
 
 
 def text(holder: Any, name: str) -> str | None:
@@ -174,7 +199,7 @@ def _attribute(holder: Any, name: str) -> Any:
         return np.empty(0)
     # HDF5 crashes on some types that it cannot convert.
     if not isinstance(kind, require_h5py().h5t.TypeStringID):
-        raise FileFormatError(f"attribute {name!r} must hold text")
+        raise FileFormatError(f"attribute {name!r}: expected text, got {type(kind).__name__}")
     return holder.attrs[name]
 
 
@@ -182,5 +207,5 @@ def _decoded(value: Any, name: str) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if not isinstance(value, str):
-        raise FileFormatError(f"attribute {name!r} must hold text, got {type(value).__name__}")
+        raise FileFormatError(f"attribute {name!r}: expected text, got {type(value).__name__}")
     return str(value)

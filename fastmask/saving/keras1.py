@@ -35,8 +35,6 @@ _RENAMED: dict[str, dict[str, str]] = {
     "Embedding": _EMBEDDING,
     "Dropout": {"p": "rate"},
 }
-_CLASSES = {"TimeDistributedDense": "Dense", "MaxoutDense": "MaxoutDense"}
-_RECURRENT_IDLE = ("consume_less", "input_length")
 
 
 def layer(name: str, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -45,14 +43,14 @@ def layer(name: str, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     An embedding's own dropout and weights shared between layers have no counterpart: the first must
     be zero, and `Merge` is a layer class that fastmask does not know.
     """
-    name = _CLASSES.get(name, name)
+    name = "Dense" if name == "TimeDistributedDense" else name
     renamed = _RENAMED.get(name, {})
     found = {renamed.get(key, key): value for key, value in config.items()}
     for key, value in list(found.items()):
         if key.endswith("_regularizer") and isinstance(value, dict):
-            found[key] = _regularizer(value)
+            found[key] = {"class_name": "L1L2", "config": {name: value.get(name, 0.0) for name in ("l1", "l2")}}
     if renamed is _RECURRENT:
-        for key in _RECURRENT_IDLE:
+        for key in ("consume_less", "input_length"):
             found.pop(key, None)
         if name == "LSTM":
             found["unit_forget_bias"] = found.pop("forget_bias_init", "one") in ("one", "ones")
@@ -63,10 +61,3 @@ def layer(name: str, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if name == "Embedding" and not found.get("dropout"):
         found.pop("dropout", None)
     return name, found
-
-
-def _regularizer(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "class_name": "L1L2",
-        "config": {key: config.get(key, 0.0) for key in ("l1", "l2")},
-    }

@@ -1,7 +1,7 @@
 """Legacy HDF5 files: weights in a group per layer, in the order of the model's layers."""
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from fastmask.core.errors import FileFormatError
 from fastmask.layers import GRU, LSTM, Bidirectional, Layer, TimeDistributed
 from fastmask.layers.base.layer import describe
-from fastmask.layers.base.variable import fill
 from fastmask.layers.rnn.base import Recurrent
 from fastmask.saving import h5
 from fastmask.saving.order import Orders, layers_of, stored
 
 Array = NDArray[Any]
 
-# Arrays of an old layer: kernel, recurrent kernel and bias of each gate, one after the other.
+# Keras 1 stored kernel, recurrent kernel and bias of one gate after the other. Where those of each gate begin, in the
+# order of the gates today, for the 12 arrays of an LSTM and the 9 of a GRU.
 _KERAS1_GATES = {12: (0, 6, 3, 9), 9: (0, 3, 6)}
 
 
@@ -44,24 +44,17 @@ def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | No
         `skip_mismatch` a warning, and the weights of that layer stay.
     """
     group = root if h5.find(root, "model_weights") is None else h5.subgroup(root, "model_weights")
-    given = [(name, list(_datasets(group, name))) for name in h5.strings(group, "layer_names")]
+    given = [(name, _datasets(h5.subgroup(group, name))) for name in h5.strings(group, "layer_names")]
     given = [(name, arrays) for name, arrays in given if arrays]
     orders = orders or {}
     wanted = _by_name(model, [name for name, _ in given], orders)
     if len(given) != len(wanted):
         raise FileFormatError(
-            f"the file must have weights of {len(wanted)} layers ({', '.join(x.name for x in wanted)}), "
+            f"the file: expected weights of {len(wanted)} layers ({', '.join(x.name for x in wanted)}), "
             f"got {len(given)} ({', '.join(name for name, _ in given)})"
         )
-    found = []
-    for layer, (name, arrays) in zip(wanted, given, strict=True):
-        try:
-            found += _values(layer, name, arrays, orders)
-        except FileFormatError as error:
-            if not skip_mismatch:
-                raise
-            warnings.warn(f"weights of {layer.name!r} are left as they are: {error}", stacklevel=5)
-    fill(found)
+    pairs = zip(wanted, given, strict=True)
+    h5.fill_each([(layer.name, partial(_values, layer, *own, orders)) for layer, own in pairs], skip_mismatch)
 
 
 def optimizer_arrays(root: Any) -> tuple[list[Any], bool]:
@@ -71,7 +64,7 @@ def optimizer_arrays(root: Any) -> tuple[list[Any], bool]:
         return [], False
     names = h5.strings(group, "weight_names")
     first = names[0].split("/")[-1] if names else ""
-    return [h5.dataset(group, name) for name in names], first.split(":")[0] != "iteration"
+    return _datasets(group), first.split(":")[0] != "iteration"
 
 
 def _by_name(model: Any, names: list[str], orders: Orders) -> list[Layer]:
@@ -80,10 +73,8 @@ def _by_name(model: Any, names: list[str], orders: Orders) -> list[Layer]:
     return [found[name] for name in names] if found.keys() == {*names} else list(found.values())
 
 
-def _datasets(group: Any, name: str) -> Iterator[Any]:
-    layer = h5.subgroup(group, name)
-    for path in h5.strings(layer, "weight_names"):
-        yield h5.dataset(layer, path)
+def _datasets(group: Any) -> list[Any]:
+    return [h5.dataset(group, path) for path in h5.strings(group, "weight_names")]
 
 
 def _values(layer: Any, name: str, given: Sequence[Any], orders: Orders) -> list[tuple[Any, Array]]:
@@ -95,11 +86,11 @@ def _values(layer: Any, name: str, given: Sequence[Any], orders: Orders) -> list
     arrays = [h5.read(item, item.shape, f"{name}/{item.name}") for item in given]
     arrays = _converted(layer, arrays)
     if len(arrays) != len(variables):
-        raise FileFormatError(f"{name!r} must hold {len(variables)} arrays for {describe(layer)}, got {len(arrays)}")
+        raise FileFormatError(f"{name!r}: expected {len(variables)} arrays for {describe(layer)}, got {len(arrays)}")
     pairs = list(zip(variables, arrays, strict=True))
     for variable, array in pairs:
         if array.shape != variable.shape:
-            raise FileFormatError(f"{name!r} must hold shape {variable.shape} for {variable.path}, got {array.shape}")
+            raise FileFormatError(f"{name!r}: expected shape {variable.shape} for {variable.path}, got {array.shape}")
     return [(variable, h5.fitting(variable, array, f"an array of {name!r}")) for variable, array in pairs]
 
 

@@ -15,19 +15,15 @@ from fastmask.layers.base.serialization import layer_configs, named
 from fastmask.layers.base.symbolic import KerasTensor, Node
 from fastmask.layers.logic import MaskOperation
 from fastmask.layers.merging import MaskMerge
-from fastmask.saving.nodes import modern_node, tensors, tensors_of
+from fastmask.saving.nodes import MERGING, RECURRENT, calls_of, tensor, tensors, tensors_of
 from fastmask.saving.operations import as_operation, operation
 
 Config = dict[str, Any]
 
-_TAKE_MASK = (
-    "SimpleRNN", "LSTM", "GRU", "Bidirectional", "TimeDistributed", "GlobalAveragePooling1D", "BatchNormalization",
-    "Attention",
-)  # fmt: skip
-_BY_MASK = ("Multiply", "Maximum", "Minimum")  # what they give depends on masks
-_MERGING = ("Add", "Subtract", "Average", *_BY_MASK)
-# Arguments that Keras 3 has not; a file with one opens in fastmask only.
-_OLD_RULES = dict.fromkeys((*_MERGING, "Concatenate"), "mask_mode") | {"Bidirectional": "zero_output_for_mask"}
+_TAKE_MASK = (*RECURRENT, "TimeDistributed", "GlobalAveragePooling1D", "BatchNormalization", "Attention")
+_BY_MASK = ("Multiply", "Maximum", "Minimum")  # whose results depend on the masks of their inputs
+# Arguments that Keras 3 does not have; a file with one opens in fastmask only.
+_OLD_RULES = dict.fromkeys((*MERGING, "Concatenate"), "mask_mode") | {"Bidirectional": "zero_output_for_mask"}
 
 
 def keras_config(model: Any, own: bool = True) -> Config:
@@ -64,14 +60,14 @@ def _inner(model: Any, config: Config, own: bool, within: bool) -> Config:
     """Return the config of a model with those of its layers made new."""
     given = layer_configs(config)
     made = model.operations
-    if not made or len(given) < len(made):  # the constructor of its class makes them
+    if not made or len(given) < len(made):  # then the constructor of its class makes them
         return config
-    entries = given[: -len(made)]  # that of the input of a stack
+    entries = given[: -len(made)]  # the input of a stack, which is no operation
     for layer, entry in zip(made, given[-len(made) :], strict=True):
         new = _entry(layer, entry, own, True)
         entries.append(as_operation(new) if isinstance(layer, MaskOperation) else new)
     masks = _Masks(model.graph, entries) if any("inbound_nodes" in entry for entry in entries) else None
-    # What masks come into a model that is called by another is not known here.
+    # Which masks reach a model within another is not known here, so that its old rules stay.
     if not within:
         ends = zip(made, entries[-len(made) :], strict=True)
         entries[-len(made) :] = [_without_idle(entry, layer, masks) for layer, entry in ends]
@@ -200,17 +196,17 @@ class _Masks:
             return self._concatenated(layer, given, masks)
         present = [mask for mask in masks if mask is not None]
         found = present[0] if present else None
-        for mask in present[1:] if name in _MERGING else ():
+        for mask in present[1:] if name in MERGING else ():
             found = self._make("LogicalAnd" if _joins_by_and(layer, masks) else "LogicalOr", found, mask)
         return found
 
     def _concatenated(self, layer: layers.Concatenate, given: list[Config], masks: list[Config | None]) -> Config:
         wide = []
-        for tensor, mask in zip(given, masks, strict=True):
+        for place, mask in zip(given, masks, strict=True):
             if mask is None:
-                wide.append(self._make("OnesLike", tensor, dtype="bool"))
+                wide.append(self._make("OnesLike", place, dtype="bool"))
             else:
-                zeros = self._make("ZerosLike", tensor, dtype="bool")
+                zeros = self._make("ZerosLike", place, dtype="bool")
                 wide.append(self._make("LogicalOr", self._make("ExpandDims", mask, axis=-1), zeros))
         joined = self._make("Concatenate", wide, axis=layer.axis)
         return self._make("All" if _joins_by_and(layer, masks) else "Any", joined, axis=-1, keepdims=False)
@@ -224,8 +220,7 @@ class _Masks:
             name = f"mask_{number}"
         self._taken.add(name)
         self.operations.append(operation(class_name, name, args, **config))
-        place = {"shape": [None, None], "dtype": "bool", "keras_history": [name, 0, 0]}
-        return {"class_name": "__keras_tensor__", "config": place}
+        return tensor(name, shape=[None, None], dtype="bool")
 
 
 def keras_order(config: Mapping[str, Any]) -> list[str]:
@@ -234,7 +229,7 @@ def keras_order(config: Mapping[str, Any]) -> list[str]:
     That is by the longest way to an output, longest first; those of equal distance in the order in
     which a search from the outputs meets them.
     """
-    calls = {entry["name"]: [modern_node(node, entry) for node in entry["inbound_nodes"]] for entry in config["layers"]}
+    calls = {entry["name"]: calls_of(entry) for entry in config["layers"]}
     parents = {
         (name, i): [ref[:2] for ref in tensors([call["args"], dict(sorted(call["kwargs"].items()))])]
         for name, made in calls.items()

@@ -8,8 +8,24 @@ from fastmask.core.errors import FileFormatError
 Config = dict[str, Any]
 Ref = tuple[str, int, int]
 
-_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "Bidirectional", "CuDNNLSTM", "CuDNNGRU")
-_LIST_INPUT = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot", "Attention")
+MODELS = ("Sequential", "Functional", "Model")
+RECURRENT = ("SimpleRNN", "LSTM", "GRU", "Bidirectional")
+MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+_WITH_STATES = (*RECURRENT, "CuDNNLSTM", "CuDNNGRU")
+_LIST_INPUT = (*MERGING, "Concatenate", "Dot", "Attention")
+
+
+def calls_of(entry: Config) -> list[Config]:
+    """Return the calls of a layer, each as `modern_node` does."""
+    return [modern_node(node, entry) for node in entry.get("inbound_nodes") or []]
+
+
+def tensor(layer: str, call: int = 0, output: int = 0, shape: Any = None, dtype: str | None = None) -> Config:
+    """Return an output of a layer's call as Keras writes it where it is used."""
+    return {
+        "class_name": "__keras_tensor__",
+        "config": {"shape": shape, "dtype": dtype, "keras_history": [layer, call, output]},
+    }
 
 
 def modern_node(node: Any, entry: Config) -> Config:
@@ -17,16 +33,16 @@ def modern_node(node: Any, entry: Config) -> Config:
     if isinstance(node, dict) and isinstance(node.get("args"), list):
         kwargs = node.get("kwargs") or {}
         if not isinstance(kwargs, dict):
-            raise FileFormatError("kwargs of a node must be a dict")
+            raise FileFormatError(f"kwargs of a node: expected a dict, got {str(kwargs)[:80]}")
         # Keras 3 writes "training", but every call of the model decides it anew.
         return {"args": node["args"], "kwargs": {k: v for k, v in kwargs.items() if k != "training"}}
-    if not isinstance(node, list) or not node or not all(_is_old_tensor(tensor) for tensor in node):
+    if not isinstance(node, list) or not node or not all(map(_is_old_tensor, node)):
         raise FileFormatError(f"layer {entry.get('name')!r} has a malformed node")
-    given = [_tensor(tensor) for tensor in node]
+    given = [tensor(*place[:3]) for place in node]
     kwargs = {}
-    for tensor in node:
-        kwargs |= {key: _old_argument(value) for key, value in (tensor[3] if len(tensor) > 3 else {}).items()}
-    if entry.get("class_name") in _RECURRENT and len(given) > 1:
+    for place in node:
+        kwargs |= {key: _old_argument(value) for key, value in (place[3] if len(place) > 3 else {}).items()}
+    if entry.get("class_name") in _WITH_STATES and len(given) > 1:
         kwargs["initial_state"] = given[1:]
         given = given[:1]
     many = len(given) > 1 or entry.get("class_name") in _LIST_INPUT
@@ -45,12 +61,8 @@ def _is_old_tensor(value: Any) -> bool:
 
 def _old_argument(value: Any) -> Any:
     if _is_old_tensor(value):
-        return _tensor(value)
+        return tensor(*value[:3])
     return [_old_argument(item) for item in value] if isinstance(value, list) else value
-
-
-def _tensor(value: list[Any]) -> Config:
-    return {"class_name": "__keras_tensor__", "config": {"shape": None, "dtype": None, "keras_history": value[:3]}}
 
 
 def tensors(value: Any) -> Iterator[Ref]:
@@ -66,7 +78,7 @@ def tensors(value: Any) -> Iterator[Ref]:
 
 
 def tensors_of(value: Any) -> Iterator[Ref]:
-    """Yield the same for nested lists and dicts of places."""
+    """Yield where tensors come from, for nested lists and dicts of such places."""
     if _is_old_tensor(value):
         yield value[0], value[1], value[2]
     elif isinstance(value, (list, dict)):

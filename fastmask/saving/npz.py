@@ -30,7 +30,7 @@ def write(path: Path, tree: Any) -> None:
         if isinstance(value, np.generic):
             return value.item()
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
-            raise TypeError(f"a backup holds numbers, strings and arrays of numbers, got {value!r:.80}")
+            raise TypeError(f"a backup: expected numbers, strings and arrays of numbers, got {value!r:.80}")
         name = f"array_{len(arrays)}"
         arrays[name] = value
         return {_REFERENCE: name}
@@ -57,7 +57,11 @@ def read(path: Path) -> Any:
         if sum(member.file_size for member in members) > size:
             raise FileFormatError(f"its members claim more than the {size} bytes of the file")
         found = {member.filename: _array(content_of(archive, member, size)) for member in members}
-        return json.loads(found[f"{_TREE}.npy"].tobytes(), object_hook=lambda value: _resolved(value, found))
+
+        def resolved(value: dict[str, Any]) -> Any:
+            return found[f"{value[_REFERENCE]}.npy"] if set(value) == {_REFERENCE} else value
+
+        return json.loads(found[f"{_TREE}.npy"].tobytes(), object_hook=resolved)
 
 
 def _array(content: bytes) -> Array:
@@ -65,13 +69,9 @@ def _array(content: bytes) -> Array:
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
-        raise FileFormatError(f"an array must be stored in version 1.0, got {version}")
+        raise FileFormatError(f"an array: expected format version 1.0, got {version}")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     rest = memoryview(content)[file.tell() :]
     if dtype.kind not in "biuf" or min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(rest):
         raise FileFormatError(f"an array of {dtype} and shape {shape} cannot have {len(rest)} bytes")
     return np.frombuffer(rest, dtype).reshape(shape, order="F" if fortran else "C").copy()
-
-
-def _resolved(value: dict[str, Any], arrays: dict[str, Array]) -> Any:
-    return arrays[f"{value[_REFERENCE]}.npy"] if set(value) == {_REFERENCE} else value

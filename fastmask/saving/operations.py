@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from fastmask.core.objects import written
+
 Config = dict[str, Any]
 
 _MODULE = "keras.src.ops.numpy"
@@ -11,14 +13,8 @@ _LAST_AXIS = {"axis": -1, "keepdims": False}
 
 def operation(class_name: str, name: str, args: Iterable[Any], **config: Any) -> Config:
     """Return the config of an operation and its one call, as Keras writes it."""
-    return {
-        "module": _MODULE,
-        "class_name": class_name,
-        "config": {"name": name, **config},
-        "registered_name": class_name,
-        "name": name,
-        "inbound_nodes": [{"args": list(args), "kwargs": {}}],
-    }
+    nodes = [{"args": list(args), "kwargs": {}}]
+    return written(_MODULE, class_name, {"name": name, **config}, class_name, name=name, inbound_nodes=nodes)
 
 
 def as_operation(entry: Config) -> Config:

@@ -13,6 +13,12 @@ from fastmask.layers.base.serialization import layer_configs
 Orders = Mapping[int, list[Layer]]  # layers by the id of their model
 
 
+def require_built(model: Any) -> None:
+    """Raise ValueError if a model, of fastmask or of Keras, has no weights yet."""
+    if not model.built:
+        raise ValueError(f"model: expected a built one, got {model.name!r} without weights; call build(input_shape)")
+
+
 def of_config(model: Any, config: Mapping[str, Any]) -> Orders:
     """Return the order of a model's layers, and of models inside it, by its config."""
     return dict(_pairs(model, config))

@@ -10,15 +10,14 @@
     optimizer/vars/{0 iterations, 1 learning rate, 2 ...}
 """
 
-import re
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from fastmask.core.errors import FileFormatError
+from fastmask.core.objects import snake_case
 from fastmask.layers import Variable
-from fastmask.layers.base.variable import fill
 from fastmask.layers.rnn.base import Recurrent
 from fastmask.saving import h5
 from fastmask.saving.order import Orders, layers_of
@@ -38,12 +37,6 @@ class Entry(NamedTuple):
 def entries(model: Any, container: str = "layers", orders: Orders | None = None) -> list[Entry]:
     """Return the groups of a model's layers; a shared layer comes once."""
     return list(_Walk(container, orders or {}).model(model, ""))
-
-
-def snake_case(class_name: str) -> str:
-    """Return a class name as Keras writes it in files: ``"simple_rnn"``."""
-    words = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
-    return re.sub("([a-z])([A-Z])", r"\1_\2", words).lower()
 
 
 def write(root: Any, model: Any, orders: Orders) -> None:
@@ -66,17 +59,8 @@ def read(root: Any, model: Any, skip_mismatch: bool = False, orders: Orders | No
         weights of that layer stay.
     """
     container = "layers" if h5.find(root, _OLD_CONTAINER) is None else _OLD_CONTAINER
-    found: list[tuple[Variable, h5.Array]] = []
-    for entry in entries(model, container, orders):
-        if not entry.variables:
-            continue
-        try:
-            found += _values(root, entry)
-        except FileFormatError as error:
-            if not skip_mismatch:
-                raise
-            warnings.warn(f"weights of {entry.name!r} are left as they are: {error}", stacklevel=5)
-    fill(found)
+    wanted = [entry for entry in entries(model, container, orders) if entry.variables]
+    h5.fill_each([(entry.name, partial(_values, root, entry)) for entry in wanted], skip_mismatch)
 
 
 def _values(root: Any, entry: Entry) -> list[tuple[Variable, h5.Array]]:
@@ -85,13 +69,12 @@ def _values(root: Any, entry: Entry) -> list[tuple[Variable, h5.Array]]:
         raise FileFormatError(f"there are no weights {entry.path!r}, which layer {entry.name!r} has")
     if len(group) != len(entry.variables):
         raise FileFormatError(
-            f"{entry.path!r} must hold {len(entry.variables)} arrays for layer {entry.name!r}, got {len(group)}"
+            f"{entry.path!r}: expected {len(entry.variables)} arrays for layer {entry.name!r}, got {len(group)}"
         )
-    found = []
-    for i, variable in enumerate(entry.variables):
-        what = f"{entry.path}/vars/{i}"
-        found.append((variable, h5.fitting(variable, h5.read(h5.dataset(group, str(i)), variable.shape, what), what)))
-    return found
+    return [
+        h5.read_for(variable, h5.dataset(group, str(i)), f"{entry.path}/vars/{i}")
+        for i, variable in enumerate(entry.variables)
+    ]
 
 
 class _Walk:
@@ -115,7 +98,7 @@ class _Walk:
         if id(layer) in self.seen:
             return
         self.seen.add(id(layer))
-        own = _in_order(getattr(layer, "_variables", ()))
+        own = sorted(getattr(layer, "_variables", ()), key=lambda variable: not variable.trainable)
         if isinstance(layer, Recurrent):
             yield Entry(path, layer.name, [])
             yield Entry(f"{path}/cell", f"{layer.op}_cell", own)
@@ -126,7 +109,3 @@ class _Walk:
             return
         for attribute in sorted(layer.sublayers):
             yield from self.layer(layer.sublayers[attribute], f"{path}/{attribute}")
-
-
-def _in_order(variables: Iterable[Variable]) -> list[Variable]:
-    return sorted(variables, key=lambda variable: not variable.trainable)

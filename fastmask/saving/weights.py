@@ -7,7 +7,7 @@ from fastmask.core.errors import reading, require_h5py
 from fastmask.saving import archive, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.masks import keras_config
-from fastmask.saving.order import of_config
+from fastmask.saving.order import of_config, require_built
 
 
 def save_weights(model: Any, path: Any, overwrite: bool = True) -> None:
@@ -16,7 +16,7 @@ def save_weights(model: Any, path: Any, overwrite: bool = True) -> None:
     Parameters and errors as for `save_model`, but for the ending.
     """
     path = archive.checked_path(path, ".weights.h5", overwrite)
-    archive.require_built(model)
+    require_built(model)
     with replacing(path) as file:
         file.write(archive.weights_content(model, of_config(model, keras_config(model))))
 
@@ -46,7 +46,7 @@ def load_weights(model: Any, path: Any, skip_mismatch: bool = False) -> None:
         As for `load_model`.
     """
     require_h5py()
-    archive.require_built(model)
+    require_built(model)
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(4)

@@ -20,11 +20,11 @@ def content_of(archive: ZipFile, info: ZipInfo, limit: int) -> bytes:
         If it is another content than the archive's directory describes.
     """
     if info.file_size > limit:
-        raise FileFormatError(f"{info.filename} claims {info.file_size} bytes, at most {limit} are plausible")
+        raise FileFormatError(f"{info.filename}: expected at most {limit} bytes, got a claim of {info.file_size}")
     if info.compress_type not in _BOUNDED:
-        raise FileFormatError(f"{info.filename} must be stored or deflated, got compression {info.compress_type}")
+        raise FileFormatError(f"{info.filename}: expected it stored or deflated, got compression {info.compress_type}")
     with archive.open(info) as member:
         content = member.read(info.file_size)
     if len(content) != info.file_size:
-        raise FileFormatError(f"{info.filename} has {len(content)} bytes, not {info.file_size}")
+        raise FileFormatError(f"{info.filename}: expected {info.file_size} bytes, got {len(content)}")
     return content

@@ -124,7 +124,7 @@ def test_sequential_asks_for_a_sequential():
         fm.Sequential.from_keras(of_keras("graph"))
     with pytest.raises(TypeError, match="model: expected a Keras model, got Dense"):
         fm.Model.from_keras(keras.layers.Dense(2))
-    with pytest.raises(ValueError, match="must be built"):
+    with pytest.raises(ValueError, match="expected a built one"):
         fm.Model.from_keras(keras.Sequential([keras.layers.Dense(2)]))
 
 
@@ -148,7 +148,7 @@ def test_masks_by_the_rules_of_old_keras_are_refused(tmp_path):
 
     ids, sounds = fm.Input((5,), dtype="int32"), fm.Input((5, 2))
     for old in (model("ids", "sounds"), model("ids", "ids", zero_output_for_mask=False)):
-        with pytest.raises(ValueError, match="must do to masks what Keras 3 does"):
+        with pytest.raises(ValueError, match="expected one that does to masks what Keras 3 does"):
             old.to_keras()
         old.save(tmp_path / "old.keras")
         with pytest.raises(Exception, match=r"mask_mode|zero_output_for_mask"):
@@ -158,9 +158,9 @@ def test_masks_by_the_rules_of_old_keras_are_refused(tmp_path):
     part = fm.layers.Embedding(9, 2, mask_zero=True)(ids)
     inner = fm.Model(ids, fm.layers.LSTM(2)(fm.layers.Multiply(mask_mode="and", name="product")([part, part])))
     for within in (inner, kind(inner.input, inner.output)):
-        with pytest.raises(ValueError, match="layer 'product' joins or shows them"):
+        with pytest.raises(ValueError, match="layer 'product', which joins or shows them"):
             fm.Model(steps, fm.layers.TimeDistributed(within)(steps)).to_keras()
-    with pytest.raises(ValueError, match="layer 'product' joins or shows them"):
+    with pytest.raises(ValueError, match="layer 'product', which joins or shows them"):
         kind(inner.input, inner.output).to_keras()
     x = [np.array([[1, 2, 0, 3, 0], [0, 0, 1, 2, 3]]), np.zeros((2, 5, 2), np.float32)]
     for same in (model("ids", "ids"), model("sounds", "sounds", zero_output_for_mask=False)):

@@ -291,7 +291,7 @@ class TestEmbedding:
             ({"input_dim": 0}, ValueError, "input_dim"),
             ({"output_dim": 2.0}, ValueError, "output_dim"),
             ({"input_length": -1}, ValueError, "input_length"),
-            ({"embeddings_regularizer": "l3"}, ValueError, "regularizer must be one of"),
+            ({"embeddings_regularizer": "l3"}, ValueError, "regularizer: expected one of"),
         ],
     )
     def test_bad_arguments(self, options, error, words):

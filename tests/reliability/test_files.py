@@ -362,7 +362,7 @@ CHANGES = {
 }
 
 
-MALFORMED = "malformed|shorter than|must be in|must be as in the backup"
+MALFORMED = "malformed|shorter than|must be in|as in the backup"
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -90,7 +90,7 @@ def test_members_that_lie_in_one_place_are_not_unpacked(tmp_path):
 @pytest.mark.parametrize("method", ["bzip2", "lzma"])
 def test_only_what_is_stored_or_deflated_is_unpacked(method, tmp_path):
     read = bomb(tmp_path / "a.npz", METHODS[method], "a.npy", 100)
-    with pytest.raises(FileFormatError, match=rf"\.npy must be stored or deflated, got compression {METHODS[method]}"):
+    with pytest.raises(FileFormatError, match=f"expected it stored or deflated, got compression {METHODS[method]}"):
         read(tmp_path / "a.npz")
 
 
@@ -105,5 +105,5 @@ def test_a_member_has_no_fewer_bytes_than_it_claims(tmp_path):
     model.load_weights(path)
     size = len(members["model.weights.h5"])
     with_size_of(path, "model.weights.h5", size + 1)
-    with pytest.raises(FileFormatError, match=f"has {size} bytes, not {size + 1}"):
+    with pytest.raises(FileFormatError, match=f"expected {size + 1} bytes, got {size}"):
         model.load_weights(path)

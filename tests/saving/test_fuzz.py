@@ -122,7 +122,7 @@ def test_an_attribute_of_no_known_type(contents, tmp_path):
     place = content.index(b"\x19\x01\x01\0\x10\0\0\0", content.index(b"model_config\0"))
     content[place + 1] = 5
     path.write_bytes(content)
-    with pytest.raises(FileFormatError, match="attribute 'model_config' must hold text"):
+    with pytest.raises(FileFormatError, match="attribute 'model_config': expected text, got"):
         load(model, path)
 
 

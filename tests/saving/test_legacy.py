@@ -270,8 +270,8 @@ def test_weights_alone(tmp_path):
 
 WRONG = {
     "fewer layers": ({"embedding_1": [random(6, 4)]}, "weights of 2 layers"),
-    "fewer arrays": ({"embedding_1": [random(6, 4)], "rnn": [random(4, 9), random(3, 9)]}, "must hold 3 arrays"),
-    "shapes": ({"embedding_1": [random(6, 4)], "rnn": [random(4, 9), random(3, 9), random(5)]}, "must hold shape"),
+    "fewer arrays": ({"embedding_1": [random(6, 4)], "rnn": [random(4, 9), random(3, 9)]}, "expected 3 arrays"),
+    "shapes": ({"embedding_1": [random(6, 4)], "rnn": [random(4, 9), random(3, 9), random(5)]}, "expected shape"),
     "larger": ({"embedding_1": [random(60, 40)], "rnn": [random(1)]}, "larger than"),
 }
 

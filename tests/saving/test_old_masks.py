@@ -291,7 +291,7 @@ def test_attention_of_early_keras_3(masked, tmp_path):
     """It let the mask of the query go, which has no counterpart."""
     entries = [entry("attention", "Attention", {}, "table" if masked else "numbers", "masking")]
     if masked:
-        with pytest.raises(FileFormatError, match="query of layer 'attention' must have no mask"):
+        with pytest.raises(FileFormatError, match="query of layer 'attention': expected no mask"):
             load(tmp_path / "a.h5", "3.3.3", entries, ["attention"], {})
         return
     found = predicted(load(tmp_path / "a.h5", "3.3.3", entries, ["attention", "table"], {}))[0]

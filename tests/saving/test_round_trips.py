@@ -172,13 +172,13 @@ def test_layers_of_ones_own(tmp_path):
 
 def test_names_and_overwriting(tmp_path):
     model = save_small(tmp_path / "a.keras")
-    with pytest.raises(ValueError, match=r"end in '\.keras'"):
+    with pytest.raises(ValueError, match=r"expected one that ends in '\.keras'"):
         model.save(tmp_path / "a.h5")
-    with pytest.raises(ValueError, match=r"end in '\.weights\.h5'"):
+    with pytest.raises(ValueError, match=r"expected one that ends in '\.weights\.h5'"):
         model.save_weights(tmp_path / "a.h5")
     with pytest.raises(FileExistsError, match="overwrite"):
         model.save(tmp_path / "a.keras", overwrite=False)
-    with pytest.raises(ValueError, match="must be built"):
+    with pytest.raises(ValueError, match="expected a built one"):
         fm.Sequential([layers.Dense(2)]).save(tmp_path / "b.keras")
     with pytest.raises(FileNotFoundError):
         fm.models.load_model(tmp_path / "none.keras")

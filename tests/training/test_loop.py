@@ -214,7 +214,7 @@ def test_early_stopping_passes_over_epochs_without_validation():
     with pytest.warns(UserWarning, match="passes over epoch [13], which has no 'val_loss', only loss"):
         model.fit(x, y, epochs=6, validation_split=0.2, validation_freq=2, callbacks=stop, verbose=0)
     assert (model.history.epoch, stop.best_epoch) == ([0, 1, 2, 3], 1)
-    with pytest.raises(ValueError, match="monitor must be one of loss, got 'val_mae'"):
+    with pytest.raises(ValueError, match="monitor: expected one of loss, got 'val_mae'"):
         model.fit(x, y, callbacks=[callbacks.EarlyStopping("val_mae")], verbose=0)
 
 
@@ -351,9 +351,9 @@ def tagger():
     [
         (lambda: fm.Sequential([layers.Dense(1)]).fit(X, Y), "compiled: call compile.. before fit"),
         (lambda: make(loss=None).fit(X, Y), "loss must be given to compile"),
-        (lambda: make(loss="mes"), "loss must be one of .*mse.*got 'mes'"),
-        (lambda: make(optimizer="adm"), "optimizer must be one of .*adam.*got 'adm'"),
-        (lambda: make(metrics=["acuracy"]), "metrics must be among .*accuracy"),
+        (lambda: make(loss="mes"), "loss: expected one of .*mse.*got 'mes'"),
+        (lambda: make(optimizer="adm"), "optimizer: expected one of .*adam.*got 'adm'"),
+        (lambda: make(metrics=["acuracy"]), "metric: expected one of .*accuracy"),
         (lambda: make(loss=fm.losses.MeanSquaredError(reduction="none")), "loss must reduce"),
         (lambda: make().fit(X, Y[:3]), "x and y must have the same number of rows, got 4 and 3"),
         (lambda: make().fit(X, Y, sample_weight=[1.0]), "x and sample_weight must have"),
@@ -390,7 +390,7 @@ def test_wrong_types():
             make().fit(X, Y, class_weight=given)
     with pytest.raises(TypeError, match="y must hold real numbers, got dtype <U1"):
         make().fit(X, list("0123"))
-    with pytest.raises(TypeError, match="callbacks must hold Callback objects"):
+    with pytest.raises(TypeError, match="callbacks: expected Callback objects"):
         make().fit(X, Y, callbacks=[print])
 
 

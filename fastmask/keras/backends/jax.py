@@ -22,11 +22,6 @@ def refusal(sequences: Any) -> str | None:
     return None if platform == "cpu" else f"JAX runs on {platform!r}, the kernels run on the CPU"
 
 
-def is_placeholder(sequences: Any) -> bool:
-    """Return whether a tensor has no values to come: never."""
-    return False
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recurrence(recurrence: Recurrence, tensors: tuple[Any, ...], mask: Any) -> tuple[Any, ...]:
     def forward(values: Sequence[Any], only: Any) -> tuple[Any, ...]:

@@ -15,8 +15,3 @@ def run(recurrence: Recurrence, tensors: Sequence[Any], mask: Any, training: boo
 def refusal(sequences: Any) -> str | None:
     """Return why an array cannot be run: never."""
     return None
-
-
-def is_placeholder(sequences: Any) -> bool:
-    """Return whether an array has no values: never."""
-    return False

@@ -21,7 +21,7 @@ def run(recurrence: Recurrence, tensors: Sequence[Any], mask: Any, training: boo
     dtype = tensors[0].dtype
 
     def forward(*given: Any) -> list[Any]:
-        values, only = _parts(given, len(tensors))
+        values, only = given[: len(tensors)], given[-1] if masks else None
         if not training:
             return [*arrays.run(recurrence, values, only), np.int64(0)]
         results, handle = pullbacks.forward(values, only)
@@ -55,11 +55,6 @@ def refusal(sequences: Any) -> str | None:
     return None
 
 
-def is_placeholder(sequences: Any) -> bool:
-    """Return whether a tensor has no values to come: never."""
-    return False
-
-
 def _compiles_with_xla() -> bool:
     # TensorFlow has no public way to ask. Where this one is missing, XLA itself refuses the graph.
     try:
@@ -72,10 +67,6 @@ def _compiles_with_xla() -> bool:
     return bool(control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
 
 
-def _parts(given: Sequence[Any], count: int) -> tuple[Sequence[Any], Any]:
-    return given[:count], given[count] if len(given) > count else None
-
-
 def _set_shapes(recurrence: Recurrence, results: Sequence[Any], given: Sequence[Any]) -> None:
     """Tell TensorFlow the shapes, which a NumPy function forgets."""
     batch, steps, _ = given[0].shape
@@ -85,9 +76,7 @@ def _set_shapes(recurrence: Recurrence, results: Sequence[Any], given: Sequence[
         state.set_shape([batch, units])
 
 
-def _once_differentiable(
-    backward: Callable[..., Any], dtype: Any, like: Sequence[Any], *arguments: Any
-) -> list[Any]:
+def _once_differentiable(backward: Callable[..., Any], dtype: Any, like: Sequence[Any], *arguments: Any) -> list[Any]:
     """Return the gradients; a second derivative is an error, not a missing number."""
 
     @tf.custom_gradient

@@ -29,11 +29,6 @@ def refusal(sequences: Any) -> str | None:
     return None
 
 
-def is_placeholder(sequences: Any) -> bool:
-    """Return whether a tensor has a shape and no values."""
-    return bool(sequences.device.type == "meta")
-
-
 def _grid(mask: Any, x: Any) -> Any:
     """Return a mask as bool (B, T)."""
     grid = mask if mask.dim() == 2 else mask[..., 0]

@@ -248,7 +248,7 @@ class TestConfig:
         finally:
             config.set_floatx("float32")
         assert layers.Dense(2).dtype == np.float32
-        with pytest.raises(ValueError, match="value must be one of"):
+        with pytest.raises(ValueError, match="value: expected one of"):
             config.set_floatx("float16")
 
     def test_epsilon(self):
