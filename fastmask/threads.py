@@ -182,7 +182,7 @@ def set_num_threads(n: int) -> None:
     except TypeError:
         wanted = 0
     if wanted < 1:
-        raise ValueError(f"n: expected a whole number of threads from 1 on, got {n!r}.")
+        raise ValueError(f"n: expected a whole number of threads from 1 on, got {n!r}")
     _num_threads = wanted
 
 

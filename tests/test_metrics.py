@@ -147,28 +147,28 @@ def test_mean_of_numbers():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"metrics must be among .*accuracy.*, got 'acuracy'"):
+    with pytest.raises(ValueError, match=r"metrics: expected names among .*accuracy.*, got 'acuracy'"):
         metrics.get("acuracy")
-    with pytest.raises(TypeError, match="metrics must hold names"):
+    with pytest.raises(TypeError, match="metrics: expected names"):
         metrics.get(3)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.AUC(num_thresholds=1), "num_thresholds must be greater than 1"),
-        (lambda: metrics.AUC(curve="DET"), "curve must be one of ROC, PR, got 'DET'"),
-        (lambda: metrics.AUC(summation_method="simpson"), "summation_method must be one of"),
-        (lambda: metrics.AUC(num_labels=3), "num_labels must be None unless"),
-        (lambda: metrics.Precision(thresholds=1.5), "thresholds must lie between 0 and 1"),
-        (lambda: metrics.CosineSimilarity(axis=1), "axis must be -1"),
-        (lambda: metrics.get(lambda t, p: p.sum())([[1.0]], [[1.0]]), "must return one value per token"),
-        (lambda: metrics.Precision(class_id=1)([0, 1], [0.5, 0.5]), "y_pred must have an axis of classes for class_id"),
-        (lambda: metrics.AUC(multi_label=True)([0, 1], [0.5, 0.5]), "y_pred must have an axis of labels"),
+        (lambda: metrics.AUC(num_thresholds=1), "num_thresholds: expected a number greater than 1"),
+        (lambda: metrics.AUC(curve="DET"), "curve: expected one of ROC, PR, got 'DET'"),
+        (lambda: metrics.AUC(summation_method="simpson"), "summation_method: expected one of"),
+        (lambda: metrics.AUC(num_labels=3), "num_labels: expected None unless"),
+        (lambda: metrics.Precision(thresholds=1.5), "thresholds: expected numbers between 0 and 1"),
+        (lambda: metrics.CosineSimilarity(axis=1), "axis: expected -1"),
+        (lambda: metrics.get(lambda t, p: p.sum())([[1.0]], [[1.0]]), "expected one value per token"),
+        (lambda: metrics.Precision(class_id=1)([0, 1], [0.5, 0.5]), "y_pred: expected an axis of classes for class_id"),
+        (lambda: metrics.AUC(multi_label=True)([0, 1], [0.5, 0.5]), "y_pred: expected an axis of labels"),
         (lambda: metrics.get("mse")([[1, 0]], [[1, 0]], [[1, 2]]), "one entry per token for the metric 'mse'"),
         (lambda: metrics.get("mse")([[1, 0]], [[1, 0]], mask=[[1, 0]]), "one entry per token for the metric 'mse'"),
-        (lambda: metrics.get("acc")([1, 0], np.ones((3, 2)), mask=[1, 0, 1]), "y must have one class number per token"),
-        (lambda: metrics.get("auc")([[1, 0]], [[1, 0]], [1, 2]), "sample_weight must have shape"),
+        (lambda: metrics.get("acc")([1, 0], np.ones((3, 2)), mask=[1, 0, 1]), "y: expected one class number per token"),
+        (lambda: metrics.get("auc")([[1, 0]], [[1, 0]], [1, 2]), "sample_weight: expected shape"),
         (lambda: metrics.get({"class_name": "F1Score"}), "metric must be one of .*AUC.*, got 'F1Score'"),
     ],
 )

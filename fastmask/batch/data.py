@@ -45,7 +45,7 @@ class InputSpec:
         if x.ndim != len(wanted) or misfits:
             open_axes = ("B", "T") if len(wanted) > 1 and wanted[1] is None else ("B",)
             names = [*open_axes, *("?" if n is None else str(n) for n in wanted[len(open_axes) :])]
-            raise ValueError(f"x must have shape ({', '.join(names)}) for input {self.name!r}, got {given}")
+            raise ValueError(f"x: expected shape ({', '.join(names)}) for input {self.name!r}, got {given}")
         return x
 
 
@@ -135,7 +135,7 @@ def as_batch(x: Any, y: Any, sample_weight: Any, layout: Layout) -> Batch:
         for part in parts:
             if part is not None and len(part) != len(inputs[0]):
                 raise ValueError(
-                    f"x and {name} must have the same number of rows, got {len(inputs[0])} and {len(part)}"
+                    f"x, {name}: expected the same number of rows, got {len(inputs[0])} and {len(part)}"
                 )
     return Batch(inputs, checked["y"], checked["sample_weight"])
 
@@ -151,7 +151,7 @@ def as_inputs(x: Any, layout: Layout) -> list[Values]:
     inputs = [_input(entry, spec) for entry, spec in zip(parts, specs, strict=True)]
     for part in inputs:
         if len(part) != len(inputs[0]):
-            raise ValueError(f"x and x must have the same number of rows, got {len(inputs[0])} and {len(part)}")
+            raise ValueError(f"x: expected as many rows in each input, got {len(inputs[0])} and {len(part)}")
     return inputs
 
 
@@ -162,7 +162,7 @@ def split(argument: str, values: Any, names: Sequence[str], required: bool = Fal
         unknown = [] if required else [name for name in values if name not in names]
         if missing or unknown:
             raise ValueError(
-                f"{argument} must have the keys {', '.join(names)}, got {', '.join(map(str, values)) or 'none'}"
+                f"{argument}: expected the keys {', '.join(names)}, got {', '.join(map(str, values)) or 'none'}"
             )
         return [values.get(name) for name in names]
     if len(names) == 1:
@@ -172,7 +172,7 @@ def split(argument: str, values: Any, names: Sequence[str], required: bool = Fal
     if not isinstance(values, (list, tuple)) or len(values) != len(names):
         found = f"{len(values)} entries" if isinstance(values, (list, tuple)) else type(values).__name__
         raise ValueError(
-            f"{argument} must be a list or dict with one entry for each of {', '.join(names)}, got {found}"
+            f"{argument}: expected a list or dict with one entry for each of {', '.join(names)}, got {found}"
         )
     return list(values)
 
@@ -190,15 +190,15 @@ def _input(x: Any, spec: InputSpec) -> Values:
     if type(x) is not np.ndarray or x.dtype.hasobject:
         values = _sequences(x, spec) if _is_rows(x) else np.asarray(x)
     if not isinstance(values, list) and values.ndim == 0:
-        raise ValueError(f"x must have an axis of rows, got {x!r}")
+        raise ValueError(f"x: expected an axis of rows, got {x!r}")
     if not len(values):
-        raise ValueError("x must have at least one row")
+        raise ValueError("x: expected at least one row, got none")
     if not isinstance(values, list):
         return spec.fitted(values)
     longest = None if spec.shape is None else spec.shape[1]
     for i, row in enumerate(values):
         if longest is not None and len(row) > longest:
-            raise ValueError(f"x[{i}] must have at most {longest} steps for input {spec.name!r}, got {len(row)}")
+            raise ValueError(f"x[{i}]: expected at most {longest} steps for input {spec.name!r}, got {len(row)}")
     return values
 
 
@@ -228,7 +228,7 @@ def _sequences(x: Sequence[Any], spec: InputSpec) -> Values:
     if not ids and all(row.ndim < 2 for row in rows):
         if len({row.shape for row in rows}) > 1:
             raise ValueError(
-                "x must hold sequences of shape (t_i, F) or rows of one length, got rows of "
+                "x: expected sequences of shape (t_i, F) or rows of one length, got rows of "
                 f"{sorted({row.shape for row in rows})[:5]}"
             )
         return np.array(rows)
@@ -236,7 +236,7 @@ def _sequences(x: Sequence[Any], spec: InputSpec) -> Values:
         if row.ndim != axes or (within and not _fits(within, row.shape[1:])):
             names = ["t", *("?" if n is None else str(n) for n in within), *([] if ids else ["F"])]
             wanted = f"({', '.join(names)}{',' if axes == 1 else ''}){' of ids' if ids else ''}"
-            raise ValueError(f"x[{i}] must have shape {wanted}, got {row.shape}")
+            raise ValueError(f"x[{i}]: expected shape {wanted}, got {row.shape}")
     return [row.astype(np.int64) for row in rows] if ids and not any(map(len, rows)) else rows
 
 
@@ -252,9 +252,9 @@ def _per_row(name: str, values: Any) -> Any:
         rows = np.array(rows)
     for array in rows if isinstance(rows, list) else [rows]:
         if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+            raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if isinstance(rows, np.ndarray) and rows.ndim == 0:
-        raise ValueError(f"{name} must have an axis of rows, got {values!r}")
+        raise ValueError(f"{name}: expected an axis of rows, got {values!r}")
     return rows
 
 

@@ -82,7 +82,7 @@ class Packing:
         batch_size = lengths.shape[0]
         if batch_size * total_length > LARGEST:
             raise ValueError(f"total_length: expected a grid of at most {LARGEST} places, "
-                             f"got {batch_size} rows of {total_length} steps.")
+                             f"got {batch_size} rows of {total_length} steps")
         a = batch_size
         b = a + batch_size
         c = b + longest
@@ -123,7 +123,7 @@ class Packing:
         kind = grid.dtype.kind
         if grid.ndim < 2 or kind not in "biu":
             raise ValueError(
-                f"mask: expected a bool or integer array (batch, steps), got {grid.dtype} with shape {grid.shape}."
+                f"mask: expected a bool or integer array (batch, steps), got {grid.dtype} with shape {grid.shape}"
             )
         valid = np.ascontiguousarray(grid if kind == "b" else grid != 0).view(np.uint8)
         if grid.ndim > 2:
@@ -145,12 +145,12 @@ class Packing:
         """
         counts = as_array("lengths", lengths)
         if counts.ndim != 1 or not are_whole(counts):
-            raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}.")
+            raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}")
         counts = np.require(counts, np.int64, ("C", "A"))
         smallest, longest, tokens = kernels.extent(counts)
         total = longest if total_length is None else check_size("total_length", total_length)
         if smallest < 0 or longest > total:
-            raise ValueError(f"lengths: expected values from 0 to {total}, got {smallest} to {longest}.")
+            raise ValueError(f"lengths: expected values from 0 to {total}, got {smallest} to {longest}")
         return cls._laid_out(counts, total, longest, tokens, None, True)
 
     @classmethod
@@ -174,13 +174,13 @@ class Packing:
         """
         sizes = _whole_numbers("batch_sizes", batch_sizes)
         if sizes.size and (sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any()):
-            raise ValueError(f"batch_sizes: expected positive numbers that never grow, got {sizes.tolist()}.")
+            raise ValueError(f"batch_sizes: expected positive numbers that never grow, got {sizes.tolist()}")
         first = int(sizes[0]) if sizes.size else 0
         order = np.arange(first) if sorted_indices is None else _whole_numbers("sorted_indices", sorted_indices)
         unsorted = _inverse_order(order)
         if unsorted is None or order.size < first:
             raise ValueError(
-                f"sorted_indices: expected a permutation of at least {first} rows, got {order.tolist()}."
+                f"sorted_indices: expected a permutation of at least {first} rows, got {order.tolist()}"
             )
         plan = object.__new__(cls)
         plan.batch_size, plan.leading, plan.total_length, plan.masked = order.size, (order.size,), sizes.size, True
@@ -266,7 +266,7 @@ class Packing:
 def _whole_numbers(name: str, values: ArrayLike) -> Indices:
     array = np.asarray(values)
     if array.ndim != 1 or not are_whole(array):
-        raise ValueError(f"{name}: expected integers in one dimension, got {array.dtype} {array.shape}.")
+        raise ValueError(f"{name}: expected integers in one dimension, got {array.dtype} {array.shape}")
     return np.ascontiguousarray(array, np.int64)
 
 

@@ -54,7 +54,7 @@ def align(
         If targets or sample weights do not fit the output.
     """
     if rows.y is None:
-        raise ValueError("y must be given to train and to evaluate, got None")
+        raise ValueError("y: expected targets to train and to evaluate, got None")
     if isinstance(output, PackedSequence):
         target = _pick("y", rows.y, output.packing, rows.lengths)
         weights = _pick_weights(rows, output.packing)
@@ -116,7 +116,7 @@ def _pick(
         return np.asarray(flat.reshape(-1, *flat.shape[axes - 1 :])[_places(packing, starts, axes)])
     if values.shape[:axes] != grid[:axes]:
         raise ValueError(
-            f"{name} must have one entry per step, as the output has: expected shape "
+            f"{name}: expected one entry per step, as the output has, that is shape "
             f"{_open((*grid[:axes], '...'))}, got {_open(values.shape)}"
         )
     cells = packing.positions // max(prod(grid[axes:]), 1)
@@ -128,7 +128,7 @@ def _check_lengths(name: str, values: list[Array], lengths: Sequence[int], withi
         if value.shape[: 1 + len(within)] != (length, *within):
             inner = f" and {', '.join(map(str, within))} within it" if within else ""
             raise ValueError(
-                f"{name} must have one entry for each step of each sequence of x{inner}, "
+                f"{name}: expected one entry for each step of each sequence of x{inner}, "
                 f"got shape {value.shape} for a sequence of {length} steps"
             )
 
@@ -149,7 +149,7 @@ def _whole(name: str, values: Array | list[Array]) -> Array:
         return values
     if len({value.shape for value in values}) > 1:
         raise ValueError(
-            f"{name} may hold entries of different shapes only where x is a list of sequences and "
+            f"{name}: expected entries of one shape, unless x is a list of sequences and "
             f"the output has a time axis, got the shapes {sorted({v.shape for v in values})[:5]}"
         )
     return np.stack(values)
@@ -173,7 +173,7 @@ def real(name: str, values: ArrayLike) -> Array:
     """Return `values` as an array; TypeError unless it holds real numbers."""
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     return array
 
 
@@ -181,7 +181,7 @@ def floats(values: ArrayLike) -> Array:
     """Return predictions as an array of float32 or float64 (other real numbers become float32)."""
     array = real("y_pred", values)
     if array.ndim and array.shape[-1] == 0:
-        raise ValueError(f"y_pred must hold a number for each prediction, got shape {array.shape}")
+        raise ValueError(f"y_pred: expected a number for each prediction, got shape {array.shape}")
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
@@ -202,7 +202,7 @@ def same_shape(y_true: Array, y_pred: Array) -> Array:
         target = target[..., 0]
     if target.shape != y_pred.shape:
         raise ValueError(
-            f"y must have one value per output: expected shape {_open(y_pred.shape)} per batch, "
+            f"y: expected one value per output, that is shape {_open(y_pred.shape)} per batch, "
             f"got {_open(y_true.shape)}"
         )
     return target.astype(y_pred.dtype, copy=False)
@@ -220,7 +220,7 @@ def class_numbers(y_true: Array, y_pred: Array) -> Array:
     with np.errstate(invalid="ignore"):
         numbers = target.astype(np.int64, copy=False)
     if target.dtype.kind not in "biu" and not np.array_equal(numbers, target):
-        raise ValueError(f"y must hold class numbers, got {target[numbers != target].flat[0]}")
+        raise ValueError(f"y: expected class numbers, got {target[numbers != target].flat[0]}")
     return numbers
 
 
@@ -231,7 +231,7 @@ def class_labels(y_true: Array, y_pred: Array) -> Array:
         target = target[..., 0]
     if target.shape != y_pred.shape[:-1]:
         raise ValueError(
-            f"y must have one class number per token: expected shape {_open(y_pred.shape[:-1])} "
+            f"y: expected one class number per token, that is shape {_open(y_pred.shape[:-1])} "
             f"per batch, got {_open(y_true.shape)}"
         )
     return target
@@ -256,7 +256,7 @@ def expand_weights(
     )
     if not fits:
         wanted = " or ".join(dict.fromkeys([str(shape), str(shape[:1])]))
-        raise ValueError(f"{name} must have shape {wanted}, got shape {np.shape(weights)}")
+        raise ValueError(f"{name}: expected shape {wanted}, got shape {np.shape(weights)}")
     return np.broadcast_to(array.reshape(array.shape + (1,) * missing), shape)
 
 

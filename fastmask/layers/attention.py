@@ -74,12 +74,12 @@ class Attention(Layer):
         shapes = [tuple(shape) for shape in input_shape]
         if len(shapes) not in (2, 3) or any(len(shape) != 3 for shape in shapes):
             raise ValueError(
-                f"x must be [query, value] or [query, value, key] with 3 axes each for {describe(self)}, got {shapes}"
+                f"x: expected [query, value] or [query, value, key] with 3 axes each for {describe(self)}, got {shapes}"
             )
         query, value, key = shapes[0], shapes[1], shapes[-1]
         for wanted, found in ((query[2], key[2]), (value[1], key[1]), (query[0], value[0])):
             if None not in (wanted, found) and wanted != found:
-                raise ValueError(f"x must hold a query, value and key that fit for {describe(self)}, got {shapes}")
+                raise ValueError(f"x: expected a query, value and key that fit for {describe(self)}, got {shapes}")
         y: Shape = (*query[:-1], value[-1])
         return (y, (*query[:-1], key[1])) if return_attention_scores else y
 

@@ -245,11 +245,11 @@ class Dropout(Layer):
             return keep_factor(self.seed_generator, self.rate, shape, self.dtype)
         if len(self.noise_shape) != len(x.shape):
             raise ValueError(
-                f"noise_shape must have {len(x.shape)} axes for x of shape {x.shape}, got {self.noise_shape}"
+                f"noise_shape: expected {len(x.shape)} axes for x of shape {x.shape}, got {self.noise_shape}"
             )
         wanted = [n if own is None else own for own, n in zip(self.noise_shape, x.shape, strict=True)]
         if any(own not in (1, n) for own, n in zip(wanted, x.shape, strict=True)):
-            raise ValueError(f"noise_shape must fit x of shape {x.shape}, got {self.noise_shape}")
+            raise ValueError(f"noise_shape: expected a shape that fits x of shape {x.shape}, got {self.noise_shape}")
         noise = keep_factor(self.seed_generator, self.rate, tuple(wanted), self.dtype)
         if not isinstance(x, PackedSequence):
             return np.broadcast_to(noise, shape)
@@ -335,7 +335,7 @@ class Flatten(Layer):
     def check_input(self, x: Any) -> Any:
         x = super().check_input(x)
         if not x.shape:
-            raise ValueError(f"x must have at least the axis (B,) for {describe(self)}, got a scalar")
+            raise ValueError(f"x: expected at least the axis (B,) for {describe(self)}, got a scalar")
         return x
 
     def forward(self, x: Any, call: Call) -> tuple[Array, Pullback | None]:

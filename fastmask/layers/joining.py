@@ -58,8 +58,8 @@ class Concatenate(MaskMerge):
         axis = self._along(len(cast(Any, self.input_shape)[0])) if self.input_shape else 0
         if 0 < axis < max(masked) - 1:
             raise TypeError(
-                f"{describe(self)} joins masks of {max(masked)} axes along the last of these and the axes behind it, "
-                f"got axis {self.axis}"
+                f"axis: expected the last of the {max(masked)} axes of the masks that {describe(self)} joins, or one "
+                f"behind it, got {self.axis}"
             )
 
     def by_steps(self, x: list[Any], call: Call) -> tuple[PackedSequence, Pullback]:
@@ -70,7 +70,7 @@ class Concatenate(MaskMerge):
     def _along(self, rank: int) -> int:
         axis = self.axis + rank if self.axis < 0 else self.axis
         if not 0 < axis < rank:
-            raise ValueError(f"axis must be one of {rank} axes but the first for {describe(self)}, got {self.axis}")
+            raise ValueError(f"axis: expected one of {rank} axes but the first for {describe(self)}, got {self.axis}")
         return axis
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
@@ -79,7 +79,7 @@ class Concatenate(MaskMerge):
         others = [shape[:axis] + shape[axis + 1 :] for shape in shapes]
         sizes = [{n for n in column if n is not None} for column in zip(*others, strict=False)]
         if len({len(shape) for shape in shapes}) > 1 or any(len(known) > 1 for known in sizes):
-            raise ValueError(f"x must hold inputs that differ on axis {axis} alone for {describe(self)}, got {shapes}")
+            raise ValueError(f"x: expected inputs that differ on axis {axis} alone for {describe(self)}, got {shapes}")
         lengths = [shape[axis] for shape in shapes]
         joined = None if None in lengths else sum(cast(list[int], lengths))
         rest = [min(known) if len(known) == 1 else None for known in sizes]
@@ -176,9 +176,9 @@ class Dot(Merge):
         super().__init__(**kwargs)
         pair = [axes, axes] if isinstance(axes, int) else axes
         if not isinstance(pair, (list, tuple)) or not all(isinstance(axis, int) for axis in pair):
-            raise TypeError(f"axes must be an integer or a pair of integers, got {axes!r}")
+            raise TypeError(f"axes: expected an integer or a pair of integers, got {axes!r}")
         if len(pair) != 2:
-            raise ValueError(f"axes must be an integer or a pair of integers, got {axes!r}")
+            raise ValueError(f"axes: expected an integer or a pair of integers, got {axes!r}")
         self.axes = axes if isinstance(axes, int) else list(axes)
         self.normalize = bool(normalize)
         self._pair = tuple(pair)
@@ -193,13 +193,15 @@ class Dot(Merge):
 
     def _summed(self, shapes: Sequence[Any]) -> tuple[int, int]:
         if len(shapes) != 2:
-            raise ValueError(f"x must be a list of two inputs for {describe(self)}, got {len(shapes)}")
+            raise ValueError(f"x: expected a list of two inputs for {describe(self)}, got {len(shapes)}")
         a, b = (axis + len(s) if axis < 0 else axis for axis, s in zip(self._pair, shapes, strict=True))
         if not (0 < a < len(shapes[0]) and 0 < b < len(shapes[1])):
-            raise ValueError(f"axes must be axes of {list(shapes)} but the first for {describe(self)}, got {self.axes}")
+            raise ValueError(
+                f"axes: expected axes of {list(shapes)} but the first for {describe(self)}, got {self.axes}"
+            )
         lengths = {shapes[0][a], shapes[1][b]} - {None}
         if len(lengths) > 1:
-            raise ValueError(f"axes must have one length in both inputs for {describe(self)}, got {list(shapes)}")
+            raise ValueError(f"axes: expected one length in both inputs for {describe(self)}, got {list(shapes)}")
         return a, b
 
     def compute_output_shape(self, input_shape: Any) -> Shape:

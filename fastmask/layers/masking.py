@@ -44,7 +44,7 @@ class Masking(Layer):
 
     def check_rank(self, name: str, shape: Shape) -> None:
         if len(shape) < 3:
-            raise ValueError(f"{name} must have at least 3 axes for {describe(self)}, got shape {shape}")
+            raise ValueError(f"{name}: expected at least 3 axes for {describe(self)}, got shape {shape}")
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the mask (B, T) of a padded or symbolic `x`: True where a feature is not `mask_value`."""

@@ -38,10 +38,10 @@ class Merge(Layer):
 
     def _checked_shapes(self, shapes: Any) -> list[Shape]:
         if not isinstance(shapes, (list, tuple)) or not shapes or not all(isinstance(s, (list, tuple)) for s in shapes):
-            raise ValueError(f"x must be a list of at least one input for {describe(self)}, got shape {shapes}")
+            raise ValueError(f"x: expected a list of at least one input for {describe(self)}, got shape {shapes}")
         sizes = {shape[0] for shape in shapes if shape} - {None}
         if len(sizes) > 1:
-            raise ValueError(f"x must hold inputs of one batch size for {describe(self)}, got shapes {shapes}")
+            raise ValueError(f"x: expected inputs of one batch size for {describe(self)}, got shapes {shapes}")
         return [tuple(shape) for shape in shapes]
 
     def packed(self, xs: list[Any], keep: bool) -> tuple[list[Any], list[Back]]:
@@ -57,8 +57,8 @@ class Merge(Layer):
         ranks = {len(cast(Any, shape)) for shape in self.input_shape or ()}
         if max(masked) > 2 and (len({*masked} - {0}) > 1 or len(ranks) > 1):
             raise TypeError(
-                f"{describe(self)} joins masks of more than two axes only where they have as many axes, and the inputs "
-                f"too; got masks of {list(masked)} axes (0 for none) for inputs of shapes {self.input_shape}"
+                f"mask: expected as many axes in all masks of {describe(self)}, and in its inputs, where one has more "
+                f"than two, got {list(masked)} axes (0 for none) for inputs of shapes {self.input_shape}"
             )
 
     def by_steps(self, x: list[Any], call: Call) -> tuple[PackedSequence, Pullback]:
@@ -82,9 +82,9 @@ class Merge(Layer):
     def _checked_masks(self, x: Any, mask: Any) -> list[Any]:
         for name, value in (("mask", mask), ("x", x)):
             if not isinstance(value, (list, tuple)):
-                raise ValueError(f"{name} must be a list for {describe(self)}, got {type(value).__name__}")
+                raise ValueError(f"{name}: expected a list for {describe(self)}, got {type(value).__name__}")
         if len(mask) != len(x):
-            raise ValueError(f"mask must hold one mask or None for each of {len(x)} inputs, got {len(mask)}")
+            raise ValueError(f"mask: expected one mask or None for each of {len(x)} inputs, got {len(mask)}")
         return [checks.mask_for(m, np.shape(m), ids=True) for m in mask]
 
 
@@ -151,7 +151,7 @@ class Elementwise(MaskMerge):
         wide = [(*shape[:1], *(1,) * (rank - len(shape)), *shape[1:]) for shape in shapes]
         out = [_common(sizes) for sizes in zip(*wide, strict=True)]
         if "differ" in out:
-            raise ValueError(f"x must hold inputs of shapes that fit together for {describe(self)}, got {shapes}")
+            raise ValueError(f"x: expected inputs of shapes that fit together for {describe(self)}, got {shapes}")
         return tuple(cast(list[int | None], out))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
@@ -251,7 +251,7 @@ class Subtract(Elementwise):
     def _checked_shapes(self, shapes: Any) -> list[Shape]:
         found = super()._checked_shapes(shapes)
         if len(found) != 2:
-            raise ValueError(f"x must be a list of two inputs for {describe(self)}, got {len(found)}")
+            raise ValueError(f"x: expected a list of two inputs for {describe(self)}, got {len(found)}")
         return found
 
 

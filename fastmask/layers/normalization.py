@@ -238,4 +238,4 @@ def _value(variable: Any) -> Array | None:
 def _require_last_axis(layer: Any, input_shape: Shape) -> None:
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if axes not in ([-1], [len(input_shape) - 1]):
-        raise ValueError(f"axis must be the last one, -1, for {describe(layer)}, got {layer.axis!r}")
+        raise ValueError(f"axis: expected the last one, -1, for {describe(layer)}, got {layer.axis!r}")

@@ -28,7 +28,7 @@ class RepeatVector(Layer):
     def __init__(self, n: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(n, int) or isinstance(n, bool):
-            raise TypeError(f"n must be an integer, got {n!r}")
+            raise TypeError(f"n: expected an integer, got {n!r}")
         self.n = checks.positive_int("n", n)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -65,7 +65,7 @@ class Reshape(Layer):
         super().__init__(**kwargs)
         self.target_shape = tuple(int(n) for n in target_shape)
         if self.target_shape.count(-1) > 1 or any(n < -1 or n == 0 for n in self.target_shape):
-            raise ValueError(f"target_shape must hold positive integers and at most one -1, got {self.target_shape}")
+            raise ValueError(f"target_shape: expected positive integers and at most one -1, got {self.target_shape}")
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], *self._target(tuple(input_shape[1:])))
@@ -76,13 +76,14 @@ class Reshape(Layer):
             return tuple(None if n == -1 else n for n in self.target_shape)
         size = prod(cast(tuple[int, ...], shape))
         if size % known if -1 in self.target_shape else size != known:
-            wanted = f"target_shape must fit rows of shape {shape} for {describe(self)}"
-            raise ValueError(f"{wanted}, got {self.target_shape}")
+            raise ValueError(
+                f"target_shape: expected one for rows of shape {shape} in {describe(self)}, got {self.target_shape}"
+            )
         return tuple(size // known if n == -1 else n for n in self.target_shape)
 
     def forward(self, x: Any, call: Call) -> tuple[Array, Pullback | None]:
         if len(x.shape) == 0:
-            raise ValueError(f"x must have a batch axis for {describe(self)}, got a single number")
+            raise ValueError(f"x: expected a batch axis for {describe(self)}, got a single number")
         grid, back = run("unpack", call.keep, x) if isinstance(x, PackedSequence) else (x, same)
         y = grid.reshape(len(grid), *self._target(grid.shape[1:]))
 

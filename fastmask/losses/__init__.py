@@ -148,7 +148,7 @@ def get(identifier: Any) -> Loss:
         identifier = name
     if not isinstance(identifier, str):
         raise TypeError(
-            "loss must be a name, a Loss, or a function that returns (values, gradient), got "
+            "loss: expected a name, a Loss, or a function that returns (values, gradient), got "
             f"{identifier!r}; for a loss with arguments subclass fastmask.losses.Loss"
         )
     name = identifier.lower()
@@ -156,7 +156,7 @@ def get(identifier: Any) -> Loss:
         if ALIASES.get(name, name) in (cls.identifier, cls.__name__.lower()):
             return cls(name=identifier)
     legal = sorted([*(cls.identifier for cls in _CLASSES), *ALIASES])
-    raise ValueError(f"loss must be one of {', '.join(legal)}, got {identifier!r}")
+    raise ValueError(f"loss: expected one of {', '.join(legal)}, got {identifier!r}")
 
 
 def serialize(loss: Loss) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class _Smoothed(Loss):
         dtype: Any = None,
     ) -> None:
         if not 0.0 <= label_smoothing <= 1.0:
-            raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
+            raise ValueError(f"label_smoothing: expected a number between 0 and 1, got {label_smoothing}")
         super().__init__(reduction, name, dtype)
         self.from_logits = from_logits
         self.label_smoothing = label_smoothing
@@ -145,7 +145,7 @@ class SparseCategoricalCrossentropy(Loss):
         label = class_numbers(y_true, y_pred).reshape(-1)
         if label.size and not (label.min() >= 0 and label.max() < classes):
             wrong = label.min() if label.min() < 0 else label.max()
-            raise ValueError(f"y must hold classes from 0 to {classes - 1}, got class {wrong}")
+            raise ValueError(f"y: expected classes from 0 to {classes - 1}, got class {wrong}")
         rows = y_pred.reshape(label.size, classes)
         values, gradient = ops.sparse_crossentropy(rows, label, scale.reshape(-1), self.from_logits, epsilon())
         return values.reshape(shape[:-1]), gradient.reshape(shape)

@@ -84,7 +84,7 @@ class Huber(Loss):
         dtype: Any = None,
     ) -> None:
         if not delta > 0:
-            raise ValueError(f"delta must be greater than 0, got {delta!r}")
+            raise ValueError(f"delta: expected a number greater than 0, got {delta!r}")
         super().__init__(reduction, name, dtype)
         self.delta = delta
 

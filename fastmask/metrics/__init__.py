@@ -170,7 +170,7 @@ def get(identifier: Any) -> Metric:
         return _named(identifier)
     if callable(identifier):
         return MeanMetricWrapper(identifier)
-    raise TypeError(f"metrics must hold names, metrics or functions, got {identifier!r}")
+    raise TypeError(f"metrics: expected names, metrics or functions, got {identifier!r}")
 
 
 def serialize(metric: Metric) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _named(name: str) -> Metric:
     if wanted in _FUNCTIONS:
         return MeanMetricWrapper(_FUNCTIONS[wanted], name)
     legal = {*_NAMED, *_ALIASES, *_FUNCTIONS}
-    raise ValueError(f"metrics must be among {', '.join(sorted(legal))}, got {name!r}")
+    raise ValueError(f"metrics: expected names among {', '.join(sorted(legal))}, got {name!r}")
 
 
 if not TYPE_CHECKING:

@@ -89,7 +89,7 @@ class Metric:
         else:
             if weights.ndim > values.ndim:
                 raise ValueError(
-                    f"sample_weight and mask must have one entry per token for the metric {self.name!r}, "
+                    f"sample_weight, mask: expected one entry per token for the metric {self.name!r}, "
                     f"got one for each of {y_pred.shape[-1]} outputs"
                 )
             weights = weights if weights.ndim == values.ndim else weights[..., None]
@@ -226,7 +226,7 @@ class MeanMetricWrapper(Metric):
         values = np.asarray(found[0] if isinstance(found, tuple) else found)
         if values.shape not in (y_pred.shape[:-1], y_pred.shape):
             raise ValueError(
-                f"metric {self.name!r} must return one value per token, that is shape "
+                f"metric {self.name!r}: expected one value per token, that is shape "
                 f"{y_pred.shape[:-1]}, or one per output, got {values.shape}"
             )
         return values

@@ -180,7 +180,7 @@ class Precision(Confusion):
         if self.class_id is None:
             return y_true, y_pred, weights
         if y_pred.ndim == 1:
-            raise ValueError(f"y_pred must have an axis of classes for class_id, got shape {y_pred.shape}")
+            raise ValueError(f"y_pred: expected an axis of classes for class_id, got shape {y_pred.shape}")
         own = [self.class_id]
         return y_true[..., own], y_pred[..., own], weights[..., own]
 
@@ -223,7 +223,7 @@ def _thresholds(given: ArrayLike | None, default: float) -> list[float]:
         return [default]
     values = [float(value) for value in np.atleast_1d(np.asarray(given))]
     if not all(0 <= value <= 1 for value in values) or values != sorted(values):
-        raise ValueError(f"thresholds must lie between 0 and 1, in ascending order, got {given!r}")
+        raise ValueError(f"thresholds: expected numbers between 0 and 1, in ascending order, got {given!r}")
     return values
 
 

@@ -39,7 +39,7 @@ class MeanLoss(Metric):
 
     def _use(self, function: losses.Loss) -> None:
         if function.axis != -1:
-            raise ValueError(f"axis must be -1, the axis of the outputs, got {function.axis}")
+            raise ValueError(f"axis: expected -1, the axis of the outputs, got {function.axis}")
         self.function = function
 
     @property
@@ -138,7 +138,7 @@ class CosineSimilarity(MeanLoss):
     def __init__(self, name: str | None = None, dtype: Any = None, axis: int = -1) -> None:
         super().__init__(name, dtype)
         if axis != -1:
-            raise ValueError(f"axis must be -1, the axis of the outputs, got {axis}")
+            raise ValueError(f"axis: expected -1, the axis of the outputs, got {axis}")
 
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
         """Return the cosine of every token."""

@@ -26,7 +26,7 @@ def _code(argument: str, name: str | None, legal: tuple[str, ...]) -> int:
     if name is None:
         return 0
     if name not in legal:
-        raise ValueError(f"{argument}: expected one of {', '.join(legal)} or None, got {name!r}.")
+        raise ValueError(f"{argument}: expected one of {', '.join(legal)} or None, got {name!r}")
     return ACTIVATIONS.index(name)
 
 
@@ -94,7 +94,7 @@ def activation_vjp(x: ArrayLike, name: str | None, axis: int = -1) -> tuple[Arra
     code = activation_code("name", name)
     array = check_float("x", x)
     if not -max(1, array.ndim) <= axis < max(1, array.ndim):
-        raise ValueError(f"axis: expected an axis of an array of shape {array.shape}, got {axis}.")
+        raise ValueError(f"axis: expected an axis of an array of shape {array.shape}, got {axis}")
     moved = np.ascontiguousarray(np.moveaxis(array, axis, -1)) if array.ndim else array
     rows = _as_rows(moved, code)
     kernel = kernels.module(array.dtype)

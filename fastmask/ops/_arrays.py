@@ -34,11 +34,11 @@ def check_float(
     native = array.dtype in FLOATS
     own = array.dtype if native else array.dtype.newbyteorder("=")
     if own not in FLOATS:
-        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}.")
+        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
     if dtype is not None and own != dtype and own != dtype.newbyteorder("="):
-        raise TypeError(f"{name}: expected {dtype}, as the other arrays, got {array.dtype}.")
+        raise TypeError(f"{name}: expected {dtype}, as the other arrays, got {array.dtype}")
     if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {array.shape}.")
+        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {array.shape}")
     if native and (strided or array.flags.c_contiguous) and array.flags.aligned:
         return array
     return np.require(array, own, ("C", "A"))
@@ -47,7 +47,7 @@ def check_float(
 def check_packed(name: str, value: object) -> PackedSequence:
     """``value``; TypeError unless it is a PackedSequence."""
     if not isinstance(value, PackedSequence):
-        raise TypeError(f"{name}: expected a PackedSequence, got {type(value).__name__}.")
+        raise TypeError(f"{name}: expected a PackedSequence, got {type(value).__name__}")
     return value
 
 
@@ -66,28 +66,28 @@ def check_broadcast(name: str, array: Array, shape: Sequence[int]) -> None:
         own in (1, full) for own, full in zip(reversed(array.shape), reversed(tuple(shape)), strict=False)
     )
     if not fits:
-        raise ValueError(f"{name}: expected a shape that broadcasts to {tuple(shape)}, got {array.shape}.")
+        raise ValueError(f"{name}: expected a shape that broadcasts to {tuple(shape)}, got {array.shape}")
 
 
 def check_bool(name: str, value: ArrayLike) -> Array:
     """``value`` as a bool array; TypeError unless it is one."""
     array = as_array(name, value)
     if array.dtype != np.bool_:
-        raise TypeError(f"{name}: expected bool, got {array.dtype}.")
+        raise TypeError(f"{name}: expected bool, got {array.dtype}")
     return array
 
 
 def check_list(name: str, value: Any) -> Sequence[Any]:
     """``value``; TypeError unless it is a tuple or a list."""
     if not isinstance(value, (tuple, list)):
-        raise TypeError(f"{name}: expected a tuple or a list, got {type(value).__name__}.")
+        raise TypeError(f"{name}: expected a tuple or a list, got {type(value).__name__}")
     return value
 
 
 def check_shape(name: str, array: Array, expected: Sequence[int]) -> None:
     """ValueError unless ``array`` has the shape ``expected``."""
     if array.shape != tuple(expected):
-        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {array.shape}.")
+        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {array.shape}")
 
 
 def round_up(n: int, multiple: int) -> int:

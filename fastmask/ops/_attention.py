@@ -118,7 +118,7 @@ def _check_scalar(name: str, value: ArrayLike | None, like: Array) -> Array | No
         return None
     array = as_array(name, value)
     if array.shape != () or array.dtype.kind not in "fiu":
-        raise ValueError(f"{name}: expected one number, got {array.dtype} with shape {array.shape}.")
+        raise ValueError(f"{name}: expected one number, got {array.dtype} with shape {array.shape}")
     return array.astype(like.dtype)
 
 

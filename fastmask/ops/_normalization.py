@@ -53,7 +53,7 @@ def layer_normalization_vjp(
     """:func:`layer_normalization` and its pullback ``dy -> NormalizationGradients``."""
     array = check_float("x", x)
     if array.ndim == 0:
-        raise ValueError("x: expected at least one axis, got shape ().")
+        raise ValueError("x: expected at least one axis, got shape ()")
     scale, offset = _check_affine(array, gamma, beta)
     rows = array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
     centered = rows - _mean(rows)
@@ -209,7 +209,7 @@ def _check_counts(x: Array, counts: ArrayLike | None, guard: float) -> tuple[Arr
     """The counts (n,) and what the sums are divided by, both of the dtype of x."""
     given = np.ones(x.shape[0], x.dtype) if counts is None else as_array("counts", counts)
     if given.dtype.kind not in "biuf":
-        raise TypeError(f"counts: expected numbers, got {given.dtype}.")
+        raise TypeError(f"counts: expected numbers, got {given.dtype}")
     weights = given.astype(x.dtype)
     check_shape("counts", weights, x.shape[:1])
     total = weights.sum(dtype=np.float64) + guard

@@ -23,15 +23,17 @@ def _in_place(arrays: dict[str, Array | None]) -> list[Array | None]:
     for name, array in arrays.items():
         if array is None or like is None:
             if name in _REQUIRED:
-                raise TypeError(f"{name}: expected an array to change in place, got None.")
+                raise TypeError(f"{name}: expected an array to change in place, got None")
             found.append(None)
             continue
         if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or not array.flags.carray:
-            raise TypeError(f"{name}: expected a writable contiguous float32 or float64 array to change in place.")
+            raise TypeError(
+                f"{name}: expected a writable contiguous float32 or float64 array to change in place, got another"
+            )
         if array.shape != like.shape:
-            raise ValueError(f"{name}: expected shape {like.shape}, got {array.shape}.")
+            raise ValueError(f"{name}: expected shape {like.shape}, got {array.shape}")
         if array.dtype != like.dtype:
-            raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}.")
+            raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}")
         found.append(array if array.ndim == 2 and array.size else _rows(array))
     return found
 
@@ -42,7 +44,7 @@ def _rows(array: Array) -> Array:
 
 def _sparse(gradient: SparseRows, parameter: Array) -> tuple[Indices, Array]:
     if gradient.shape != parameter.shape or parameter.ndim != 2:
-        raise ValueError(f"gradient: expected shape {parameter.shape}, got {gradient.shape}.")
+        raise ValueError(f"gradient: expected shape {parameter.shape}, got {gradient.shape}")
     rows = check_float("gradient", gradient.rows, 2, parameter.dtype)
     ids = check_ids("gradient", gradient.ids, parameter.shape[0])
     check_shape("gradient", rows, (ids.size, parameter.shape[1]))
@@ -64,7 +66,7 @@ def _rows_to_change(gradient: SparseRows, parameter: Array) -> tuple[Array, Indi
     """The gradient's rows and their ids, each of which may come once: threads share out the rows."""
     ids, rows = _sparse(gradient, parameter)
     if np.unique(ids).size < ids.size:
-        raise ValueError("gradient: expected each id once.")
+        raise ValueError("gradient: expected each id once, got one twice")
     return rows, np.ascontiguousarray(ids)
 
 
@@ -74,7 +76,7 @@ def _numbers(rates: dict[str, float]) -> list[float]:
         try:
             found.append(float(value))
         except (TypeError, ValueError):
-            raise TypeError(f"{name}: expected a number, got {value!r}.") from None
+            raise TypeError(f"{name}: expected a number, got {value!r}") from None
     return found
 
 
@@ -94,7 +96,7 @@ def _run(
         threads.run([partial(step, rows, values, places, *others, *numbers, begin, end) for begin, end in parts])
 
     if resting is not None and not isinstance(resting, RestingRows):
-        raise TypeError(f"resting: expected RestingRows or None, got {type(resting).__name__}.")
+        raise TypeError(f"resting: expected RestingRows or None, got {type(resting).__name__}")
     if named is not None:
         run(ids, _parts(None, *values.shape) if values.size else [])
     elif ids is None:

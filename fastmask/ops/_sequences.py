@@ -114,9 +114,9 @@ def _chosen(packed: PackedSequence, cells: Indices) -> Indices:
     """The stored value that each of these cells shows."""
     shown, wanted = check_packed("packed", packed).cells(), as_array("cells", cells)
     if wanted.ndim != 1 or not are_whole(wanted):
-        raise TypeError(f"cells: expected integers of shape (n,), got {wanted.dtype} {wanted.shape}.")
+        raise TypeError(f"cells: expected integers of shape (n,), got {wanted.dtype} {wanted.shape}")
     if wanted.size and not (wanted.min() >= 0 and wanted.max() < shown.size):
-        raise IndexError(f"cells: expected places from 0 to {shown.size - 1}, got {wanted.min()} to {wanted.max()}.")
+        raise IndexError(f"cells: expected places from 0 to {shown.size - 1}, got {wanted.min()} to {wanted.max()}")
     return shown[wanted.astype(np.int64)]
 
 
@@ -162,7 +162,7 @@ def _matrix(name: str, packed: PackedSequence) -> Array:
     """The tokens of a packed batch of vectors."""
     data = check_packed_floats(name, packed).data
     if data.ndim != 2:
-        raise ValueError(f"{name}: expected values (tokens, units), got shape {data.shape}.")
+        raise ValueError(f"{name}: expected values (tokens, units), got shape {data.shape}")
     return data
 
 
@@ -195,11 +195,11 @@ def merge_rows_vjp(
         From the gradient of the merged rows to those of the two arguments.
     """
     if mode not in MERGE_MODES:
-        raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}.")
+        raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}")
     a = check_float("forward", forward, 2)
     b = check_float("backward", backward, 2, a.dtype)
     if a.shape[0] != b.shape[0] or (mode != "concat" and a.shape != b.shape):
-        raise ValueError(f"backward: expected rows to go with shape {a.shape}, got {b.shape}.")
+        raise ValueError(f"backward: expected rows to go with shape {a.shape}, got {b.shape}")
     merged = _merge(a, b, mode)
 
     def pullback(d: ArrayLike) -> tuple[Array, Array]:
@@ -232,13 +232,13 @@ def merge_directions_vjp(
         From gradients of the merged values to those of the two arguments' values.
     """
     if mode not in MERGE_MODES:
-        raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}.")
+        raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}")
     a, other = (_matrix(*named) for named in (("forward", forward), ("backward", backward)))
     plan = forward.packing
     if forward.shape[:2] != backward.shape[:2] or not np.array_equal(plan.lengths, backward.packing.lengths):
-        raise ValueError("backward: expected rows of the lengths of those of forward, got others.")
+        raise ValueError("backward: expected rows of the lengths of those of forward, got others")
     if a.dtype != other.dtype or (mode != "concat" and a.shape != other.shape):
-        raise ValueError(f"backward: expected {a.dtype} to go with shape {a.shape}, got {other.dtype} {other.shape}.")
+        raise ValueError(f"backward: expected {a.dtype} to go with shape {a.shape}, got {other.dtype} {other.shape}")
     b = take_rows(other, plan.reverse)
     merged = PackedSequence(_merge(a, b, mode), plan)
 

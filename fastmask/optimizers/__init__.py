@@ -63,12 +63,12 @@ def get(identifier: Any) -> Optimizer:
     if isinstance(identifier, Mapping):
         return deserialize(identifier)
     if not isinstance(identifier, str):
-        raise TypeError(f"optimizer must be a name or an Optimizer, got {identifier!r}")
+        raise TypeError(f"optimizer: expected a name or an Optimizer, got {identifier!r}")
     for cls in _CLASSES:
         if identifier.lower() == cls.identifier:
             return cls()  # type: ignore[no-any-return]
     legal = ", ".join(cls.identifier for cls in _CLASSES)
-    raise ValueError(f"optimizer must be one of {legal}, got {identifier!r}")
+    raise ValueError(f"optimizer: expected one of {legal}, got {identifier!r}")
 
 
 def serialize(optimizer: Optimizer) -> dict[str, Any]:

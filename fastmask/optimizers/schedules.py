@@ -31,7 +31,7 @@ class _Decay(LearningRateSchedule):
 
     def __init__(self, initial_learning_rate: float, decay_steps: float, name: str) -> None:
         if not decay_steps > 0:
-            raise ValueError(f"decay_steps must be greater than 0, got {decay_steps}")
+            raise ValueError(f"decay_steps: expected a number greater than 0, got {decay_steps}")
         self.initial_learning_rate = initial_learning_rate
         self.decay_steps = decay_steps
         self.name = name
@@ -215,7 +215,7 @@ class CosineDecayRestarts(LearningRateSchedule):
         name: str = "SGDRDecay",
     ) -> None:
         if not first_decay_steps > 0:
-            raise ValueError(f"first_decay_steps must be greater than 0, got {first_decay_steps}")
+            raise ValueError(f"first_decay_steps: expected a number greater than 0, got {first_decay_steps}")
         self.initial_learning_rate = initial_learning_rate
         self.first_decay_steps = first_decay_steps
         self.t_mul = t_mul
@@ -258,7 +258,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     ) -> None:
         if len(boundaries) != len(values) - 1:
             raise ValueError(
-                "values must have one entry more than boundaries, got "
+                "values: expected one entry more than boundaries, got "
                 f"{len(values)} and {len(boundaries)}"
             )
         self.boundaries = list(boundaries)
@@ -296,5 +296,5 @@ def deserialize(
     classes = {cls.__name__: cls for cls in _CLASSES}
     found = objects.deserialize(config, classes, custom_objects, "schedule")
     if not isinstance(found, LearningRateSchedule):
-        raise TypeError(f"schedule must be a LearningRateSchedule, got {found!r}")
+        raise TypeError(f"schedule: expected a LearningRateSchedule, got {found!r}")
     return found

@@ -84,4 +84,4 @@ def merge_directions_vjp(forward: Array, backward: Array, mode: str = "concat") 
         return forward * flipped, lambda dy: (dy * flipped, (dy * forward)[:, ::-1])
     if mode == "ave":
         return (forward + flipped) / 2, lambda dy: (dy / 2, dy[:, ::-1] / 2)
-    raise ValueError(f"mode must be one of {', '.join(MERGE_MODES)}, got {mode!r}")
+    raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}")

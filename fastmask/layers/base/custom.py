@@ -150,7 +150,7 @@ def _gradients(layer: AnyLayer, found: Any) -> Gradients:
     gradients = Gradients(*found) if isinstance(found, tuple) else Gradients(found, [])
     if len(gradients.weights) != len(layer.weights):
         raise ValueError(
-            f"the pullback of {describe(layer)} must return one gradient for each of its "
+            f"pullback of {describe(layer)}: expected one gradient for each of its "
             f"{len(layer.weights)} weights, got {len(gradients.weights)}"
         )
     return gradients

@@ -62,7 +62,7 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | N
         import_module("fastmask.models")  # which stands above and registers its classes
     found = (custom_objects or {}).get(name, _classes.get(name))
     if not (isinstance(found, type) and issubclass(found, Layer)):
-        raise ValueError(f"class_name must be that of a layer, got {name!r}")
+        raise ValueError(f"class_name: expected that of a layer, got {name!r}")
     if "custom_objects" in signature(found.from_config).parameters:
         return found.from_config(config["config"], custom_objects)  # type: ignore[call-arg]
     return found.from_config(config["config"])
