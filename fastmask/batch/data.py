@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask.batch.packing import PackedSequence, Packing
+from fastmask.core.arguments import real_numbers
 
 Array = NDArray[Any]
 Values = Array | list[Array]  # an array whose first axis counts rows, or one array per row
@@ -251,8 +252,7 @@ def _per_row(name: str, values: Any) -> Any:
     if isinstance(rows, list) and not any(row.ndim for row in rows):
         rows = np.array(rows)
     for array in rows if isinstance(rows, list) else [rows]:
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+        real_numbers(name, array)
     if isinstance(rows, np.ndarray) and rows.ndim == 0:
         raise ValueError(f"{name}: expected an axis of rows, got {values!r}")
     return rows

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.core.arguments import LARGEST, are_whole, as_array, check_size
+from fastmask.core.arguments import LARGEST, as_array, check_size, whole_numbers
 from fastmask.core.stored import stored_property
 from fastmask.kernels import packing as kernels
 
@@ -143,10 +143,7 @@ class Packing:
         total_length : int, optional
             Steps of the padded grid; the largest length by default.
         """
-        counts = as_array("lengths", lengths)
-        if counts.ndim != 1 or not are_whole(counts):
-            raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}")
-        counts = np.require(counts, np.int64, ("C", "A"))
+        counts = whole_numbers("lengths", lengths)
         smallest, longest, tokens = kernels.extent(counts)
         total = longest if total_length is None else check_size("total_length", total_length)
         if smallest < 0 or longest > total:
@@ -172,11 +169,11 @@ class Packing:
             Row of the batch at each place of the sorted batch; by default row b stands at place b. Rows behind
             the first ``batch_sizes[0]`` places are empty.
         """
-        sizes = _whole_numbers("batch_sizes", batch_sizes)
+        sizes = whole_numbers("batch_sizes", batch_sizes)
         if sizes.size and (sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any()):
             raise ValueError(f"batch_sizes: expected positive numbers that never grow, got {sizes.tolist()}")
         first = int(sizes[0]) if sizes.size else 0
-        order = np.arange(first) if sorted_indices is None else _whole_numbers("sorted_indices", sorted_indices)
+        order = np.arange(first) if sorted_indices is None else whole_numbers("sorted_indices", sorted_indices)
         unsorted = _inverse_order(order)
         if unsorted is None or order.size < first:
             raise ValueError(
@@ -261,13 +258,6 @@ class Packing:
         grid = np.empty(self.batch_size * self.total_length, np.int64)
         kernels.fill_grid(self.positions, self.batch_size, self.total_length, repeat, grid)
         return grid
-
-
-def _whole_numbers(name: str, values: ArrayLike) -> Indices:
-    array = np.asarray(values)
-    if array.ndim != 1 or not are_whole(array):
-        raise ValueError(f"{name}: expected integers in one dimension, got {array.dtype} {array.shape}")
-    return np.ascontiguousarray(array, np.int64)
 
 
 def _inverse_order(order: Indices) -> Indices | None:

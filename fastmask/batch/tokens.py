@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmask.batch.data import Rows
 from fastmask.batch.packing import PackedSequence, Packing, take_rows
+from fastmask.core.arguments import real_numbers
 
 Array = NDArray[Any]
 
@@ -169,17 +170,9 @@ def _class_weights(
     return np.asarray(weights[index].reshape(shape))
 
 
-def real(name: str, values: ArrayLike) -> Array:
-    """Return `values` as an array; TypeError unless it holds real numbers."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    return array
-
-
 def floats(values: ArrayLike) -> Array:
     """Return predictions as an array of float32 or float64 (other real numbers become float32)."""
-    array = real("y_pred", values)
+    array = real_numbers("y_pred", values)
     if array.ndim and array.shape[-1] == 0:
         raise ValueError(f"y_pred: expected a number for each prediction, got shape {array.shape}")
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
@@ -195,7 +188,7 @@ def same_shape(y_true: Array, y_pred: Array) -> Array:
     ValueError
         If the shapes do not fit otherwise.
     """
-    target = real("y", y_true)
+    target = real_numbers("y", y_true)
     if target.ndim == y_pred.ndim - 1 and y_pred.shape[-1] == 1:
         target = target[..., None]
     elif target.ndim == y_pred.ndim + 1 and target.shape[-1] == 1:
@@ -226,7 +219,7 @@ def class_numbers(y_true: Array, y_pred: Array) -> Array:
 
 def class_labels(y_true: Array, y_pred: Array) -> Array:
     """Return targets as they are, in the shape of the predictions less an axis; ValueError if it does not fit."""
-    target = real("y", y_true)
+    target = real_numbers("y", y_true)
     if target.ndim == y_pred.ndim and target.shape[-1] == 1:
         target = target[..., 0]
     if target.shape != y_pred.shape[:-1]:
@@ -247,7 +240,7 @@ def expand_weights(
     ValueError
         If they are neither one per token nor one per row, nor the same for all along an axis.
     """
-    array = real(name, weights).astype(dtype, copy=False)
+    array = real_numbers(name, weights).astype(dtype, copy=False)
     while array.ndim > len(shape) and array.shape[-1] == 1:
         array = array[..., 0]
     missing = len(shape) - array.ndim

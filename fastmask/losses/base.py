@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask.batch.tokens import as_columns, expand_weights, floats
+from fastmask.core.arguments import choice
 
 Array = NDArray[Any]
 
@@ -50,8 +51,7 @@ class Loss:
     def __init__(
         self, reduction: str | None = "sum_over_batch_size", name: str | None = None, dtype: Any = None
     ) -> None:
-        if reduction not in (*REDUCTIONS, None):
-            raise ValueError(f"reduction: expected one of {REDUCTIONS}, got {reduction!r}")
+        choice("reduction", reduction, (*REDUCTIONS, None))
         if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
         self.reduction = "none" if reduction is None else reduction

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmask import threads
 from fastmask.batch.packing import PackedSequence
 from fastmask.core.arguments import as_array
+from fastmask.core.arguments import check_shape as check_shape
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops import tuning
 
@@ -82,12 +83,6 @@ def check_list(name: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name}: expected a tuple or a list, got {type(value).__name__}")
     return value
-
-
-def check_shape(name: str, array: Array, expected: Sequence[int]) -> None:
-    """ValueError unless ``array`` has the shape ``expected``."""
-    if array.shape != tuple(expected):
-        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {array.shape}")
 
 
 def round_up(n: int, multiple: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastmask.core.arguments import choice
 from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_list, check_shape
 
 Mask = NDArray[np.bool_]
@@ -38,8 +39,7 @@ def merge_vjp(arrays: Sequence[ArrayLike], mode: str, masks: Masks = None) -> tu
 
     Of equal largest or smallest entries the first array's gets the gradient.
     """
-    if mode not in MERGES:
-        raise ValueError(f"mode: expected one of {', '.join(MERGES)}, got {mode!r}")
+    choice("mode", mode, MERGES)
     given = [check_float(f"arrays[{i}]", array) for i, array in enumerate(check_list("arrays", arrays))]
     if not given or (mode == "subtract" and len(given) != 2):
         wanted = "two" if mode == "subtract" else "one or more"

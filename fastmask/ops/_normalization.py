@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastmask.core.arguments import as_array
+from fastmask.core.arguments import real_numbers
 from fastmask.ops._arrays import Array, check_float, check_shape
 
 
@@ -207,10 +207,7 @@ def _check_affine(x: Array, gamma: ArrayLike | None, beta: ArrayLike | None) -> 
 
 def _check_counts(x: Array, counts: ArrayLike | None, guard: float) -> tuple[Array, Array]:
     """The counts (n,) and what the sums are divided by, both of the dtype of x."""
-    given = np.ones(x.shape[0], x.dtype) if counts is None else as_array("counts", counts)
-    if given.dtype.kind not in "biuf":
-        raise TypeError(f"counts: expected numbers, got {given.dtype}")
-    weights = given.astype(x.dtype)
+    weights = np.ones(x.shape[0], x.dtype) if counts is None else real_numbers("counts", counts).astype(x.dtype)
     check_shape("counts", weights, x.shape[:1])
     total = weights.sum(dtype=np.float64) + guard
     return weights, np.asarray(total or 1.0, x.dtype)

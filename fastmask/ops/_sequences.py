@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fastmask import kernels
 from fastmask.batch.packing import PackedSequence, put_rows, take_rows
-from fastmask.core.arguments import are_whole, as_array
+from fastmask.core.arguments import are_whole, as_array, choice
 from fastmask.ops._arrays import (
     Array,
     Indices,
@@ -194,8 +194,7 @@ def merge_rows_vjp(
     pullback : callable
         From the gradient of the merged rows to those of the two arguments.
     """
-    if mode not in MERGE_MODES:
-        raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}")
+    choice("mode", mode, MERGE_MODES)
     a = check_float("forward", forward, 2)
     b = check_float("backward", backward, 2, a.dtype)
     if a.shape[0] != b.shape[0] or (mode != "concat" and a.shape != b.shape):
@@ -231,8 +230,7 @@ def merge_directions_vjp(
     pullback : callable
         From gradients of the merged values to those of the two arguments' values.
     """
-    if mode not in MERGE_MODES:
-        raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}")
+    choice("mode", mode, MERGE_MODES)
     a, other = (_matrix(*named) for named in (("forward", forward), ("backward", backward)))
     plan = forward.packing
     if forward.shape[:2] != backward.shape[:2] or not np.array_equal(plan.lengths, backward.packing.lengths):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from fastmask.core.arguments import check_shape as check_shape
 from fastmask.torch._ways import INSTEAD
 
 _FLOATS = (torch.float32, torch.float64)
@@ -31,12 +32,6 @@ def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) ->
         raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {tensor.dtype}")
     if dtype is not None and tensor.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype}, as the other tensors, got {tensor.dtype}")
-
-
-def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
-    """ValueError unless ``tensor`` has the shape ``expected``."""
-    if tuple(tensor.shape) != tuple(expected):
-        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {tuple(tensor.shape)}")
 
 
 def check_mask(mask: Tensor, shape: Sequence[int]) -> None:

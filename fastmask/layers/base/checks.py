@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from fastmask.batch.packing import PackedSequence
 from fastmask.core import budget
+from fastmask.core.arguments import as_array as as_array
+from fastmask.core.arguments import check_shape, real_numbers
+from fastmask.core.arguments import choice as choice
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
@@ -52,13 +55,6 @@ def not_supported(**arguments: Any) -> None:
             raise NotImplementedError(f"{name}: expected None, since fastmask has nothing else yet, got {value!r}")
 
 
-def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
-    """Return `value`; ValueError unless it is one of `allowed`."""
-    if not any(value is option or value == option for option in allowed):
-        raise ValueError(f"{name}: expected one of {tuple(allowed)}, got {value!r}")
-    return value
-
-
 def activation_name(name: str, value: Any, allowed: Collection[str]) -> str:
     """Return the name of an activation given as None (linear), a name or Keras 3's function of that name.
 
@@ -74,21 +70,9 @@ def activation_name(name: str, value: Any, allowed: Collection[str]) -> str:
     return str(known)
 
 
-def as_array(name: str, value: Any) -> Array:
-    """Return `value` as an array; ValueError for nested lists of different lengths."""
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise ValueError(
-            f"{name}: expected an array, got sequences of different lengths, which PackedSequence.from_list packs"
-        ) from None
-
-
 def real_array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     """Return `value` as an array of `dtype`; TypeError unless it holds real numbers."""
-    array = as_array(name, value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    array = real_numbers(name, value)
     return array if array.dtype == dtype else array.astype(dtype)
 
 
@@ -152,6 +136,5 @@ def mask_for(mask: Any, shape: tuple[int, ...], ids: bool = False) -> "npt.NDArr
 def cotangent(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return the gradient of an output as an array of `dtype`; ValueError unless of `shape`."""
     array = real_array(name, value, dtype)
-    if array.shape != tuple(shape):
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {array.shape}")
+    check_shape(name, array, shape)
     return array

@@ -285,7 +285,7 @@ STATE = np.zeros((2, UNITS))
         ({"x": np.zeros((2, FEATURES))}, ValueError, "x: expected 3 axes for layer 'mine' .LSTM., got shape"),
         ({"x": np.zeros((2, 3, 7))}, ValueError, "x: expected 3 features .*layer 'mine' .LSTM.* got shape"),
         ({"x": GOOD.astype(complex)}, TypeError, "x: expected real numbers, got dtype complex128"),
-        ({"x": GOOD.astype(object)}, TypeError, "x: expected real numbers, got dtype object"),
+        ({"x": GOOD.astype(object)}, TypeError, "x: expected an array of numbers, got dtype object"),
         ({"x": GOOD.astype(str)}, TypeError, "x: expected real numbers"),
         ({"mask": np.ones((3, 2), bool)}, ValueError, r"mask: expected shape \(B, T\) = \(2, 3\), got \(3, 2\)"),
         ({"mask": np.ones((2, 3, 1), bool)}, ValueError, "mask: expected shape"),
