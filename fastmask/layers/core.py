@@ -1,4 +1,4 @@
-"""Layers that act on one step at a time (Dense, Activation, the dropouts, Identity), and Flatten."""
+"""Layers that act on one step at a time (Dense, Activation, the dropouts and Identity)."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -9,8 +9,8 @@ from fastmask import ops
 from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Array, Shape
-from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, leave, run, same, summed
-from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, leave, pulled, run, same, summed
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback
 from fastmask.layers.base.programs import Kept
 from fastmask.layers.base.weights import add_kept, keep_options
 from fastmask.random import SeedGenerator, as_generator
@@ -164,11 +164,7 @@ class Activation(RowLayer):
 
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         y, back = run("activation", call.keep, values, self.activation)
-
-        def pullback(dy: Any) -> Gradients:
-            return Gradients(back(cotangents(dy, y, self.dtype)[0]), [])
-
-        return y, pullback
+        return y, pulled(y, back, self.dtype)
 
 
 class Dropout(Layer):
@@ -208,7 +204,7 @@ class Dropout(Layer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if not (call.training and self.stochastic):
-            return x, lambda dy: Gradients(dy if isinstance(dy, Shown) else cotangents(dy, x, self.dtype)[0], [])
+            return passed_on(x, self.dtype)
         packed = isinstance(x, PackedSequence)
         if packed and x.shown is not None:
             return self._shown(x, call)
@@ -302,51 +298,12 @@ class Identity(Layer):
     supports_masking = True
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        def pullback(dy: Any) -> Gradients:
-            return Gradients(dy if isinstance(dy, Shown) else cotangents(dy, x, self.dtype)[0], [])
-
-        return x, pullback
+        return passed_on(x, self.dtype)
 
 
-class Flatten(Layer):
-    """Put all axes but the first into one: (B, ...) to (B, size). Takes no mask.
-
-    Parameters
-    ----------
-    data_format : {"channels_last"}, optional
-        Accepted for Keras's sake.
-    **kwargs
-        See `Layer`.
-    """
-
-    supports_masking = False
-
-    def __init__(self, data_format: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.data_format = checks.choice("data_format", data_format, (None, "channels_last"))
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        batch, *rest = input_shape
-        size: int | None = 1
-        for n in rest:
-            size = None if size is None or n is None else size * n
-        return (batch, size)
-
-    def check_input(self, x: Any) -> Any:
-        x = super().check_input(x)
-        if not x.shape:
-            raise ValueError(f"x: expected at least the axis (B,) for {describe(self)}, got a scalar")
-        return x
-
-    def forward(self, x: Any, call: Call) -> tuple[Array, Pullback | None]:
-        grid, back = run("unpack", call.keep, x) if isinstance(x, PackedSequence) else (x, same)
-        y = grid.reshape(len(grid), int(np.prod(grid.shape[1:])))
-
-        def pullback(dy: Any) -> Gradients:
-            d = cast(Array, cotangents(dy, y, self.dtype)[0])
-            return Gradients(back(d.reshape(grid.shape)), [])
-
-        return y, pullback
+def passed_on(x: Any, dtype: np.dtype[Any]) -> tuple[Any, Pullback]:
+    """Return `x` and the pullback of a layer that does nothing to it."""
+    return x, lambda dy: Gradients(dy if isinstance(dy, Shown) else cotangents(dy, x, dtype)[0], [])
 
 
 def keep_factor(source: SeedGenerator, rate: float, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -172,6 +172,8 @@ class Dot(Merge):
     The output has no mask; masked steps take part with what Keras shows there.
     """
 
+    passes_mask = False
+
     def __init__(self, axes: int | Sequence[int], normalize: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         pair = [axes, axes] if isinstance(axes, int) else axes
@@ -182,14 +184,6 @@ class Dot(Merge):
         self.axes = axes if isinstance(axes, int) else list(axes)
         self.normalize = bool(normalize)
         self._pair = tuple(pair)
-
-    @property
-    def passes_mask(self) -> bool:
-        return False
-
-    def compute_mask(self, x: Any, mask: Any = None) -> None:
-        """Return None."""
-        return
 
     def _summed(self, shapes: Sequence[Any]) -> tuple[int, int]:
         if len(shapes) != 2:

@@ -20,15 +20,12 @@ class MaskOperation(Layer):
     """
 
     supports_masking = True
+    passes_mask = False
     takes_grid = True
 
     def __init__(self, *, name: str | None = None) -> None:
         super().__init__(name=name, trainable=False)
         self.dtype = np.dtype(bool)
-
-    @property
-    def passes_mask(self) -> bool:
-        return False
 
     def input_takes_ids(self, index: int) -> bool:
         """Return whether the inputs have one number for each step."""

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Array, Shape
-from fastmask.layers.base.flow import Back, cotangents, run, same
-from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.flow import Back, pulled, run, same
+from fastmask.layers.base.layer import Call, Layer, Pullback, describe
 from fastmask.layers.base.symbolic import KerasTensor
 from fastmask.layers.logic import AnyFeature, NotEqual
 
@@ -61,11 +61,7 @@ class Masking(Layer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         y, back = (self._packed if isinstance(x, PackedSequence) else self._grid)(x, call.keep)
-
-        def pullback(dy: Any) -> Gradients:
-            return Gradients(back(cotangents(dy, y, self.dtype)[0]), [])
-
-        return y, pullback
+        return y, pulled(y, back, self.dtype)
 
     def _grid(self, x: Array, _: bool) -> tuple[Array, Back]:
         kept = self._differs(x)[..., None]

@@ -11,7 +11,7 @@ import numpy as np
 from fastmask import ops
 from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
 from fastmask.layers.base import checks
-from fastmask.layers.base.calls import Call, Gradients
+from fastmask.layers.base.calls import Call, Gradients, Pullback
 from fastmask.layers.base.checks import Array, Shape
 
 Back = Callable[..., Any]
@@ -269,6 +269,11 @@ def cotangents(dy: Any, outputs: Any, dtype: np.dtype[Any]) -> list[Array | None
         None if d is None else checks.cotangent(f"dy[{i}]", _values_of(d), _array(y).shape, dtype)
         for i, (d, y) in enumerate(zip(dy, outputs, strict=True))
     ]
+
+
+def pulled(y: Any, back: Back, dtype: np.dtype[Any]) -> Pullback:
+    """Return the pullback of a layer without weights; `back` takes the gradient by its output `y`."""
+    return lambda dy: Gradients(back(cotangents(dy, y, dtype)[0]), [])
 
 
 def _array(y: Any) -> Array:
