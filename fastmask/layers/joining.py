@@ -97,42 +97,16 @@ class Concatenate(MaskMerge):
         packed, ways = self.packed(x, call.keep)
         if axis == 1:
             return self._in_time(packed, ways)
-        if self._fits(packed):
-            y, backs, fill_back = self._stored(packed, axis, call.keep)
-        else:
-            y, backs = self._cells(packed, axis, call.keep)
-            fill_back = None
+        return self.side_by_side(packed, ways, call.keep)
 
-        def pullback(dy: Any) -> Gradients:
-            d = backs(cotangents(dy, y, self.dtype)[0])
-            if isinstance(dy, Shown) and fill_back is not None:
-                d = [aligning.with_fill(own, part[0]) for own, part in zip(d, fill_back(dy.fill[None]), strict=True)]
-            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
-
-        return y, pullback
-
-    def _fits(self, xs: list[PackedSequence]) -> bool:
-        """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
+    def fits(self, xs: list[PackedSequence]) -> bool:
         alike = all(x.shown is xs[0].shown and (x.shown is None or x.index is xs[0].index) for x in xs)
         alike = alike and not (self.mask_mode == "drop" and xs[0].packing.masked)
         return aligning.share_plan(xs) and alike and len({x.repeat for x in xs}) == 1
 
-    def _stored(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back, Back]:
-        arrays, index, ways = aligning.stored(xs, keep)
-        values, back = _join(arrays, axis - 1)
-        fill, fill_back = _join(aligning.fills(xs), axis - 1)
-        plan = xs[0].packing
-        y = PackedSequence(values, plan, index, fill[0] if plan.masked else None, xs[0].repeat, xs[0].shown)
-        return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
-
-    def _cells(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back]:
-        mask = self.joined_mask([x.shape for x in xs], [aligning.mask_of(x) for x in xs])
-        plan = aligning.plan_of(mask, xs)
-        cells, shown = aligning.visible_cells(plan, xs) if plan.masked else (plan.positions, None)
-        pairs = [aligning.gather(x, cells, keep) for x in xs]
-        values, back = _join([rows for rows, _ in pairs], axis - 1)
-        y = aligning.from_cells(values, plan, shown)
-        return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
+    def merge_rows(self, rows: list[Array], masks: list[Any] | None, keep: bool) -> tuple[Array, Back]:
+        # Rows of tokens lack the axis of time, which is not the one that is joined along.
+        return _join(rows, self._along(rows[0].ndim + 1) - 1)
 
     def _in_time(self, xs: list[PackedSequence], ways: list[Back]) -> tuple[PackedSequence, Pullback]:
         """Join in time without a padded grid: the values stay as they are and get a new index."""

@@ -114,6 +114,59 @@ class MaskMerge(Merge):
         masks = [None] * len(x) if mask is None else self._checked_masks(x, mask)
         return self.joined_mask([np.shape(entry) for entry in x], masks)
 
+    @property
+    def fills_alone(self) -> bool:
+        """Whether masked places show the merged fills even where those of the inputs repeat tokens."""
+        return False
+
+    def fits(self, xs: list[PackedSequence]) -> bool:
+        """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
+        raise NotImplementedError
+
+    def merge_rows(self, rows: list[Array], masks: list[Any] | None, keep: bool) -> tuple[Array, Back]:
+        """Merge arrays whose first axis counts rows or tokens; the masks say which of them count."""
+        raise NotImplementedError
+
+    def side_by_side(self, xs: list[PackedSequence], ways: list[Back], keep: bool) -> tuple[PackedSequence, Pullback]:
+        """Merge packed batches of one grid; the ways lead back from them to what the layer was given."""
+        fill_back: Back | None = None
+        if self.fits(xs):
+            y, back, fill_back = self._stored(xs, keep)
+        else:
+            y, back = self._cells(xs, keep)
+
+        def pullback(dy: Any) -> Gradients:
+            d = back(cotangents(dy, y, self.dtype)[0])
+            if isinstance(dy, Shown) and fill_back is not None:
+                parts = fill_back(dy.fill[None])
+                d = [aligning.with_fill(own, part[0]) for own, part in zip(d, parts, strict=True)]
+            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
+
+        return y, pullback
+
+    def _stored(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back, Back | None]:
+        """Merge stored values, and what masked places show."""
+        arrays, index, ways = aligning.stored(xs, keep)
+        values, back = self.merge_rows(arrays, None, keep)
+        fill, fill_back = None, None
+        if xs[0].packing.masked:
+            rows, fill_back = self.merge_rows(aligning.fills(xs), [np.zeros(1, bool) for _ in xs], keep)
+            fill = rows[0]
+        repeat = all(x.repeat for x in xs) and not self.fills_alone
+        y = PackedSequence(values, xs[0].packing, index, fill, repeat, xs[0].shown)
+        return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
+
+    def _cells(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back]:
+        """Merge what the inputs show at the tokens of the output, and where it is masked."""
+        masks = [aligning.mask_of(x) for x in xs]
+        plan = aligning.plan_of(self.joined_mask([x.shape for x in xs], masks), xs)
+        cells, shown = aligning.visible_cells(plan, xs) if plan.masked else (plan.positions, None)
+        pairs = [aligning.gather(x, cells, keep) for x in xs]
+        valid = [None if m is None else m.reshape(-1)[cells] for m in masks]
+        values, back = self.merge_rows([rows for rows, _ in pairs], valid, keep)
+        y = aligning.from_cells(values, plan, shown)
+        return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
+
     def get_config(self) -> dict[str, Any]:
         # Keras's constructors have no such argument.
         config = {name: value for name, value in super().get_config().items() if name != "mask_mode"}
@@ -133,7 +186,6 @@ class Elementwise(MaskMerge):
     def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
         joined = super().mask_flow(masked, outputs)
         return [0] if self.mask_mode == "or" and not all(masked) else joined
-
 
     def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
         rank = max(map(len, shapes))
@@ -161,51 +213,21 @@ class Elementwise(MaskMerge):
         packed, ways = self.packed(x, call.keep)
         if not aligning.same_grid(packed):
             return self._grids(x, call.keep)
-        if self._fits(packed):
-            y, backs, fill_back = self._stored(packed, call.keep)
-        else:
-            y, backs = self._cells(packed, call.keep)
-            fill_back = None
+        return self.side_by_side(packed, ways, call.keep)
 
-        def pullback(dy: Any) -> Gradients:
-            d = backs(cotangents(dy, y, self.dtype)[0])
-            if isinstance(dy, Shown) and fill_back is not None:
-                parts = fill_back(dy.fill[None])
-                d = [aligning.with_fill(own, part[0]) for own, part in zip(d, parts, strict=True)]
-            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
+    @property
+    def fills_alone(self) -> bool:
+        return self.mode == "multiply" and self.mask_mode == "or"
 
-        return y, pullback
-
-    def _fits(self, xs: list[PackedSequence]) -> bool:
-        """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
+    def fits(self, xs: list[PackedSequence]) -> bool:
         if not aligning.share_plan(xs) or (self.mask_mode == "drop" and xs[0].packing.masked):
             return False
         first, alike = xs[0], self.mask_mode != "or" or self.mode in ("add", "subtract", "average")
         if any(x.shown is not None for x in xs):
             return alike and all(x.shown is first.shown and x.index is first.index for x in xs)
-        if not first.packing.masked or (self.mode == "multiply" and not alike):
+        if not first.packing.masked or self.fills_alone:
             return True
         return len({x.repeat for x in xs}) == 1 and (alike or not first.repeat)
-
-    def _stored(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back, Back | None]:
-        arrays, index, ways = aligning.stored(xs, keep)
-        values, back = run("merge", keep, arrays, self.mode)
-        plan = xs[0].packing
-        fill, fill_back = self._fill(xs, keep) if plan.masked else (None, None)
-        repeat = all(x.repeat for x in xs) and (self.mode != "multiply" or self.mask_mode != "or")
-        y = PackedSequence(values, plan, index, fill, repeat, xs[0].shown)
-        return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
-
-    def _cells(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back]:
-        """Merge what the inputs show at the tokens of the output, and where it is masked."""
-        masks = [aligning.mask_of(x) for x in xs]
-        plan = aligning.plan_of(self.joined_mask([x.shape for x in xs], masks), xs)
-        cells, shown = aligning.visible_cells(plan, xs) if plan.masked else (plan.positions, None)
-        pairs = [aligning.gather(x, cells, keep) for x in xs]
-        valid = [None if m is None else m.reshape(-1)[cells] for m in masks]
-        values, back = run("merge", keep, [rows for rows, _ in pairs], self.mode, self._acting(valid))
-        y = aligning.from_cells(values, plan, shown)
-        return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
 
     def _grids(self, xs: list[Any], keep: bool) -> tuple[Any, Pullback]:
         """Merge arrays of which some are repeated along the batch's steps."""
@@ -213,7 +235,7 @@ class Elementwise(MaskMerge):
         rank = max(array.ndim for array in arrays)
         wide = [a.reshape(a.shape[:1] + (1,) * (rank - a.ndim) + a.shape[1:]) for a in arrays]
         masks = [m if a.ndim == rank else None for m, a in zip(masks, arrays, strict=True)]
-        y, back = run("merge", keep, wide, self.mode, self._acting(masks))
+        y, back = self.merge_rows(wide, masks, keep)
         leave_back: Back = same
         if any(isinstance(x, PackedSequence) for x in xs):
             mask = self.joined_mask([array.shape for array in arrays], masks)
@@ -226,15 +248,8 @@ class Elementwise(MaskMerge):
 
         return y, pullback
 
-    def _fill(self, xs: list[PackedSequence], keep: bool) -> tuple[Array, Back]:
-        """Return what the output shows where every input is masked."""
-        nowhere = self._acting([np.zeros(1, bool) for _ in xs])
-        row, back = run("merge", keep, aligning.fills(xs), self.mode, nowhere)
-        return row[0], back
-
-    def _acting(self, masks: list[Any]) -> list[Any] | None:
-        """Return the masks if the values depend on them."""
-        return masks if self.mask_mode == "or" else None
+    def merge_rows(self, rows: list[Array], masks: list[Any] | None, keep: bool) -> tuple[Array, Back]:
+        return run("merge", keep, rows, self.mode, masks if self.mask_mode == "or" else None)
 
 
 class Add(Elementwise):
