@@ -1,7 +1,7 @@
 """The base of all losses: weights, mask, reduction."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +38,8 @@ class Loss:
     vectors : bool
         Whether 1-D predictions are always the outputs of one token, False unless a subclass says so;
         otherwise they become (B, 1), one output for each row, where rows have weights or a mask.
+    options : tuple of str
+        Further arguments of the constructor, which `get_config` reads from the attributes of their names.
 
     Raises
     ------
@@ -47,6 +49,7 @@ class Loss:
 
     identifier = "loss"
     vectors = False
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, reduction: str | None = "sum_over_batch_size", name: str | None = None, dtype: Any = None
@@ -144,7 +147,8 @@ class Loss:
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {"name": self.name, "reduction": self.reduction}
+        own = {name: getattr(self, name) for name in self.options}
+        return {"name": self.name, "reduction": self.reduction} | own
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Loss":

@@ -16,6 +16,8 @@ Array = NDArray[Any]
 class _Smoothed(Loss):
     """A cross-entropy whose targets may be smoothed."""
 
+    options = ("from_logits", "label_smoothing", "axis")
+
     def __init__(
         self,
         from_logits: bool = False,
@@ -31,11 +33,6 @@ class _Smoothed(Loss):
         self.from_logits = from_logits
         self.label_smoothing = label_smoothing
         self.axis = axis
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        own = ("from_logits", "label_smoothing", "axis")
-        return super().get_config() | {name: getattr(self, name) for name in own}
 
 
 class BinaryCrossentropy(_Smoothed):
@@ -120,6 +117,7 @@ class SparseCategoricalCrossentropy(Loss):
 
     identifier = "sparse_categorical_crossentropy"
     vectors = True
+    options = ("from_logits", "ignore_class", "axis")
 
     def __init__(
         self,
@@ -155,11 +153,6 @@ class SparseCategoricalCrossentropy(Loss):
         if self.ignore_class is None:
             return None
         return np.asarray(class_labels(y_true, y_pred) == self.ignore_class)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        own = ("from_logits", "ignore_class", "axis")
-        return super().get_config() | {name: getattr(self, name) for name in own}
 
 
 class KLDivergence(Loss):

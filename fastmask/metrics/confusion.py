@@ -1,7 +1,7 @@
 """Counts of true and false positives and negatives, and what is made of them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,7 +82,9 @@ class Confusion(Metric):
 
 
 class _Count(Confusion):
-    """Base of the four counts."""
+    """Base of the four counts, each that of the attribute `counted`."""
+
+    counted: ClassVar[str]
 
     def __init__(
         self,
@@ -93,13 +95,9 @@ class _Count(Confusion):
         self.given = thresholds
         super().__init__(_thresholds(thresholds, 0.5), name, dtype)
 
-    def counted(self) -> Array:
-        """Return the count for each threshold."""
-        raise NotImplementedError
-
     def result(self) -> Any:
         """Return the sum of weights: a float, or an array for several thresholds."""
-        return _one_or_all(self.counted()[:, 0])
+        return _one_or_all(getattr(self, self.counted)[:, 0])
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -109,37 +107,27 @@ class _Count(Confusion):
 class TruePositives(_Count):
     """Weight of the outputs that are rightly above the threshold (0.5 by default)."""
 
-    def counted(self) -> Array:
-        """Return the count for each threshold."""
-        return self.true_positives
+    counted = "true_positives"
 
 
 class FalsePositives(_Count):
     """Weight of the outputs that are wrongly above the threshold (0.5 by default)."""
 
     direction = "down"
-
-    def counted(self) -> Array:
-        """Return the count for each threshold."""
-        return self.false_positives
+    counted = "false_positives"
 
 
 class TrueNegatives(_Count):
     """Weight of the outputs that are rightly not above the threshold (0.5 by default)."""
 
-    def counted(self) -> Array:
-        """Return the count for each threshold."""
-        return self.true_negatives
+    counted = "true_negatives"
 
 
 class FalseNegatives(_Count):
     """Weight of the outputs that are wrongly not above the threshold (0.5 by default)."""
 
     direction = "down"
-
-    def counted(self) -> Array:
-        """Return the count for each threshold."""
-        return self.false_negatives
+    counted = "false_negatives"
 
 
 class Precision(Confusion):
