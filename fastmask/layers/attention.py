@@ -9,7 +9,7 @@ from fastmask.batch.packing import PackedSequence
 from fastmask.layers import aligning
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Shape
-from fastmask.layers.base.flow import Back, cotangents, run, same
+from fastmask.layers.base.flow import cotangents, pack_by, run, same
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.core import keep_factor
 from fastmask.random import SeedGenerator, as_generator
@@ -116,7 +116,8 @@ class Attention(Layer):
             shape = (*query.shape[:2], value.shape[1])
             factor = keep_factor(self.seed_generator, self.dropout, shape, self.dtype)
         (found, scores), back = run("attention", call.keep, query, key, value, visible, scale, concat, factor)
-        y, leave_back = _like_query(found, x[0])
+        # Where a packed query is masked, the output shows zeros.
+        y, leave_back = pack_by(found, x[0].packing) if isinstance(x[0], PackedSequence) else (found, same)
         output = (y, scores) if call.options.get("return_attention_scores") else y
 
         def pullback(dy: Any) -> Gradients:
@@ -135,8 +136,3 @@ class Attention(Layer):
             return visible
         causal = np.tri(*size, dtype=bool)[None]
         return causal if visible is None else visible & causal
-
-
-def _like_query(y: Any, query: Any) -> tuple[Any, Back]:
-    """Pack the output by the plan of a packed query, which leaves zeros where that is masked."""
-    return aligning.pack_by(y, query.packing) if isinstance(query, PackedSequence) else (y, same)

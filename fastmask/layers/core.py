@@ -8,8 +8,9 @@ import numpy as np
 from fastmask import ops
 from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
+from fastmask.layers.base.arguments import own_arguments
 from fastmask.layers.base.checks import Array, Shape
-from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, leave, pulled, run, same, summed
+from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, fill_of, leave, pulled, run, same, summed
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback
 from fastmask.layers.base.programs import Kept
 from fastmask.layers.base.weights import add_kept, keep_options
@@ -51,8 +52,7 @@ class RowLayer(Layer):
         return x.with_values(y, fill=fill), through
 
     def _map_fill(self, x: PackedSequence, keep: bool) -> tuple[Array, Pullback | None]:
-        fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill)
-        y, pullback = self.map_rows(fill[None].astype(x.dtype, copy=False), Call(keep=keep))
+        y, pullback = self.map_rows(fill_of(x)[None], Call(keep=keep))
         return y[0], pullback
 
     def _masked_grid(self, x: Array, call: Call) -> tuple[Array, Pullback | None]:
@@ -114,9 +114,7 @@ class Dense(RowLayer):
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         checks.not_supported(lora_rank=lora_rank, lora_alpha=lora_alpha, quantization_config=quantization_config)
-        keep_options(self, kernel_initializer=kernel_initializer, bias_initializer=bias_initializer)
-        keep_options(self, kernel_regularizer=kernel_regularizer, bias_regularizer=bias_regularizer)
-        keep_options(self, kernel_constraint=kernel_constraint, bias_constraint=bias_constraint)
+        keep_options(self, **own_arguments(locals()))
         self.units = checks.positive_int("units", units)
         self.activation = checks.activation_name("activation", activation, ops.ACTIVATIONS)
         self.use_bias = bool(use_bias)

@@ -45,6 +45,13 @@ def check_float(
     return np.require(array, own, ("C", "A"))
 
 
+def check_like(name: str, value: ArrayLike, like: Array | PackedSequence) -> Array:
+    """``value`` checked as by `check_float`, of the dtype and the shape of ``like``."""
+    array = check_float(name, value, None, like.dtype)
+    check_shape(name, array, like.shape)
+    return array
+
+
 def check_packed(name: str, value: object) -> PackedSequence:
     """``value``; TypeError unless it is a PackedSequence."""
     if not isinstance(value, PackedSequence):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask.core.arguments import choice
-from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_list, check_shape
+from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_like, check_list
 
 Mask = NDArray[np.bool_]
 Masks = Sequence[Mask | None] | None
@@ -44,19 +44,18 @@ def merge_vjp(arrays: Sequence[ArrayLike], mode: str, masks: Masks = None) -> tu
     if not given or (mode == "subtract" and len(given) != 2):
         wanted = "two" if mode == "subtract" else "one or more"
         raise ValueError(f"arrays: expected {wanted} for {mode!r}, got {len(given)}")
-    shape = _common_shape(given)
+    _check_together(given)
     valid = _check_masks(masks, given)
     y, back = _ARITHMETIC[mode](given, valid)
 
     def pullback(dy: ArrayLike) -> list[Array]:
-        d = check_float("dy", dy, None, y.dtype)
-        check_shape("dy", d, shape)
+        d = check_like("dy", dy, y)
         return [_unbroadcast(part, array.shape) for part, array in zip(back(d), given, strict=True)]
 
     return y, pullback
 
 
-def _common_shape(arrays: list[Array]) -> tuple[int, ...]:
+def _check_together(arrays: list[Array]) -> None:
     first = arrays[0]
     for i, array in enumerate(arrays):
         if array.dtype != first.dtype:
@@ -64,7 +63,7 @@ def _common_shape(arrays: list[Array]) -> tuple[int, ...]:
         if array.ndim != first.ndim:
             raise ValueError(f"arrays[{i}]: expected {first.ndim} dimensions, as arrays[0], got shape {array.shape}")
     try:
-        return np.broadcast_shapes(*[array.shape for array in arrays])
+        np.broadcast_shapes(*[array.shape for array in arrays])
     except ValueError:
         shapes = ", ".join(str(array.shape) for array in arrays)
         raise ValueError(f"arrays: expected shapes that broadcast to each other, got {shapes}") from None
@@ -189,8 +188,7 @@ def batch_dot_vjp(
     out = (rows[0] @ rows[1].swapaxes(1, 2)).reshape(shape if len(shape) > 1 else (*shape, 1))
 
     def pullback(dout: ArrayLike) -> tuple[Array, Array]:
-        d = check_float("d", dout, None, a.dtype)
-        check_shape("d", d, out.shape)
+        d = check_like("d", dout, out)
         d = d.reshape(len(a), rows[0].shape[1], rows[1].shape[1])
         dx = scale[0][1]((d @ rows[1]).reshape(left.shape))
         dy = scale[1][1]((d.swapaxes(1, 2) @ rows[0]).reshape(right.shape))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask.core.arguments import real_numbers
-from fastmask.ops._arrays import Array, check_float, check_shape
+from fastmask.ops._arrays import Array, check_float, check_like, check_shape
 
 
 class NormalizationGradients(NamedTuple):
@@ -62,8 +62,7 @@ def layer_normalization_vjp(
     y = _affine(normal, scale, offset).reshape(array.shape)
 
     def pullback(dy: ArrayLike) -> NormalizationGradients:
-        d = check_float("dy", dy, None, array.dtype)
-        check_shape("dy", d, array.shape)
+        d = check_like("dy", dy, array)
         d = d.reshape(rows.shape)
         dn = d if scale is None else d * scale
         dx = factor * (dn - _mean(dn) - normal * _mean(dn * normal))
@@ -136,8 +135,7 @@ def batch_normalization_vjp(
     y = _affine(normal, scale, offset)
 
     def pullback(dy: ArrayLike) -> NormalizationGradients:
-        d = check_float("dy", dy, None, array.dtype)
-        check_shape("dy", d, array.shape)
+        d = check_like("dy", dy, array)
         dx = d * (factor if scale is None else factor * scale)
         d_normal = (d * normal).sum(axis=0)
         d_variance = d_normal * factor * factor * (-0.5 if scale is None else -0.5 * scale)

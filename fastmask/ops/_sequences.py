@@ -15,6 +15,7 @@ from fastmask.ops._arrays import (
     Indices,
     check_broadcast,
     check_float,
+    check_like,
     check_packed,
     check_packed_floats,
     check_shape,
@@ -62,8 +63,7 @@ def expand_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Arr
     data = check_packed("packed", packed).data
 
     def pullback(d: ArrayLike) -> Array:
-        gradient = check_float("d", d, None, packed.dtype)
-        check_shape("d", gradient, data.shape)
+        gradient = check_like("d", d, data)
         return gradient if packed.index is None else _sum_tokens(gradient, packed.index, packed.values)
 
     return data, pullback
@@ -82,8 +82,7 @@ def unpack_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Arr
     check_packed("packed", packed)
 
     def pullback(d: ArrayLike) -> Array:
-        gradient = check_float("d", d, None, packed.dtype)
-        check_shape("d", gradient, packed.shape)
+        gradient = check_like("d", d, packed)
         plan = packed.packing
         flat = gradient.reshape(plan.batch_size * plan.total_length, *packed.values.shape[1:])
         if not packed.repeat and packed.shown is None:
@@ -126,8 +125,7 @@ def gather_vjp(packed: PackedSequence, cells: Indices) -> tuple[Array, Callable[
     out = take_rows(packed.values, source, packed.fill)
 
     def pullback(d: ArrayLike) -> tuple[Array, Array]:
-        gradient = check_float("d", d, None, packed.dtype)
-        check_shape("d", gradient, out.shape)
+        gradient = check_like("d", d, out)
         return _sum_tokens(gradient, source, packed.values), gradient[source < 0].sum(axis=0)
 
     return out, pullback
@@ -150,8 +148,7 @@ def time_order_vjp(backward: PackedSequence) -> tuple[PackedSequence, Callable[[
     out = PackedSequence(take_rows(backward.data, reverse), backward.packing.reversed, None, backward.fill)
 
     def pullback(d: ArrayLike) -> Array:
-        gradient = check_float("d", d, None, backward.dtype)
-        check_shape("d", gradient, out.values.shape)
+        gradient = check_like("d", d, out.values)
         tokens = take_rows(gradient, reverse)
         return tokens if backward.index is None else _sum_tokens(tokens, backward.index, backward.values)
 
@@ -202,8 +199,7 @@ def merge_rows_vjp(
     merged = _merge(a, b, mode)
 
     def pullback(d: ArrayLike) -> tuple[Array, Array]:
-        gradient = check_float("d", d, 2, merged.dtype)
-        check_shape("d", gradient, merged.shape)
+        gradient = check_like("d", d, merged)
         da, db = _unmerge(gradient, a, b, mode)
         return np.ascontiguousarray(da), np.ascontiguousarray(db)
 
@@ -241,8 +237,7 @@ def merge_directions_vjp(
     merged = PackedSequence(_merge(a, b, mode), plan)
 
     def pullback(d: ArrayLike) -> tuple[Array, Array]:
-        gradient = check_float("d", d, 2, merged.dtype)
-        check_shape("d", gradient, merged.values.shape)
+        gradient = check_like("d", d, merged.values)
         da, db = _unmerge(gradient, a, b, mode)
         return np.ascontiguousarray(da), take_rows(db, plan.reverse)
 
@@ -256,8 +251,7 @@ def multiply_vjp(x: ArrayLike, factor: ArrayLike) -> tuple[Array, Callable[[Arra
     check_broadcast("factor", other, array.shape)
 
     def pullback(dy: ArrayLike) -> Array:
-        gradient = check_float("dy", dy, None, array.dtype)
-        check_shape("dy", gradient, array.shape)
+        gradient = check_like("dy", dy, array)
         return gradient * other
 
     return array * other, pullback

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
+from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.core import budget
 from fastmask.layers.base import checks
 from fastmask.layers.base.calls import Call, Gradients, Pullback
 from fastmask.layers.base.checks import Array
-from fastmask.layers.base.flow import Back, cotangents, enter, run, same, unpack_shown
+from fastmask.layers.base.flow import Back, cotangents, enter, pack_by, run, same, unpack_shown
 from fastmask.layers.base.holder import AnyLayer, describe
 
 
@@ -51,7 +51,7 @@ def forward(layer: AnyLayer, x: Any, call: Call) -> tuple[Any, Pullback | None]:
     outputs = [np.asarray(y, layer.dtype) for y in (found if isinstance(found, (tuple, list)) else [found])]
     padded = not any(isinstance(source, PackedSequence) for source in sources)
     plans = [None] * len(outputs) if padded else _plans(layer, value, mask, len(outputs), sources)
-    left = [_leave(y, plan) for y, plan in zip(outputs, plans, strict=True)]
+    left = [(y, same) if plan is None else pack_by(y, plan) for y, plan in zip(outputs, plans, strict=True)]
     several = isinstance(found, (tuple, list))
     output = tuple(y for y, _ in left) if several else left[0][0]
 
@@ -135,14 +135,6 @@ def _per_output(masks: Any, outputs: int) -> list[Any]:
     if isinstance(masks, (list, tuple)):
         return [*masks, *[None] * outputs][:outputs]
     return [masks, *[None] * (outputs - 1)]
-
-
-def _leave(y: Array, plan: Packing | None) -> tuple[Any, Back]:
-    if plan is None:
-        return y, same
-    cells = plan.batch_size * plan.total_length
-    tokens = take_rows(y.reshape(cells, *y.shape[len(plan.leading) + 1 :]), plan.positions)
-    return PackedSequence(tokens, plan), lambda d: put_rows(d, plan.positions, cells).reshape(y.shape)
 
 
 def _gradients(layer: AnyLayer, found: Any) -> Gradients:

@@ -92,6 +92,18 @@ def full_plan(rows: int, steps: int) -> Packing:
 _kept_plan = lru_cache(maxsize=8)(Packing.full)
 
 
+def pack_by(y: Array, plan: Packing) -> tuple[PackedSequence, Back]:
+    """Pack a padded array by a given plan."""
+    cells = plan.batch_size * plan.total_length
+    tokens = take_rows(y.reshape(cells, *y.shape[len(plan.leading) + 1 :]), plan.positions)
+    return PackedSequence(tokens, plan), lambda d: put_rows(d, plan.positions, cells).reshape(y.shape)
+
+
+def fill_of(x: PackedSequence) -> Array:
+    """Return what masked places of a batch show, zeros where it does not say."""
+    return np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill, x.dtype)
+
+
 def leave(y: PackedSequence, padded: bool, keep: bool) -> tuple[Any, Back]:
     """Pad a packed batch if that is what came in."""
     return run("unpack", keep, y) if padded else (y, same)
