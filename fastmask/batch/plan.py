@@ -43,7 +43,7 @@ class Packing:
     lengths : int64 array (B,)
         Valid tokens of each row, in the order of the batch.
     sorted_indices, unsorted_indices : int64 array (B,)
-        Row of the batch at each place of the sorted batch, and the other way round.
+        Row of the batch at each position of the sorted batch, and the other way round.
     batch_sizes : int64 array (S,)
         Rows that have a step, for each step; S is the largest length.
     offsets : int64 array (S,)
@@ -78,7 +78,7 @@ class Packing:
         cls, lengths: Indices, total_length: int, longest: int, tokens: int, mask: NDArray[np.uint8] | None,
         masked: bool,
     ) -> Packing:
-        """The plan of rows of so many tokens; those that the mask names, or their first."""
+        """The plan of rows of these lengths: of the tokens that the mask names, or else of the first of each row."""
         batch_size = lengths.shape[0]
         if batch_size * total_length > LARGEST:
             raise ValueError(f"total_length: expected a grid of at most {LARGEST} places, "
@@ -90,7 +90,7 @@ class Packing:
         e = d + tokens
         f = e + tokens
         g = f + batch_size
-        # NumPy's error for too many numbers is about memory up to LARGEST of them.
+        # For more numbers than LARGEST the error of NumPy would not say that memory is lacking.
         memory = np.empty(min(g + longest + 1, LARGEST), np.int64)
         kernels.lay_out(mask, lengths, total_length, longest, tokens, memory)
         self = object.__new__(cls)
@@ -166,8 +166,8 @@ class Packing:
         batch_sizes : integer array (S,)
             Rows that have a step, for each step: positive and never growing.
         sorted_indices : integer array (B,), optional
-            Row of the batch at each place of the sorted batch; by default row b stands at place b. Rows behind
-            the first ``batch_sizes[0]`` places are empty.
+            Row of the batch at each position of the sorted batch; by default row b stands at position b. Rows behind
+            the first ``batch_sizes[0]`` positions are empty.
         """
         sizes = whole_numbers("batch_sizes", batch_sizes)
         if sizes.size and (sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any()):

@@ -79,7 +79,7 @@ def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
     starts = np.cumsum([0, *lengths])
     if packing.tokens == starts[-1]:
         flat = np.empty_like(data)
-        flat[_places(packing, starts)] = data
+        flat[_entries(packing, starts)] = data
     else:
         grid = output.cells().reshape(packing.batch_size, packing.total_length)
         cells = np.concatenate([row[:n] for row, n in zip(grid, lengths, strict=True)])
@@ -87,7 +87,7 @@ def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
     return np.split(flat, starts[1:-1])
 
 
-def _places(packing: Packing, starts: Array, axes: int = 2) -> Array:
+def _entries(packing: Packing, starts: Array, axes: int = 2) -> Array:
     """Return for each token the entry that it has in the concatenation of rows that begin at `starts`.
 
     Rows have entries for all of the first `axes` axes of the grid, and these are counted together.
@@ -114,7 +114,7 @@ def _pick(
         _check_lengths(name, values, lengths or (), grid[2:axes])
         starts = np.cumsum([0, *map(len, values)])
         flat = np.concatenate(values)
-        return np.asarray(flat.reshape(-1, *flat.shape[axes - 1 :])[_places(packing, starts, axes)])
+        return np.asarray(flat.reshape(-1, *flat.shape[axes - 1 :])[_entries(packing, starts, axes)])
     if values.shape[:axes] != grid[:axes]:
         raise ValueError(
             f"{name}: expected one entry per step, as the output has, that is shape "

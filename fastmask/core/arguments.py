@@ -34,7 +34,7 @@ def real_numbers(name: str, value: ArrayLike) -> NDArray[Any]:
 
 
 def are_whole(array: NDArray[Any]) -> bool:
-    """Whether an array holds integers; that of ``[]``, of no floats, does, too."""
+    """Whether an array holds integers, as an empty one does whose dtype is that of ``[]``."""
     return array.dtype.kind in ("iu" if array.size else "iuf")
 
 

@@ -35,7 +35,7 @@ class Attention(Layer):
     Input ``[query (B, Q, D), value (B, V, E)]`` or ``[query, value, key (B, V, D)]``; the key is the
     value by default. Output (B, Q, E), or that and the attention weights (B, Q, V) of a call with
     ``return_attention_scores=True``. ``use_causal_mask=True`` hides from each query the values
-    behind its place. Masked values get no weight; masked queries give zeros, and their mask is
+    of later steps. Masked values get no weight; masked queries give zeros, and their mask is
     passed on. Weights scale () and concat_score_weight ().
     """
 

@@ -248,8 +248,8 @@ class Dropout(Layer):
         if not isinstance(x, PackedSequence):
             return np.broadcast_to(noise, shape)
         grid = (*x.packing.leading, x.packing.total_length)
-        places = np.unravel_index(x.packing.positions, tuple(max(1, n) for n in grid))
-        chosen = noise[tuple(place if n > 1 else place * 0 for place, n in zip(places, wanted, strict=False))]
+        axes = np.unravel_index(x.packing.positions, tuple(max(1, n) for n in grid))
+        chosen = noise[tuple(along if n > 1 else along * 0 for along, n in zip(axes, wanted, strict=False))]
         return np.broadcast_to(chosen, shape)
 
 

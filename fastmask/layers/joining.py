@@ -105,7 +105,7 @@ class Concatenate(MaskMerge):
         return aligning.share_plan(xs) and alike and len({x.repeat for x in xs}) == 1
 
     def merge_rows(self, rows: list[Array], masks: list[Any] | None, keep: bool) -> tuple[Array, Back]:
-        # Rows of tokens lack the axis of time, which is not the one that is joined along.
+        # Rows of tokens lack the axis of time, along which inputs are joined elsewhere.
         return _join(rows, self._along(rows[0].ndim + 1) - 1)
 
     def _in_time(self, xs: list[PackedSequence], ways: list[Back]) -> tuple[PackedSequence, Pullback]:

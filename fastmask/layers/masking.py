@@ -69,7 +69,7 @@ class Masking(Layer):
 
     def _packed(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Back]:
         """Return `x` with zeros at masked places; packed anew if the mask changes."""
-        # Without a fill there is nothing at masked places: they are behind the ends of a list's sequences.
+        # Without a fill nothing stands at masked places, which then lie behind the ends of the sequences of a list.
         filled = x.repeat or x.shown is not None or (x.fill is not None and self._differs(np.asarray(x.fill)).any())
         stays_masked = x.values.ndim == 2 and not (x.packing.masked and filled)
         if stays_masked and self._differs(x.values).all():

@@ -12,7 +12,8 @@ from fastmask.metrics.confusion import Confusion, ratio
 
 Array = NDArray[Any]
 _CURVES = ("ROC", "PR")
-_NUMBERS_PER_THRESHOLD = 8  # objects and references to them in two lists, and two counts
+# Each threshold is an object that two lists refer to, and has two counts.
+_NUMBERS_PER_THRESHOLD = 8
 _METHODS = ("interpolation", "minoring", "majoring")
 
 

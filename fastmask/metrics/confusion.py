@@ -76,8 +76,8 @@ class Confusion(Metric):
     def _above(self, bucket: Array, weight: Array) -> Array:
         """Return, for each threshold and column, the weight of the outputs above it."""
         bins, columns = len(self.thresholds) + 1, bucket.shape[1]
-        place = (bucket + 1) * columns + np.arange(columns)
-        sums = np.bincount(place.ravel(), weight.ravel(), bins * columns).reshape(bins, columns)
+        slot = (bucket + 1) * columns + np.arange(columns)
+        sums = np.bincount(slot.ravel(), weight.ravel(), bins * columns).reshape(bins, columns)
         return np.asarray(np.cumsum(sums[::-1], axis=0)[-2::-1])
 
 

@@ -118,7 +118,7 @@ def gate_panels(kernel: ModuleType, matrix: Array, gates: int) -> Array:
 def _pack(
     kernel: ModuleType, matrix: Array, panels: Array, panel_step: int, vector_step: int, count: int, width: int
 ) -> None:
-    # A number takes as long to copy as 100 operations.
+    # Copying a number takes as long as 100 operations.
     parts = thread_count(100.0 * matrix.size)
     if parts == 1:
         kernel.pack_panels(matrix, panels, panel_step, vector_step, count, width)

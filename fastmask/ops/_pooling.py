@@ -70,7 +70,7 @@ def _row_sum(data: Array, plan: Packing) -> Array:
 
 
 def _row_max(data: Array, plan: Packing) -> Array:
-    """Step by step, as each step holds a token of the longest rows."""
+    """The largest of each row, found step by step: a step holds a token of every row that is long enough."""
     largest = np.zeros((plan.batch_size, data.shape[1]), data.dtype)
     for step, (start, rows) in enumerate(zip(plan.offsets.tolist(), plan.batch_sizes.tolist(), strict=True)):
         tokens = data[start : start + rows]

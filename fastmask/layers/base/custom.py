@@ -109,11 +109,11 @@ def _run(layer: AnyLayer, value: Any, given: dict[str, Any], keep: bool) -> tupl
 
 def _has_gradient(cls: type) -> bool:
     """Return whether the `vjp` of a class belongs to its `call`: not that of a base with another one."""
-    places = {name: place_of(cls, name) for name in ("vjp", "call")}
-    return places["vjp"] <= places["call"] < len(cls.__mro__) and cls.__mro__[places["vjp"]].__module__ != _BASE
+    depths = {name: depth_of(cls, name) for name in ("vjp", "call")}
+    return depths["vjp"] <= depths["call"] < len(cls.__mro__) and cls.__mro__[depths["vjp"]].__module__ != _BASE
 
 
-def place_of(cls: type, name: str) -> int:
+def depth_of(cls: type, name: str) -> int:
     """Return how many classes are asked before the one that defines a method."""
     return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
 

@@ -324,7 +324,7 @@ class Layer(WeightHolder):
             raise ValueError(f"{name}: expected {self.input_rank} axes for {describe(self)}, got shape {shape}")
 
     def _check_features(self, shape: Shape, unknown: tuple[None, ...] = (None,)) -> None:
-        # An array's features are known: an open last axis is that of steps, of tokens that are single numbers.
+        # The features of an array are known, so that an open last axis can only be that of steps of single numbers.
         if self.features is None or (len(shape) > 1 and shape[-1] == self.features) or symbolic.several(shape):
             return
         if len(shape) < 2 or shape[-1] not in (self.features, *unknown):
@@ -372,7 +372,7 @@ class Layer(WeightHolder):
         names = [p.name for p in given if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         names = [n for n in names if n not in _NOT_IN_CONFIG and n not in others]
         missing = [n for n in names if not hasattr(self, n)]
-        if missing and custom.place_of(own, "__init__") < custom.place_of(own, "get_config"):
+        if missing and custom.depth_of(own, "__init__") < custom.depth_of(own, "get_config"):
             raise NotImplementedError(f"{describe(self)} must override get_config: it has no attribute {missing[0]!r}")
         return {n: _plain(getattr(self, n)) for n in names if n not in missing}
 

@@ -13,7 +13,7 @@ from fastmask.layers.base.holder import AnyLayer
 mask_operations: dict[str, type[AnyLayer]] = {}
 """The layers behind the operators of tensors, by the names of their classes, which enter themselves here."""
 
-# What a call and its result take, in the graph and in what is made from it; and each axis of the result.
+# The memory that a call and its result take, in the graph and in what is made from it, and that of each axis.
 _CALL_BYTES, _AXIS_BYTES = 2048, 32
 
 
@@ -195,11 +195,11 @@ def connect(node: Node) -> list[KerasTensor]:
     shapes = list(found) if several(found) else [found]
     flows = layer.mask_flow(axes, len(shapes))
     origin = layer if layer.makes_mask or source is None else source
-    place, name = len(layer.nodes), f"{layer.name}_output"
+    number, name = len(layer.nodes), f"{layer.name}_output"
     for shape in shapes:
         budget.take(_CALL_BYTES + len(name) + _AXIS_BYTES * len(shape), f"the calls of {name[:80]!r}")
     node.outputs = [
-        KerasTensor(tuple(shape), layer.dtype.name, name, origin if flow else None, History(layer, place, i), flow)
+        KerasTensor(tuple(shape), layer.dtype.name, name, origin if flow else None, History(layer, number, i), flow)
         for i, (shape, flow) in enumerate(zip(shapes, flows, strict=True))
     ]
     layer.nodes.append(node)
