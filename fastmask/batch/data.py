@@ -22,11 +22,6 @@ class InputSpec:
     ids: bool
     shape: tuple[int | None, ...] | None = None
 
-    @property
-    def rank(self) -> int | None:
-        """Number of axes, None if unknown."""
-        return None if self.shape is None else len(self.shape)
-
     def fitted(self, x: Array) -> Array:
         """Return an array with as many axes as the input: a last one of size 1 is added or taken off.
 
@@ -146,8 +141,9 @@ def as_inputs(x: Any, layout: Layout) -> list[Values]:
     specs = layout.inputs
     if len(specs) == 1 and type(x) is np.ndarray and x.dtype != np.object_:
         return [_input(x, specs[0])]
+    shape = specs[0].shape
     alone = layout.listed and isinstance(x, (list, tuple)) and len(x) == 1
-    alone = alone and np.ndim(x[0]) == specs[0].rank
+    alone = alone and shape is not None and np.ndim(x[0]) == len(shape)
     parts = list(x) if alone else split("x", x, [spec.name for spec in specs], required=True)
     inputs = [_input(entry, spec) for entry, spec in zip(parts, specs, strict=True)]
     for part in inputs:

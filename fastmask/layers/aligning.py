@@ -85,13 +85,6 @@ def gather(x: PackedSequence, cells: Indices, keep: bool) -> tuple[Array, Back]:
     return rows, lambda d: Shown(*back(d))
 
 
-def from_cells(values: Array, plan: Packing, shown: Indices | None) -> PackedSequence:
-    """Return a batch of rows as `visible_cells` lists them."""
-    if shown is None or not len(shown):
-        return PackedSequence(values, plan)
-    return PackedSequence(values, plan, np.arange(plan.tokens), None, False, shown)
-
-
 def grids(xs: Sequence[Any], keep: bool) -> tuple[list[Array], list[Mask | None], list[Back]]:
     """Return padded arrays, with what Keras shows at masked places, their masks and the ways back."""
     pairs = [unpack_shown(x, keep) if isinstance(x, PackedSequence) else (x, same) for x in xs]

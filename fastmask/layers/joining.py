@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from functools import reduce
 from typing import Any, cast
 
 import numpy as np
@@ -45,7 +44,7 @@ class Concatenate(MaskMerge):
         found = [np.ones(shape[:axes], bool) if m is None else m for m, shape in zip(masks, shapes, strict=True)]
         if axis < axes:
             return np.concatenate(found, axis=axis)
-        return reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, found)
+        return self.joined(found)
 
     def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
         """Return the steps of each input at which the output counts."""

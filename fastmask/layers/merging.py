@@ -109,6 +109,10 @@ class MaskMerge(Merge):
         self.flow_within(masked)
         return [0 if self.mask_mode == "drop" else max(masked)]
 
+    def joined(self, masks: Sequence[Mask]) -> Mask:
+        """Return where one of some masks is true, or all of them are, as `mask_mode` has it."""
+        return reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, masks)
+
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the masks joined, or None."""
         masks = [None] * len(x) if mask is None else self._checked_masks(x, mask)
@@ -164,7 +168,8 @@ class MaskMerge(Merge):
         pairs = [aligning.gather(x, cells, keep) for x in xs]
         valid = [None if m is None else m.reshape(-1)[cells] for m in masks]
         values, back = self.merge_rows([rows for rows, _ in pairs], valid, keep)
-        y = aligning.from_cells(values, plan, shown)
+        index = None if shown is None or not len(shown) else np.arange(plan.tokens)
+        y = PackedSequence(values, plan, index, None, False, None if index is None else shown)
         return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
 
     def get_config(self) -> dict[str, Any]:
@@ -194,8 +199,7 @@ class Elementwise(MaskMerge):
             return None
         axes = own[0].ndim
         steps = np.broadcast_shapes(*[shape[:axes] for shape in shapes if len(shape) == rank])
-        found = reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, own)
-        return np.broadcast_to(found, steps)
+        return np.broadcast_to(self.joined(own), steps)
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         shapes = self._checked_shapes(input_shape)

@@ -92,16 +92,11 @@ def check_list(name: str, value: Any) -> Sequence[Any]:
     return value
 
 
-def round_up(n: int, multiple: int) -> int:
-    """The least multiple of ``multiple`` from ``n`` on."""
-    return -(-n // multiple) * multiple
-
-
 def product_panels(kernel: ModuleType, matrix: Array) -> Array:
     """A right-hand matrix [depth, columns] in panels of four vectors."""
     depth, columns = matrix.shape
     lanes = kernel.lanes
-    panels = aligned_empty(depth * round_up(columns, lanes), matrix.dtype)
+    panels = aligned_empty(depth * -(-columns // lanes) * lanes, matrix.dtype)
     _pack(kernel, matrix, panels, 4 * lanes, lanes, -(-columns // (4 * lanes)), 4)
     return panels
 
