@@ -195,14 +195,14 @@ def test_targets_may_lack_or_have_a_last_axis_of_one():
     ("call", "message"),
     [
         (lambda: losses.get("mes"), "loss: expected one of .*mse.*, got 'mes'"),
-        (lambda: losses.MeanSquaredError(reduction="avg"), "reduction must be one of"),
-        (lambda: losses.BinaryCrossentropy(label_smoothing=2), "label_smoothing must be between"),
-        (lambda: losses.MeanSquaredError()(np.ones((2, 3)), np.ones((2, 4))), "y must have one"),
-        (lambda: losses.get("mse")(np.ones((4, 0)), np.ones((4, 0))), "y_pred must hold a number"),
-        (lambda: losses.get("mse")([[1.0]], [[1.0]], [1.0, 2.0]), "sample_weight must have shape"),
+        (lambda: losses.MeanSquaredError(reduction="avg"), "reduction: expected one of"),
+        (lambda: losses.BinaryCrossentropy(label_smoothing=2), "label_smoothing: expected a number between"),
+        (lambda: losses.MeanSquaredError()(np.ones((2, 3)), np.ones((2, 4))), "y: expected one"),
+        (lambda: losses.get("mse")(np.ones((4, 0)), np.ones((4, 0))), "y_pred: expected a number"),
+        (lambda: losses.get("mse")([[1.0]], [[1.0]], [1.0, 2.0]), "sample_weight: expected shape"),
         (lambda: losses.sparse_categorical_crossentropy([7], [[0.5, 0.5]]), "got class 7"),
         (lambda: losses.sparse_categorical_crossentropy([-1], [[0.5, 0.5]]), "got class -1"),
-        (lambda: losses.sparse_categorical_crossentropy([[0, 1]], [[0.5, 0.5]]), "y must have one"),
+        (lambda: losses.sparse_categorical_crossentropy([[0, 1]], [[0.5, 0.5]]), "y: expected one"),
     ],
 )
 def test_errors(call, message):
@@ -255,7 +255,7 @@ def test_a_function_without_gradient_is_an_error():
     def forgetful(y_true, y_pred):
         return np.abs(y_true - y_pred[..., 0])
 
-    with pytest.raises(TypeError, match=r"'forgetful' must return .values, gradient."):
+    with pytest.raises(TypeError, match=r"loss .forgetful.: expected .values, gradient."):
         losses.get(forgetful)([1.0], [[2.0]])
     with pytest.raises(ValueError, match=r"values of shape \(1,\) and a gradient of shape \(1, 1\)"):
         losses.get(lambda y_true, y_pred: (y_pred, y_pred))([1.0], [[2.0]])
@@ -271,10 +271,10 @@ def test_axis():
     found, gradient = first.value_and_gradient(*moved, weights, mask)
     assert found == expected
     np.testing.assert_array_equal(np.moveaxis(gradient, 1, -1), slope)
-    with pytest.raises(ValueError, match="axis must be an axis of y_pred, which has 3, got 3"):
+    with pytest.raises(ValueError, match="axis: expected an axis of y_pred, which has 3, got 3"):
         losses.CosineSimilarity(axis=3)(y_true, y_pred)
     last.require_packed_axis()
-    with pytest.raises(ValueError, match="axis must be -1 for a loss of sequences"):
+    with pytest.raises(ValueError, match="axis: expected -1 for a loss of sequences"):
         first.require_packed_axis()
 
 
@@ -283,7 +283,7 @@ def test_dtype_of_the_computation():
     value, gradient = losses.MeanSquaredError(dtype="float32").value_and_gradient(y_true, y_pred)
     assert value == np.float32(0.1) * np.float32(0.1)
     assert gradient.dtype == np.float64
-    with pytest.raises(ValueError, match="dtype must be 'float32' or 'float64'"):
+    with pytest.raises(ValueError, match="dtype: expected 'float32' or 'float64'"):
         losses.MeanSquaredError(dtype="int32")
 
 

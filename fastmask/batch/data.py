@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask.batch.packing import PackedSequence, Packing
+from fastmask.core.arguments import real_numbers
 
 Array = NDArray[Any]
 Values = Array | list[Array]  # an array whose first axis counts rows, or one array per row
@@ -20,11 +21,6 @@ class InputSpec:
     name: str
     ids: bool
     shape: tuple[int | None, ...] | None = None
-
-    @property
-    def rank(self) -> int | None:
-        """Number of axes, None if unknown."""
-        return None if self.shape is None else len(self.shape)
 
     def fitted(self, x: Array) -> Array:
         """Return an array with as many axes as the input: a last one of size 1 is added or taken off.
@@ -45,7 +41,7 @@ class InputSpec:
         if x.ndim != len(wanted) or misfits:
             open_axes = ("B", "T") if len(wanted) > 1 and wanted[1] is None else ("B",)
             names = [*open_axes, *("?" if n is None else str(n) for n in wanted[len(open_axes) :])]
-            raise ValueError(f"x must have shape ({', '.join(names)}) for input {self.name!r}, got {given}")
+            raise ValueError(f"x: expected shape ({', '.join(names)}) for input {self.name!r}, got {given}")
         return x
 
 
@@ -135,7 +131,7 @@ def as_batch(x: Any, y: Any, sample_weight: Any, layout: Layout) -> Batch:
         for part in parts:
             if part is not None and len(part) != len(inputs[0]):
                 raise ValueError(
-                    f"x and {name} must have the same number of rows, got {len(inputs[0])} and {len(part)}"
+                    f"x, {name}: expected the same number of rows, got {len(inputs[0])} and {len(part)}"
                 )
     return Batch(inputs, checked["y"], checked["sample_weight"])
 
@@ -145,13 +141,14 @@ def as_inputs(x: Any, layout: Layout) -> list[Values]:
     specs = layout.inputs
     if len(specs) == 1 and type(x) is np.ndarray and x.dtype != np.object_:
         return [_input(x, specs[0])]
+    shape = specs[0].shape
     alone = layout.listed and isinstance(x, (list, tuple)) and len(x) == 1
-    alone = alone and np.ndim(x[0]) == specs[0].rank
+    alone = alone and shape is not None and np.ndim(x[0]) == len(shape)
     parts = list(x) if alone else split("x", x, [spec.name for spec in specs], required=True)
     inputs = [_input(entry, spec) for entry, spec in zip(parts, specs, strict=True)]
     for part in inputs:
         if len(part) != len(inputs[0]):
-            raise ValueError(f"x and x must have the same number of rows, got {len(inputs[0])} and {len(part)}")
+            raise ValueError(f"x: expected as many rows in each input, got {len(inputs[0])} and {len(part)}")
     return inputs
 
 
@@ -162,7 +159,7 @@ def split(argument: str, values: Any, names: Sequence[str], required: bool = Fal
         unknown = [] if required else [name for name in values if name not in names]
         if missing or unknown:
             raise ValueError(
-                f"{argument} must have the keys {', '.join(names)}, got {', '.join(map(str, values)) or 'none'}"
+                f"{argument}: expected the keys {', '.join(names)}, got {', '.join(map(str, values)) or 'none'}"
             )
         return [values.get(name) for name in names]
     if len(names) == 1:
@@ -172,7 +169,7 @@ def split(argument: str, values: Any, names: Sequence[str], required: bool = Fal
     if not isinstance(values, (list, tuple)) or len(values) != len(names):
         found = f"{len(values)} entries" if isinstance(values, (list, tuple)) else type(values).__name__
         raise ValueError(
-            f"{argument} must be a list or dict with one entry for each of {', '.join(names)}, got {found}"
+            f"{argument}: expected a list or dict with one entry for each of {', '.join(names)}, got {found}"
         )
     return list(values)
 
@@ -190,15 +187,15 @@ def _input(x: Any, spec: InputSpec) -> Values:
     if type(x) is not np.ndarray or x.dtype.hasobject:
         values = _sequences(x, spec) if _is_rows(x) else np.asarray(x)
     if not isinstance(values, list) and values.ndim == 0:
-        raise ValueError(f"x must have an axis of rows, got {x!r}")
+        raise ValueError(f"x: expected an axis of rows, got {x!r}")
     if not len(values):
-        raise ValueError("x must have at least one row")
+        raise ValueError("x: expected at least one row, got none")
     if not isinstance(values, list):
         return spec.fitted(values)
     longest = None if spec.shape is None else spec.shape[1]
     for i, row in enumerate(values):
         if longest is not None and len(row) > longest:
-            raise ValueError(f"x[{i}] must have at most {longest} steps for input {spec.name!r}, got {len(row)}")
+            raise ValueError(f"x[{i}]: expected at most {longest} steps for input {spec.name!r}, got {len(row)}")
     return values
 
 
@@ -228,7 +225,7 @@ def _sequences(x: Sequence[Any], spec: InputSpec) -> Values:
     if not ids and all(row.ndim < 2 for row in rows):
         if len({row.shape for row in rows}) > 1:
             raise ValueError(
-                "x must hold sequences of shape (t_i, F) or rows of one length, got rows of "
+                "x: expected sequences of shape (t_i, F) or rows of one length, got rows of "
                 f"{sorted({row.shape for row in rows})[:5]}"
             )
         return np.array(rows)
@@ -236,7 +233,7 @@ def _sequences(x: Sequence[Any], spec: InputSpec) -> Values:
         if row.ndim != axes or (within and not _fits(within, row.shape[1:])):
             names = ["t", *("?" if n is None else str(n) for n in within), *([] if ids else ["F"])]
             wanted = f"({', '.join(names)}{',' if axes == 1 else ''}){' of ids' if ids else ''}"
-            raise ValueError(f"x[{i}] must have shape {wanted}, got {row.shape}")
+            raise ValueError(f"x[{i}]: expected shape {wanted}, got {row.shape}")
     return [row.astype(np.int64) for row in rows] if ids and not any(map(len, rows)) else rows
 
 
@@ -251,10 +248,9 @@ def _per_row(name: str, values: Any) -> Any:
     if isinstance(rows, list) and not any(row.ndim for row in rows):
         rows = np.array(rows)
     for array in rows if isinstance(rows, list) else [rows]:
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+        real_numbers(name, array)
     if isinstance(rows, np.ndarray) and rows.ndim == 0:
-        raise ValueError(f"{name} must have an axis of rows, got {values!r}")
+        raise ValueError(f"{name}: expected an axis of rows, got {values!r}")
     return rows
 
 

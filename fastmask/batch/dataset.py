@@ -41,9 +41,9 @@ class PyDataset:
         self, workers: int = 1, use_multiprocessing: bool = False, max_queue_size: int = 10
     ) -> None:
         if workers < 0:
-            raise ValueError(f"workers must be at least 0, got {workers}")
+            raise ValueError(f"workers: expected a number of at least 0, got {workers}")
         if max_queue_size < 1:
-            raise ValueError(f"max_queue_size must be at least 1, got {max_queue_size}")
+            raise ValueError(f"max_queue_size: expected a number of at least 1, got {max_queue_size}")
         self.workers = workers
         self.use_multiprocessing = use_multiprocessing
         self.max_queue_size = max_queue_size

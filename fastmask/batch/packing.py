@@ -42,7 +42,7 @@ class TableRows(NamedTuple):
     table : array (V, D)
     ids : int64 array (U,)
     version : int
-        Another one after each change of the table, and no other table's.
+        A number that is new after each change of the table, and that no other table has.
     """
 
     table: Array
@@ -85,42 +85,43 @@ class PackedSequence:
 
     def __post_init__(self) -> None:
         if not isinstance(self.packing, Packing):
-            raise TypeError(f"packing: expected a Packing, got {type(self.packing).__name__}.")
+            raise TypeError(f"packing: expected a Packing, got {type(self.packing).__name__}")
         if self.fill is None and self.shown is None and self._is_plain():
             return
         for name in ("values", "index", "fill", "shown"):
             array = getattr(self, name)
             if not isinstance(array, (np.ndarray, np.generic)) and (array is not None or name == "values"):
-                raise TypeError(f"{name}: expected an array, got {type(array).__name__}.")
+                raise TypeError(f"{name}: expected an array, got {type(array).__name__}")
         if self.values.dtype.hasobject:
-            raise TypeError(f"values: expected an array of numbers, got dtype {self.values.dtype}.")
+            raise TypeError(f"values: expected an array of numbers, got dtype {self.values.dtype}")
         if self.values.ndim == 0:
-            raise ValueError("values: expected an array with one entry for each token, got shape ().")
+            raise ValueError("values: expected an array with one entry for each token, got shape ()")
         tokens, stored = self.packing.tokens, self.values.shape[0]
         if self.fill is not None and self.fill.shape != self.values.shape[1:]:
-            raise ValueError(f"fill: expected the shape of a token, {self.values.shape[1:]}, got {self.fill.shape}.")
+            raise ValueError(f"fill: expected the shape of a token, {self.values.shape[1:]}, got {self.fill.shape}")
         if self.fill is not None and not np.can_cast(self.fill.dtype, self.values.dtype, "same_kind"):
-            raise TypeError(f"fill: expected numbers like the values, {self.values.dtype}, got {self.fill.dtype}.")
+            raise TypeError(f"fill: expected numbers like the values, {self.values.dtype}, got {self.fill.dtype}")
         masked = self.packing.batch_size * self.packing.total_length - tokens
         if self.shown is not None and (self.index is None or self.shown.shape != (masked,)):
-            raise ValueError(f"shown: expected an index and places of shape ({masked},), got {self.shown.shape}.")
+            raise ValueError(f"shown: expected an index, and shape ({masked},), got {self.shown.shape}")
         if self.index is None:
             if stored != tokens:
-                raise ValueError(f"values: expected {tokens} tokens, got shape {self.values.shape}.")
+                raise ValueError(f"values: expected {tokens} tokens, got shape {self.values.shape}")
             return
         if self.index.shape != (tokens,) or self.index.dtype != np.int64:
-            raise ValueError(f"index: expected int64 of shape ({tokens},), got {self.index.dtype} {self.index.shape}.")
+            raise ValueError(f"index: expected int64 of shape ({tokens},), got {self.index.dtype} {self.index.shape}")
         index = self.index
         if not (index.flags.c_contiguous and index.flags.aligned):
             index = np.require(index, None, ("C", "A"))
             object.__setattr__(self, "index", index)
         smallest, largest, _ = kernels.extent(index)
         if index.size and (smallest < 0 or largest >= stored):
-            raise ValueError(f"index: expected places among {stored} values.")
+            raise ValueError(f"index: expected numbers from 0 to {stored - 1}, got {smallest} to {largest}")
         if self.shown is None or self.shown.size == 0:
             return
         if self.shown.dtype != np.int64 or self.shown.min() < -1 or self.shown.max() >= stored:
-            raise ValueError(f"shown: expected int64 places among {stored} values, got {self.shown.dtype}.")
+            raise ValueError(f"shown: expected int64 numbers from -1 to {stored - 1}, got "
+                             f"{self.shown.dtype} from {self.shown.min()} to {self.shown.max()}")
 
     def _is_plain(self) -> bool:
         """Whether the values are packed, or stand in the padded grid, and are fine."""
@@ -164,12 +165,12 @@ class PackedSequence:
 
     @property
     def sorted_indices(self) -> Indices:
-        """Row of the batch at each place of the sorted batch (B,)."""
+        """Row of the batch at each position of the sorted batch (B,)."""
         return self.packing.sorted_indices
 
     @property
     def unsorted_indices(self) -> Indices:
-        """Place in the sorted batch of each row (B,)."""
+        """Position in the sorted batch of each row (B,)."""
         return self.packing.unsorted_indices
 
     def with_values(self, values: Array, fill: Array | None = None) -> PackedSequence:
@@ -204,40 +205,40 @@ class PackedSequence:
         grid = x if type(x) is np.ndarray and not x.dtype.hasobject else as_array("x", x)
         shape = grid.shape
         if len(shape) < 2:
-            raise ValueError(f"x: expected an array (batch, steps, ...), got shape {shape}.")
+            raise ValueError(f"x: expected an array (batch, steps, ...), got shape {shape}")
         plan = Packing.full(shape[0], shape[1]) if mask is None else Packing.from_mask(mask)
         axes = len(plan.leading) + 1
         if (*plan.leading, plan.total_length) != shape[:axes]:
             raise ValueError(
                 f"mask: expected shape {shape[:axes]} to go with x of shape {shape}, "
-                f"got {(*plan.leading, plan.total_length)}."
+                f"got {(*plan.leading, plan.total_length)}"
             )
-        places = grid.reshape(plan.batch_size * plan.total_length, *shape[axes:])
+        cells = grid.reshape(plan.batch_size * plan.total_length, *shape[axes:])
         if copy:
-            return cls(take_rows(places, plan.positions), plan)
-        return cls(places, plan, plan.positions, apart=True)
+            return cls(take_rows(cells, plan.positions), plan)
+        return cls(cells, plan, plan.positions, apart=True)
 
     @classmethod
     def from_list(cls, sequences: Sequence[ArrayLike]) -> PackedSequence:
         """Pack sequences of different lengths, arrays (t_i, ...) of one dtype and token shape; no padding is made."""
         arrays = [as_array("sequences", sequence) for sequence in sequences]
         if not arrays:
-            raise ValueError("sequences: expected at least one sequence, got none.")
+            raise ValueError("sequences: expected at least one sequence, got none")
         for i, array in enumerate(arrays):
             if array.ndim < 1 or array.shape[1:] != arrays[0].shape[1:]:
                 raise ValueError(
                     f"sequences: expected arrays of shape (steps, {', '.join(map(str, arrays[0].shape[1:]))}), "
-                    f"got shape {array.shape} at place {i}."
+                    f"got shape {array.shape} for sequence {i}"
                 )
         lengths = np.array([array.shape[0] for array in arrays], np.int64)
         plan = Packing.from_lengths(lengths)
         starts = np.cumsum(lengths) - lengths
         steps = plan.positions - plan.rows * plan.total_length
-        # An empty list has no dtype to speak of: it must not turn integers into floats.
+        # An empty list has no dtype of its own, so that it must not turn integers into floats.
         filled = [array for array in arrays if array.shape[0]] or arrays[:1]
         try:
             tokens = np.concatenate(filled)
         except TypeError:
             kinds = sorted({str(array.dtype) for array in filled})
-            raise TypeError(f"sequences: expected arrays of one dtype, got {', '.join(kinds)}.") from None
+            raise TypeError(f"sequences: expected arrays of one dtype, got {', '.join(kinds)}") from None
         return cls(take_rows(tokens, starts[plan.rows] + steps), plan)

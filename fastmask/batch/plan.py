@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.core.arguments import LARGEST, are_whole, as_array, check_size
+from fastmask.core.arguments import LARGEST, as_array, check_size, whole_numbers
 from fastmask.core.stored import stored_property
 from fastmask.kernels import packing as kernels
 
@@ -43,7 +43,7 @@ class Packing:
     lengths : int64 array (B,)
         Valid tokens of each row, in the order of the batch.
     sorted_indices, unsorted_indices : int64 array (B,)
-        Row of the batch at each place of the sorted batch, and the other way round.
+        Row of the batch at each position of the sorted batch, and the other way round.
     batch_sizes : int64 array (S,)
         Rows that have a step, for each step; S is the largest length.
     offsets : int64 array (S,)
@@ -71,18 +71,18 @@ class Packing:
     last_steps: Indices
 
     def __init__(self) -> None:
-        raise TypeError("Packing: made by from_mask, from_lengths or full, not by a call of the class.")
+        raise TypeError("Packing: made by from_mask, from_lengths or full, not by a call of the class")
 
     @classmethod
     def _laid_out(
         cls, lengths: Indices, total_length: int, longest: int, tokens: int, mask: NDArray[np.uint8] | None,
         masked: bool,
     ) -> Packing:
-        """The plan of rows of so many tokens; those that the mask names, or their first."""
+        """The plan of rows of these lengths: of the tokens that the mask names, or else of the first of each row."""
         batch_size = lengths.shape[0]
         if batch_size * total_length > LARGEST:
             raise ValueError(f"total_length: expected a grid of at most {LARGEST} places, "
-                             f"got {batch_size} rows of {total_length} steps.")
+                             f"got {batch_size} rows of {total_length} steps")
         a = batch_size
         b = a + batch_size
         c = b + longest
@@ -90,7 +90,7 @@ class Packing:
         e = d + tokens
         f = e + tokens
         g = f + batch_size
-        # NumPy's error for too many numbers is about memory up to LARGEST of them.
+        # For more numbers than LARGEST the error of NumPy would not say that memory is lacking.
         memory = np.empty(min(g + longest + 1, LARGEST), np.int64)
         kernels.lay_out(mask, lengths, total_length, longest, tokens, memory)
         self = object.__new__(cls)
@@ -123,7 +123,7 @@ class Packing:
         kind = grid.dtype.kind
         if grid.ndim < 2 or kind not in "biu":
             raise ValueError(
-                f"mask: expected a bool or integer array (batch, steps), got {grid.dtype} with shape {grid.shape}."
+                f"mask: expected a bool or integer array (batch, steps), got {grid.dtype} with shape {grid.shape}"
             )
         valid = np.ascontiguousarray(grid if kind == "b" else grid != 0).view(np.uint8)
         if grid.ndim > 2:
@@ -143,14 +143,11 @@ class Packing:
         total_length : int, optional
             Steps of the padded grid; the largest length by default.
         """
-        counts = as_array("lengths", lengths)
-        if counts.ndim != 1 or not are_whole(counts):
-            raise ValueError(f"lengths: expected integers of shape (batch,), got {counts.dtype} {counts.shape}.")
-        counts = np.require(counts, np.int64, ("C", "A"))
+        counts = whole_numbers("lengths", lengths)
         smallest, longest, tokens = kernels.extent(counts)
         total = longest if total_length is None else check_size("total_length", total_length)
         if smallest < 0 or longest > total:
-            raise ValueError(f"lengths: expected values from 0 to {total}, got {smallest} to {longest}.")
+            raise ValueError(f"lengths: expected values from 0 to {total}, got {smallest} to {longest}")
         return cls._laid_out(counts, total, longest, tokens, None, True)
 
     @classmethod
@@ -169,18 +166,18 @@ class Packing:
         batch_sizes : integer array (S,)
             Rows that have a step, for each step: positive and never growing.
         sorted_indices : integer array (B,), optional
-            Row of the batch at each place of the sorted batch; by default row b stands at place b. Rows behind
-            the first ``batch_sizes[0]`` places are empty.
+            Row of the batch at each position of the sorted batch; by default row b stands at position b. Rows behind
+            the first ``batch_sizes[0]`` positions are empty.
         """
-        sizes = _whole_numbers("batch_sizes", batch_sizes)
+        sizes = whole_numbers("batch_sizes", batch_sizes)
         if sizes.size and (sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any()):
-            raise ValueError(f"batch_sizes: expected positive numbers that never grow, got {sizes.tolist()}.")
+            raise ValueError(f"batch_sizes: expected positive numbers that never grow, got {sizes.tolist()}")
         first = int(sizes[0]) if sizes.size else 0
-        order = np.arange(first) if sorted_indices is None else _whole_numbers("sorted_indices", sorted_indices)
+        order = np.arange(first) if sorted_indices is None else whole_numbers("sorted_indices", sorted_indices)
         unsorted = _inverse_order(order)
         if unsorted is None or order.size < first:
             raise ValueError(
-                f"sorted_indices: expected a permutation of at least {first} rows, got {order.tolist()}."
+                f"sorted_indices: expected a permutation of at least {first} rows, got {order.tolist()}"
             )
         plan = object.__new__(cls)
         plan.batch_size, plan.leading, plan.total_length, plan.masked = order.size, (order.size,), sizes.size, True
@@ -261,13 +258,6 @@ class Packing:
         grid = np.empty(self.batch_size * self.total_length, np.int64)
         kernels.fill_grid(self.positions, self.batch_size, self.total_length, repeat, grid)
         return grid
-
-
-def _whole_numbers(name: str, values: ArrayLike) -> Indices:
-    array = np.asarray(values)
-    if array.ndim != 1 or not are_whole(array):
-        raise ValueError(f"{name}: expected integers in one dimension, got {array.dtype} {array.shape}.")
-    return np.ascontiguousarray(array, np.int64)
 
 
 def _inverse_order(order: Indices) -> Indices | None:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmask.batch.data import Rows
 from fastmask.batch.packing import PackedSequence, Packing, take_rows
+from fastmask.core.arguments import real_numbers
 
 Array = NDArray[Any]
 
@@ -54,7 +55,7 @@ def align(
         If targets or sample weights do not fit the output.
     """
     if rows.y is None:
-        raise ValueError("y must be given to train and to evaluate, got None")
+        raise ValueError("y: expected targets to train and to evaluate, got None")
     if isinstance(output, PackedSequence):
         target = _pick("y", rows.y, output.packing, rows.lengths)
         weights = _pick_weights(rows, output.packing)
@@ -78,7 +79,7 @@ def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
     starts = np.cumsum([0, *lengths])
     if packing.tokens == starts[-1]:
         flat = np.empty_like(data)
-        flat[_places(packing, starts)] = data
+        flat[_entries(packing, starts)] = data
     else:
         grid = output.cells().reshape(packing.batch_size, packing.total_length)
         cells = np.concatenate([row[:n] for row, n in zip(grid, lengths, strict=True)])
@@ -86,7 +87,7 @@ def split_rows(output: PackedSequence, lengths: Sequence[int]) -> list[Array]:
     return np.split(flat, starts[1:-1])
 
 
-def _places(packing: Packing, starts: Array, axes: int = 2) -> Array:
+def _entries(packing: Packing, starts: Array, axes: int = 2) -> Array:
     """Return for each token the entry that it has in the concatenation of rows that begin at `starts`.
 
     Rows have entries for all of the first `axes` axes of the grid, and these are counted together.
@@ -113,10 +114,10 @@ def _pick(
         _check_lengths(name, values, lengths or (), grid[2:axes])
         starts = np.cumsum([0, *map(len, values)])
         flat = np.concatenate(values)
-        return np.asarray(flat.reshape(-1, *flat.shape[axes - 1 :])[_places(packing, starts, axes)])
+        return np.asarray(flat.reshape(-1, *flat.shape[axes - 1 :])[_entries(packing, starts, axes)])
     if values.shape[:axes] != grid[:axes]:
         raise ValueError(
-            f"{name} must have one entry per step, as the output has: expected shape "
+            f"{name}: expected one entry per step, as the output has, that is shape "
             f"{_open((*grid[:axes], '...'))}, got {_open(values.shape)}"
         )
     cells = packing.positions // max(prod(grid[axes:]), 1)
@@ -128,7 +129,7 @@ def _check_lengths(name: str, values: list[Array], lengths: Sequence[int], withi
         if value.shape[: 1 + len(within)] != (length, *within):
             inner = f" and {', '.join(map(str, within))} within it" if within else ""
             raise ValueError(
-                f"{name} must have one entry for each step of each sequence of x{inner}, "
+                f"{name}: expected one entry for each step of each sequence of x{inner}, "
                 f"got shape {value.shape} for a sequence of {length} steps"
             )
 
@@ -149,7 +150,7 @@ def _whole(name: str, values: Array | list[Array]) -> Array:
         return values
     if len({value.shape for value in values}) > 1:
         raise ValueError(
-            f"{name} may hold entries of different shapes only where x is a list of sequences and "
+            f"{name}: expected entries of one shape, unless x is a list of sequences and "
             f"the output has a time axis, got the shapes {sorted({v.shape for v in values})[:5]}"
         )
     return np.stack(values)
@@ -169,19 +170,11 @@ def _class_weights(
     return np.asarray(weights[index].reshape(shape))
 
 
-def real(name: str, values: ArrayLike) -> Array:
-    """Return `values` as an array; TypeError unless it holds real numbers."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    return array
-
-
 def floats(values: ArrayLike) -> Array:
     """Return predictions as an array of float32 or float64 (other real numbers become float32)."""
-    array = real("y_pred", values)
+    array = real_numbers("y_pred", values)
     if array.ndim and array.shape[-1] == 0:
-        raise ValueError(f"y_pred must hold a number for each prediction, got shape {array.shape}")
+        raise ValueError(f"y_pred: expected a number for each prediction, got shape {array.shape}")
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
@@ -195,14 +188,14 @@ def same_shape(y_true: Array, y_pred: Array) -> Array:
     ValueError
         If the shapes do not fit otherwise.
     """
-    target = real("y", y_true)
+    target = real_numbers("y", y_true)
     if target.ndim == y_pred.ndim - 1 and y_pred.shape[-1] == 1:
         target = target[..., None]
     elif target.ndim == y_pred.ndim + 1 and target.shape[-1] == 1:
         target = target[..., 0]
     if target.shape != y_pred.shape:
         raise ValueError(
-            f"y must have one value per output: expected shape {_open(y_pred.shape)} per batch, "
+            f"y: expected one value per output, that is shape {_open(y_pred.shape)} per batch, "
             f"got {_open(y_true.shape)}"
         )
     return target.astype(y_pred.dtype, copy=False)
@@ -220,18 +213,18 @@ def class_numbers(y_true: Array, y_pred: Array) -> Array:
     with np.errstate(invalid="ignore"):
         numbers = target.astype(np.int64, copy=False)
     if target.dtype.kind not in "biu" and not np.array_equal(numbers, target):
-        raise ValueError(f"y must hold class numbers, got {target[numbers != target].flat[0]}")
+        raise ValueError(f"y: expected class numbers, got {target[numbers != target].flat[0]}")
     return numbers
 
 
 def class_labels(y_true: Array, y_pred: Array) -> Array:
     """Return targets as they are, in the shape of the predictions less an axis; ValueError if it does not fit."""
-    target = real("y", y_true)
+    target = real_numbers("y", y_true)
     if target.ndim == y_pred.ndim and target.shape[-1] == 1:
         target = target[..., 0]
     if target.shape != y_pred.shape[:-1]:
         raise ValueError(
-            f"y must have one class number per token: expected shape {_open(y_pred.shape[:-1])} "
+            f"y: expected one class number per token, that is shape {_open(y_pred.shape[:-1])} "
             f"per batch, got {_open(y_true.shape)}"
         )
     return target
@@ -247,7 +240,7 @@ def expand_weights(
     ValueError
         If they are neither one per token nor one per row, nor the same for all along an axis.
     """
-    array = real(name, weights).astype(dtype, copy=False)
+    array = real_numbers(name, weights).astype(dtype, copy=False)
     while array.ndim > len(shape) and array.shape[-1] == 1:
         array = array[..., 0]
     missing = len(shape) - array.ndim
@@ -256,7 +249,7 @@ def expand_weights(
     )
     if not fits:
         wanted = " or ".join(dict.fromkeys([str(shape), str(shape[:1])]))
-        raise ValueError(f"{name} must have shape {wanted}, got shape {np.shape(weights)}")
+        raise ValueError(f"{name}: expected shape {wanted}, got shape {np.shape(weights)}")
     return np.broadcast_to(array.reshape(array.shape + (1,) * missing), shape)
 
 

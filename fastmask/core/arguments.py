@@ -1,7 +1,8 @@
-"""Checks of arguments that plans, packed sequences and operations share."""
+"""Checks of arguments, by name, that several floors share."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from operator import index
 from typing import Any, SupportsIndex
 
@@ -15,16 +16,40 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
     """``value`` as an array of plain numbers; ValueError or TypeError with the name of the argument otherwise."""
     try:
         array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected an array, got something else: {error}") from None
+    except ValueError:
+        raise ValueError(
+            f"{name}: expected an array, got sequences of different lengths, which PackedSequence.from_list packs"
+        ) from None
     if array.dtype.hasobject:
         raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}")
     return array
 
 
+def real_numbers(name: str, value: ArrayLike) -> NDArray[Any]:
+    """``value`` as an array; TypeError unless it holds real numbers."""
+    array = as_array(name, value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    return array
+
+
 def are_whole(array: NDArray[Any]) -> bool:
-    """Whether an array holds integers; that of ``[]``, of no floats, does, too."""
+    """Whether an array holds integers, as an empty one does whose dtype is that of ``[]``."""
     return array.dtype.kind in ("iu" if array.size else "iuf")
+
+
+def whole_numbers(name: str, value: ArrayLike) -> NDArray[np.int64]:
+    """``value`` as an int64 array of one axis that kernels can read; ValueError unless it holds integers."""
+    array = as_array(name, value)
+    if array.ndim != 1 or not are_whole(array):
+        raise ValueError(f"{name}: expected integers in one dimension, got {array.dtype} of shape {array.shape}")
+    return np.require(array, np.int64, ("C", "A"))
+
+
+def check_shape(name: str, array: Any, expected: Sequence[int]) -> None:
+    """ValueError unless an array or tensor has the shape ``expected``."""
+    if tuple(array.shape) != tuple(expected):
+        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {tuple(array.shape)}")
 
 
 def check_size(name: str, value: SupportsIndex) -> int:
@@ -36,3 +61,10 @@ def check_size(name: str, value: SupportsIndex) -> int:
     if not 0 <= size <= LARGEST:
         raise ValueError(f"{name}: expected a number from 0 to {LARGEST}, got {size}")
     return size
+
+
+def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
+    """``value``; ValueError unless it is one of ``allowed``."""
+    if not any(value is option or value == option for option in allowed):
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
+    return value

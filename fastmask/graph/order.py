@@ -82,13 +82,13 @@ def make_graph(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> Graph:
         graph.places.setdefault(tensor, len(graph.places))
     missing = next((t for t in outputs if t not in graph.places), None)
     if missing is not None:
-        raise ValueError(f"outputs must depend on the inputs, but {missing!r} does not")
+        raise ValueError(f"outputs: expected what depends on the inputs, got {missing!r}, which does not")
     graph.steps = _released([_step(node, graph.places) for node in nodes if node.inputs], graph)
     graph.layers = _by_depth(nodes, seen, inputs)
     names = [layer.name for layer in graph.layers]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"layers must have different names, got {twice!r} twice")
+        raise ValueError(f"layers: expected different names, got {twice!r} twice")
     return graph
 
 
@@ -125,7 +125,9 @@ def _ordered(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> tuple[lis
         if node in done or (tensor in given and node.inputs):
             return
         if not node.inputs and tensor not in given:
-            raise ValueError(f"inputs must have all inputs of the outputs, but {above} depends on {tensor!r}")
+            raise ValueError(
+                f"inputs: expected all inputs of the outputs, got none that is {tensor!r}, on which {above} depends"
+            )
         done.add(node)
         seen.setdefault(node.layer, len(seen))
         for source in node.parents:

@@ -48,7 +48,7 @@ class Entry:
             return self.x, same
         usual = 2 if layer.input_takes_ids(index) else 3
         if self.x.ndim < usual and self.mask is not None:
-            raise ValueError(f"mask must be None for x of shape {self.x.shape}, which has no time axis")
+            raise ValueError(f"mask: expected None for x of shape {self.x.shape}, which has no time axis, got one")
         if self.x.ndim < usual or (self.x.ndim > usual and self.mask is None and not layer.may_mask):
             return self.x, same
         key = layer.pack_key

@@ -73,7 +73,7 @@ def use(name: str) -> Iterator[None]:
     """
     global _active
     if name not in available():
-        raise ValueError(f"name: expected one of {', '.join(available())}, got {name!r}.")
+        raise ValueError(f"name: expected one of {', '.join(available())}, got {name!r}")
     before, _active = _active, name
     try:
         yield

@@ -9,7 +9,7 @@ from fastmask.layers.base.layer import Gradients, Layer
 from fastmask.layers.base.serialization import deserialize, register, serialize
 from fastmask.layers.base.support import require_mask_support
 from fastmask.layers.base.variable import Variable
-from fastmask.layers.core import Activation, Dense, Dropout, Flatten, Identity, SpatialDropout1D
+from fastmask.layers.core import Activation, Dense, Dropout, Identity, SpatialDropout1D
 from fastmask.layers.embedding import Embedding
 from fastmask.layers.input import Input, InputLayer
 from fastmask.layers.joining import Concatenate, Dot, concatenate, dot
@@ -35,7 +35,7 @@ from fastmask.layers.merging import (
 )
 from fastmask.layers.normalization import BatchNormalization, LayerNormalization
 from fastmask.layers.pooling import GlobalAveragePooling1D, GlobalMaxPooling1D
-from fastmask.layers.reshaping import DropMask, RepeatVector, Reshape
+from fastmask.layers.reshaping import DropMask, Flatten, RepeatVector, Reshape
 from fastmask.layers.rnn.bidirectional import Bidirectional
 from fastmask.layers.rnn.layers import GRU, LSTM, SimpleRNN
 from fastmask.layers.rnn.time_distributed import TimeDistributed

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
+from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.layers.base.checks import Array
-from fastmask.layers.base.flow import Back, Shown, run, same, unpack_shown
+from fastmask.layers.base.flow import Back, Shown, fill_of, run, same, unpack_shown
 
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
@@ -44,8 +44,7 @@ def stored(xs: Sequence[PackedSequence], keep: bool) -> tuple[list[Array], Any, 
 
 def fills(xs: Sequence[PackedSequence]) -> list[Array]:
     """Return what masked places of each input show, as one row (1, ...)."""
-    rows = [np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill, x.dtype) for x in xs]
-    return [row[None] for row in rows]
+    return [fill_of(x)[None] for x in xs]
 
 
 def same_grid(xs: Sequence[Any]) -> bool:
@@ -86,13 +85,6 @@ def gather(x: PackedSequence, cells: Indices, keep: bool) -> tuple[Array, Back]:
     return rows, lambda d: Shown(*back(d))
 
 
-def from_cells(values: Array, plan: Packing, shown: Indices | None) -> PackedSequence:
-    """Return a batch of rows as `visible_cells` lists them."""
-    if shown is None or not len(shown):
-        return PackedSequence(values, plan)
-    return PackedSequence(values, plan, np.arange(plan.tokens), None, False, shown)
-
-
 def grids(xs: Sequence[Any], keep: bool) -> tuple[list[Array], list[Mask | None], list[Back]]:
     """Return padded arrays, with what Keras shows at masked places, their masks and the ways back."""
     pairs = [unpack_shown(x, keep) if isinstance(x, PackedSequence) else (x, same) for x in xs]
@@ -102,13 +94,6 @@ def grids(xs: Sequence[Any], keep: bool) -> tuple[list[Array], list[Mask | None]
 def mask_of(x: Any) -> Mask | None:
     """Return the mask that an input carries."""
     return x.packing.mask if isinstance(x, PackedSequence) and x.packing.masked else None
-
-
-def pack_by(y: Array, plan: Packing) -> tuple[PackedSequence, Back]:
-    """Pack a padded array by a given plan."""
-    cells = plan.batch_size * plan.total_length
-    packed = PackedSequence(take_rows(y.reshape(cells, *y.shape[2:]), plan.positions), plan)
-    return packed, lambda d: put_rows(d, plan.positions, cells).reshape(y.shape)
 
 
 def with_fill(d: Any, fill: Array) -> Shown:

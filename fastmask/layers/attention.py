@@ -9,7 +9,7 @@ from fastmask.batch.packing import PackedSequence
 from fastmask.layers import aligning
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Shape
-from fastmask.layers.base.flow import Back, cotangents, run, same
+from fastmask.layers.base.flow import cotangents, pack_by, run, same
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.core import keep_factor
 from fastmask.random import SeedGenerator, as_generator
@@ -35,7 +35,7 @@ class Attention(Layer):
     Input ``[query (B, Q, D), value (B, V, E)]`` or ``[query, value, key (B, V, D)]``; the key is the
     value by default. Output (B, Q, E), or that and the attention weights (B, Q, V) of a call with
     ``return_attention_scores=True``. ``use_causal_mask=True`` hides from each query the values
-    behind its place. Masked values get no weight; masked queries give zeros, and their mask is
+    of later steps. Masked values get no weight; masked queries give zeros, and their mask is
     passed on. Weights scale () and concat_score_weight ().
     """
 
@@ -74,12 +74,12 @@ class Attention(Layer):
         shapes = [tuple(shape) for shape in input_shape]
         if len(shapes) not in (2, 3) or any(len(shape) != 3 for shape in shapes):
             raise ValueError(
-                f"x must be [query, value] or [query, value, key] with 3 axes each for {describe(self)}, got {shapes}"
+                f"x: expected [query, value] or [query, value, key] with 3 axes each for {describe(self)}, got {shapes}"
             )
         query, value, key = shapes[0], shapes[1], shapes[-1]
         for wanted, found in ((query[2], key[2]), (value[1], key[1]), (query[0], value[0])):
             if None not in (wanted, found) and wanted != found:
-                raise ValueError(f"x must hold a query, value and key that fit for {describe(self)}, got {shapes}")
+                raise ValueError(f"x: expected a query, value and key that fit for {describe(self)}, got {shapes}")
         y: Shape = (*query[:-1], value[-1])
         return (y, (*query[:-1], key[1])) if return_attention_scores else y
 
@@ -116,7 +116,8 @@ class Attention(Layer):
             shape = (*query.shape[:2], value.shape[1])
             factor = keep_factor(self.seed_generator, self.dropout, shape, self.dtype)
         (found, scores), back = run("attention", call.keep, query, key, value, visible, scale, concat, factor)
-        y, leave_back = _like_query(found, x[0])
+        # Where a packed query is masked, the output shows zeros.
+        y, leave_back = pack_by(found, x[0].packing) if isinstance(x[0], PackedSequence) else (found, same)
         output = (y, scores) if call.options.get("return_attention_scores") else y
 
         def pullback(dy: Any) -> Gradients:
@@ -135,8 +136,3 @@ class Attention(Layer):
             return visible
         causal = np.tri(*size, dtype=bool)[None]
         return causal if visible is None else visible & causal
-
-
-def _like_query(y: Any, query: Any) -> tuple[Any, Back]:
-    """Pack the output by the plan of a packed query, which leaves zeros where that is masked."""
-    return aligning.pack_by(y, query.packing) if isinstance(query, PackedSequence) else (y, same)

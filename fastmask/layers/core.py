@@ -1,4 +1,4 @@
-"""Layers that act on one step at a time (Dense, Activation, the dropouts, Identity), and Flatten."""
+"""Layers that act on one step at a time (Dense, Activation, the dropouts and Identity)."""
 
 from collections.abc import Sequence
 from types import ModuleType
@@ -9,9 +9,10 @@ import numpy as np
 from fastmask import ops
 from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
+from fastmask.layers.base.arguments import own_arguments
 from fastmask.layers.base.checks import Array, Shape
-from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, leave, run, same, summed
-from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, fill_of, leave, pulled, run, same, summed
+from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback
 from fastmask.layers.base.programs import Kept
 from fastmask.layers.base.weights import add_kept, keep_options
 from fastmask.random import SeedGenerator, as_generator
@@ -52,8 +53,7 @@ class RowLayer(Layer):
         return x.with_values(y, fill=fill), through
 
     def _map_fill(self, x: PackedSequence, keep: bool) -> tuple[Array, Pullback | None]:
-        fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill)
-        y, pullback = self.map_rows(fill[None].astype(x.dtype, copy=False), Call(keep=keep))
+        y, pullback = self.map_rows(fill_of(x)[None], Call(keep=keep))
         return y[0], pullback
 
     def _masked_grid(self, x: Array, call: Call) -> tuple[Array, Pullback | None]:
@@ -115,9 +115,7 @@ class Dense(RowLayer):
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         checks.not_supported(lora_rank=lora_rank, lora_alpha=lora_alpha, quantization_config=quantization_config)
-        keep_options(self, kernel_initializer=kernel_initializer, bias_initializer=bias_initializer)
-        keep_options(self, kernel_regularizer=kernel_regularizer, bias_regularizer=bias_regularizer)
-        keep_options(self, kernel_constraint=kernel_constraint, bias_constraint=bias_constraint)
+        keep_options(self, **own_arguments(locals()))
         self.units = checks.positive_int("units", units)
         self.activation = checks.activation_name("activation", activation, ops.ACTIVATIONS)
         self.use_bias = bool(use_bias)
@@ -169,11 +167,7 @@ class Activation(RowLayer):
 
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         y, back = run("activation", call.keep, values, self.activation)
-
-        def pullback(dy: Any) -> Gradients:
-            return Gradients(back(cotangents(dy, y, self.dtype)[0]), [])
-
-        return y, pullback
+        return y, pulled(y, back, self.dtype)
 
 
 class Dropout(Layer):
@@ -216,7 +210,7 @@ class Dropout(Layer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if not (call.training and self.stochastic):
-            return x, lambda dy: Gradients(dy if isinstance(dy, Shown) else cotangents(dy, x, self.dtype)[0], [])
+            return passed_on(x, self.dtype)
         packed = isinstance(x, PackedSequence)
         if packed and x.shown is not None:
             return self._shown(x, call)
@@ -253,17 +247,17 @@ class Dropout(Layer):
             return keep_factor(self.seed_generator, self.rate, shape, self.dtype)
         if len(self.noise_shape) != len(x.shape):
             raise ValueError(
-                f"noise_shape must have {len(x.shape)} axes for x of shape {x.shape}, got {self.noise_shape}"
+                f"noise_shape: expected {len(x.shape)} axes for x of shape {x.shape}, got {self.noise_shape}"
             )
         wanted = [n if own is None else own for own, n in zip(self.noise_shape, x.shape, strict=True)]
         if any(own not in (1, n) for own, n in zip(wanted, x.shape, strict=True)):
-            raise ValueError(f"noise_shape must fit x of shape {x.shape}, got {self.noise_shape}")
+            raise ValueError(f"noise_shape: expected a shape that fits x of shape {x.shape}, got {self.noise_shape}")
         noise = keep_factor(self.seed_generator, self.rate, tuple(wanted), self.dtype)
         if not isinstance(x, PackedSequence):
             return np.broadcast_to(noise, shape)
         grid = (*x.packing.leading, x.packing.total_length)
-        places = np.unravel_index(x.packing.positions, tuple(max(1, n) for n in grid))
-        chosen = noise[tuple(place if n > 1 else place * 0 for place, n in zip(places, wanted, strict=False))]
+        axes = np.unravel_index(x.packing.positions, tuple(max(1, n) for n in grid))
+        chosen = noise[tuple(along if n > 1 else along * 0 for along, n in zip(axes, wanted, strict=False))]
         return np.broadcast_to(chosen, shape)
 
 
@@ -310,51 +304,12 @@ class Identity(Layer):
     supports_masking = True
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        def pullback(dy: Any) -> Gradients:
-            return Gradients(dy if isinstance(dy, Shown) else cotangents(dy, x, self.dtype)[0], [])
-
-        return x, pullback
+        return passed_on(x, self.dtype)
 
 
-class Flatten(Layer):
-    """Put all axes but the first into one: (B, ...) to (B, size). Takes no mask.
-
-    Parameters
-    ----------
-    data_format : {"channels_last"}, optional
-        Accepted for Keras's sake.
-    **kwargs
-        See `Layer`.
-    """
-
-    supports_masking = False
-
-    def __init__(self, data_format: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.data_format = checks.choice("data_format", data_format, (None, "channels_last"))
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        batch, *rest = input_shape
-        size: int | None = 1
-        for n in rest:
-            size = None if size is None or n is None else size * n
-        return (batch, size)
-
-    def check_input(self, x: Any) -> Any:
-        x = super().check_input(x)
-        if not x.shape:
-            raise ValueError(f"x must have at least the axis (B,) for {describe(self)}, got a scalar")
-        return x
-
-    def forward(self, x: Any, call: Call) -> tuple[Array, Pullback | None]:
-        grid, back = run("unpack", call.keep, x) if isinstance(x, PackedSequence) else (x, same)
-        y = grid.reshape(len(grid), int(np.prod(grid.shape[1:])))
-
-        def pullback(dy: Any) -> Gradients:
-            d = cast(Array, cotangents(dy, y, self.dtype)[0])
-            return Gradients(back(d.reshape(grid.shape)), [])
-
-        return y, pullback
+def passed_on(x: Any, dtype: np.dtype[Any]) -> tuple[Any, Pullback]:
+    """Return `x` and the pullback of a layer that does nothing to it."""
+    return x, lambda dy: Gradients(dy if isinstance(dy, Shown) else cotangents(dy, x, dtype)[0], [])
 
 
 def keep_factor(source: SeedGenerator, rate: float, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

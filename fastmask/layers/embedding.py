@@ -101,7 +101,7 @@ class Embedding(Layer):
     def check_input(self, x: Any) -> Any:
         ids = x if type(x) is np.ndarray else x.values if isinstance(x, PackedSequence) else checks.as_array("x", x)
         if ids.dtype.kind not in "iu":
-            raise TypeError(f"x must hold integer ids, got dtype {ids.dtype}")
+            raise TypeError(f"x: expected integer ids, got dtype {ids.dtype}")
         return x if isinstance(x, PackedSequence) else ids
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:

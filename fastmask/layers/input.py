@@ -50,10 +50,10 @@ class InputLayer(Layer):
         for option, value in (("sparse", sparse), ("ragged", ragged), ("optional", optional)):
             checks.choice(option, value or False, (False,))
         if (shape is None) == (batch_shape is None):
-            raise ValueError(f"exactly one of shape and batch_shape must be given, got {shape} and {batch_shape}")
+            raise ValueError(f"shape, batch_shape: expected exactly one of them, got {shape} and {batch_shape}")
         for option, given in (("shape", shape), ("batch_shape", batch_shape)):
             if given is not None and not isinstance(given, (tuple, list)):
-                raise TypeError(f"{option} must be a tuple of int or None, got {given!r}")
+                raise TypeError(f"{option}: expected a tuple of int or None, got {given!r}")
         whole = (batch_size, *(shape or ())) if batch_shape is None else batch_shape
         self.batch_shape: Shape = checks.plain_shape(whole)
         self.data_dtype = config.floatx() if dtype is None else np.dtype(dtype).name

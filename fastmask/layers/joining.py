@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from functools import reduce
 from typing import Any, cast
 
 import numpy as np
@@ -45,7 +44,7 @@ class Concatenate(MaskMerge):
         found = [np.ones(shape[:axes], bool) if m is None else m for m, shape in zip(masks, shapes, strict=True)]
         if axis < axes:
             return np.concatenate(found, axis=axis)
-        return reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, found)
+        return self.joined(found)
 
     def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
         """Return the steps of each input at which the output counts."""
@@ -58,8 +57,8 @@ class Concatenate(MaskMerge):
         axis = self._along(len(cast(Any, self.input_shape)[0])) if self.input_shape else 0
         if 0 < axis < max(masked) - 1:
             raise TypeError(
-                f"{describe(self)} joins masks of {max(masked)} axes along the last of these and the axes behind it, "
-                f"got axis {self.axis}"
+                f"axis: expected the last of the {max(masked)} axes of the masks that {describe(self)} joins, or one "
+                f"behind it, got {self.axis}"
             )
 
     def by_steps(self, x: list[Any], call: Call) -> tuple[PackedSequence, Pullback]:
@@ -70,7 +69,7 @@ class Concatenate(MaskMerge):
     def _along(self, rank: int) -> int:
         axis = self.axis + rank if self.axis < 0 else self.axis
         if not 0 < axis < rank:
-            raise ValueError(f"axis must be one of {rank} axes but the first for {describe(self)}, got {self.axis}")
+            raise ValueError(f"axis: expected one of {rank} axes but the first for {describe(self)}, got {self.axis}")
         return axis
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
@@ -79,7 +78,7 @@ class Concatenate(MaskMerge):
         others = [shape[:axis] + shape[axis + 1 :] for shape in shapes]
         sizes = [{n for n in column if n is not None} for column in zip(*others, strict=False)]
         if len({len(shape) for shape in shapes}) > 1 or any(len(known) > 1 for known in sizes):
-            raise ValueError(f"x must hold inputs that differ on axis {axis} alone for {describe(self)}, got {shapes}")
+            raise ValueError(f"x: expected inputs that differ on axis {axis} alone for {describe(self)}, got {shapes}")
         lengths = [shape[axis] for shape in shapes]
         joined = None if None in lengths else sum(cast(list[int], lengths))
         rest = [min(known) if len(known) == 1 else None for known in sizes]
@@ -97,42 +96,16 @@ class Concatenate(MaskMerge):
         packed, ways = self.packed(x, call.keep)
         if axis == 1:
             return self._in_time(packed, ways)
-        if self._fits(packed):
-            y, backs, fill_back = self._stored(packed, axis, call.keep)
-        else:
-            y, backs = self._cells(packed, axis, call.keep)
-            fill_back = None
+        return self.side_by_side(packed, ways, call.keep)
 
-        def pullback(dy: Any) -> Gradients:
-            d = backs(cotangents(dy, y, self.dtype)[0])
-            if isinstance(dy, Shown) and fill_back is not None:
-                d = [aligning.with_fill(own, part[0]) for own, part in zip(d, fill_back(dy.fill[None]), strict=True)]
-            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
-
-        return y, pullback
-
-    def _fits(self, xs: list[PackedSequence]) -> bool:
-        """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
+    def fits(self, xs: list[PackedSequence]) -> bool:
         alike = all(x.shown is xs[0].shown and (x.shown is None or x.index is xs[0].index) for x in xs)
         alike = alike and not (self.mask_mode == "drop" and xs[0].packing.masked)
         return aligning.share_plan(xs) and alike and len({x.repeat for x in xs}) == 1
 
-    def _stored(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back, Back]:
-        arrays, index, ways = aligning.stored(xs, keep)
-        values, back = _join(arrays, axis - 1)
-        fill, fill_back = _join(aligning.fills(xs), axis - 1)
-        plan = xs[0].packing
-        y = PackedSequence(values, plan, index, fill[0] if plan.masked else None, xs[0].repeat, xs[0].shown)
-        return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
-
-    def _cells(self, xs: list[PackedSequence], axis: int, keep: bool) -> tuple[PackedSequence, Back]:
-        mask = self.joined_mask([x.shape for x in xs], [aligning.mask_of(x) for x in xs])
-        plan = aligning.plan_of(mask, xs)
-        cells, shown = aligning.visible_cells(plan, xs) if plan.masked else (plan.positions, None)
-        pairs = [aligning.gather(x, cells, keep) for x in xs]
-        values, back = _join([rows for rows, _ in pairs], axis - 1)
-        y = aligning.from_cells(values, plan, shown)
-        return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
+    def merge_rows(self, rows: list[Array], masks: list[Any] | None, keep: bool) -> tuple[Array, Back]:
+        # Rows of tokens lack the axis of time, along which inputs are joined elsewhere.
+        return _join(rows, self._along(rows[0].ndim + 1) - 1)
 
     def _in_time(self, xs: list[PackedSequence], ways: list[Back]) -> tuple[PackedSequence, Pullback]:
         """Join in time without a padded grid: the values stay as they are and get a new index."""
@@ -172,34 +145,30 @@ class Dot(Merge):
     The output has no mask; masked steps take part with what Keras shows there.
     """
 
+    passes_mask = False
+
     def __init__(self, axes: int | Sequence[int], normalize: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         pair = [axes, axes] if isinstance(axes, int) else axes
         if not isinstance(pair, (list, tuple)) or not all(isinstance(axis, int) for axis in pair):
-            raise TypeError(f"axes must be an integer or a pair of integers, got {axes!r}")
+            raise TypeError(f"axes: expected an integer or a pair of integers, got {axes!r}")
         if len(pair) != 2:
-            raise ValueError(f"axes must be an integer or a pair of integers, got {axes!r}")
+            raise ValueError(f"axes: expected an integer or a pair of integers, got {axes!r}")
         self.axes = axes if isinstance(axes, int) else list(axes)
         self.normalize = bool(normalize)
         self._pair = tuple(pair)
 
-    @property
-    def passes_mask(self) -> bool:
-        return False
-
-    def compute_mask(self, x: Any, mask: Any = None) -> None:
-        """Return None."""
-        return
-
     def _summed(self, shapes: Sequence[Any]) -> tuple[int, int]:
         if len(shapes) != 2:
-            raise ValueError(f"x must be a list of two inputs for {describe(self)}, got {len(shapes)}")
+            raise ValueError(f"x: expected a list of two inputs for {describe(self)}, got {len(shapes)}")
         a, b = (axis + len(s) if axis < 0 else axis for axis, s in zip(self._pair, shapes, strict=True))
         if not (0 < a < len(shapes[0]) and 0 < b < len(shapes[1])):
-            raise ValueError(f"axes must be axes of {list(shapes)} but the first for {describe(self)}, got {self.axes}")
+            raise ValueError(
+                f"axes: expected axes of {list(shapes)} but the first for {describe(self)}, got {self.axes}"
+            )
         lengths = {shapes[0][a], shapes[1][b]} - {None}
         if len(lengths) > 1:
-            raise ValueError(f"axes must have one length in both inputs for {describe(self)}, got {list(shapes)}")
+            raise ValueError(f"axes: expected one length in both inputs for {describe(self)}, got {list(shapes)}")
         return a, b
 
     def compute_output_shape(self, input_shape: Any) -> Shape:

@@ -20,15 +20,12 @@ class MaskOperation(Layer):
     """
 
     supports_masking = True
+    passes_mask = False
     takes_grid = True
 
     def __init__(self, *, name: str | None = None) -> None:
         super().__init__(name=name, trainable=False)
         self.dtype = np.dtype(bool)
-
-    @property
-    def passes_mask(self) -> bool:
-        return False
 
     def input_takes_ids(self, index: int) -> bool:
         """Return whether the inputs have one number for each step."""
@@ -40,7 +37,7 @@ class MaskOperation(Layer):
         shapes = list(input_shape) if several(input_shape) else [input_shape]
         lengths = [{n for n in column if n is not None} for column in zip(*shapes, strict=False)]
         if len({len(shape) for shape in shapes}) > 1 or any(len(known) > 1 for known in lengths):
-            raise ValueError(f"x must hold masks of one shape for {describe(self)}, got {shapes}")
+            raise ValueError(f"x: expected masks of one shape for {describe(self)}, got {shapes}")
         return tuple(min(known, default=None) for known in lengths)
 
     def check_input(self, x: Any) -> Any:
@@ -74,7 +71,7 @@ class NotEqual(MaskOperation):
     def __init__(self, value: Any = 0, *, name: str | None = None) -> None:
         super().__init__(name=name)
         if not isinstance(value, (int, float, np.number)):
-            raise TypeError(f"value must be a number, got {value!r}")
+            raise TypeError(f"value: expected a number, got {value!r}")
         self.value = value
 
     def compute(self, x: Any) -> Any:

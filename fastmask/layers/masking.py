@@ -9,8 +9,8 @@ import numpy.typing as npt
 from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Array, Shape
-from fastmask.layers.base.flow import Back, cotangents, run, same
-from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
+from fastmask.layers.base.flow import Back, pulled, run, same
+from fastmask.layers.base.layer import Call, Layer, Pullback, describe
 from fastmask.layers.base.symbolic import KerasTensor
 from fastmask.layers.logic import AnyFeature, NotEqual
 
@@ -44,7 +44,7 @@ class Masking(Layer):
 
     def check_rank(self, name: str, shape: Shape) -> None:
         if len(shape) < 3:
-            raise ValueError(f"{name} must have at least 3 axes for {describe(self)}, got shape {shape}")
+            raise ValueError(f"{name}: expected at least 3 axes for {describe(self)}, got shape {shape}")
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the mask (B, T) of a padded or symbolic `x`: True where a feature is not `mask_value`."""
@@ -61,11 +61,7 @@ class Masking(Layer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         y, back = (self._packed if isinstance(x, PackedSequence) else self._grid)(x, call.keep)
-
-        def pullback(dy: Any) -> Gradients:
-            return Gradients(back(cotangents(dy, y, self.dtype)[0]), [])
-
-        return y, pullback
+        return y, pulled(y, back, self.dtype)
 
     def _grid(self, x: Array, _: bool) -> tuple[Array, Back]:
         kept = self._differs(x)[..., None]
@@ -73,7 +69,7 @@ class Masking(Layer):
 
     def _packed(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Back]:
         """Return `x` with zeros at masked places; packed anew if the mask changes."""
-        # Without a fill there is nothing at masked places: they are behind the ends of a list's sequences.
+        # Without a fill nothing stands at masked places, which then lie behind the ends of the sequences of a list.
         filled = x.repeat or x.shown is not None or (x.fill is not None and self._differs(np.asarray(x.fill)).any())
         stays_masked = x.values.ndim == 2 and not (x.packing.masked and filled)
         if stays_masked and self._differs(x.values).all():

@@ -38,10 +38,10 @@ class Merge(Layer):
 
     def _checked_shapes(self, shapes: Any) -> list[Shape]:
         if not isinstance(shapes, (list, tuple)) or not shapes or not all(isinstance(s, (list, tuple)) for s in shapes):
-            raise ValueError(f"x must be a list of at least one input for {describe(self)}, got shape {shapes}")
+            raise ValueError(f"x: expected a list of at least one input for {describe(self)}, got shape {shapes}")
         sizes = {shape[0] for shape in shapes if shape} - {None}
         if len(sizes) > 1:
-            raise ValueError(f"x must hold inputs of one batch size for {describe(self)}, got shapes {shapes}")
+            raise ValueError(f"x: expected inputs of one batch size for {describe(self)}, got shapes {shapes}")
         return [tuple(shape) for shape in shapes]
 
     def packed(self, xs: list[Any], keep: bool) -> tuple[list[Any], list[Back]]:
@@ -57,8 +57,8 @@ class Merge(Layer):
         ranks = {len(cast(Any, shape)) for shape in self.input_shape or ()}
         if max(masked) > 2 and (len({*masked} - {0}) > 1 or len(ranks) > 1):
             raise TypeError(
-                f"{describe(self)} joins masks of more than two axes only where they have as many axes, and the inputs "
-                f"too; got masks of {list(masked)} axes (0 for none) for inputs of shapes {self.input_shape}"
+                f"mask: expected as many axes in all masks of {describe(self)}, and in its inputs, where one has more "
+                f"than two, got {list(masked)} axes (0 for none) for inputs of shapes {self.input_shape}"
             )
 
     def by_steps(self, x: list[Any], call: Call) -> tuple[PackedSequence, Pullback]:
@@ -82,9 +82,9 @@ class Merge(Layer):
     def _checked_masks(self, x: Any, mask: Any) -> list[Any]:
         for name, value in (("mask", mask), ("x", x)):
             if not isinstance(value, (list, tuple)):
-                raise ValueError(f"{name} must be a list for {describe(self)}, got {type(value).__name__}")
+                raise ValueError(f"{name}: expected a list for {describe(self)}, got {type(value).__name__}")
         if len(mask) != len(x):
-            raise ValueError(f"mask must hold one mask or None for each of {len(x)} inputs, got {len(mask)}")
+            raise ValueError(f"mask: expected one mask or None for each of {len(x)} inputs, got {len(mask)}")
         return [checks.mask_for(m, np.shape(m), ids=True) for m in mask]
 
 
@@ -109,10 +109,68 @@ class MaskMerge(Merge):
         self.flow_within(masked)
         return [0 if self.mask_mode == "drop" else max(masked)]
 
+    def joined(self, masks: Sequence[Mask]) -> Mask:
+        """Return where one of some masks is true, or all of them are, as `mask_mode` has it."""
+        return reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, masks)
+
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the masks joined, or None."""
         masks = [None] * len(x) if mask is None else self._checked_masks(x, mask)
         return self.joined_mask([np.shape(entry) for entry in x], masks)
+
+    @property
+    def fills_alone(self) -> bool:
+        """Whether masked places show the merged fills even where those of the inputs repeat tokens."""
+        return False
+
+    def fits(self, xs: list[PackedSequence]) -> bool:
+        """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
+        raise NotImplementedError
+
+    def merge_rows(self, rows: list[Array], masks: list[Any] | None, keep: bool) -> tuple[Array, Back]:
+        """Merge arrays whose first axis counts rows or tokens; the masks say which of them count."""
+        raise NotImplementedError
+
+    def side_by_side(self, xs: list[PackedSequence], ways: list[Back], keep: bool) -> tuple[PackedSequence, Pullback]:
+        """Merge packed batches of one grid; the ways lead back from them to what the layer was given."""
+        fill_back: Back | None = None
+        if self.fits(xs):
+            y, back, fill_back = self._stored(xs, keep)
+        else:
+            y, back = self._cells(xs, keep)
+
+        def pullback(dy: Any) -> Gradients:
+            d = back(cotangents(dy, y, self.dtype)[0])
+            if isinstance(dy, Shown) and fill_back is not None:
+                parts = fill_back(dy.fill[None])
+                d = [aligning.with_fill(own, part[0]) for own, part in zip(d, parts, strict=True)]
+            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
+
+        return y, pullback
+
+    def _stored(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back, Back | None]:
+        """Merge stored values, and what masked places show."""
+        arrays, index, ways = aligning.stored(xs, keep)
+        values, back = self.merge_rows(arrays, None, keep)
+        fill, fill_back = None, None
+        if xs[0].packing.masked:
+            rows, fill_back = self.merge_rows(aligning.fills(xs), [np.zeros(1, bool) for _ in xs], keep)
+            fill = rows[0]
+        repeat = all(x.repeat for x in xs) and not self.fills_alone
+        y = PackedSequence(values, xs[0].packing, index, fill, repeat, xs[0].shown)
+        return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
+
+    def _cells(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back]:
+        """Merge what the inputs show at the tokens of the output, and where it is masked."""
+        masks = [aligning.mask_of(x) for x in xs]
+        plan = aligning.plan_of(self.joined_mask([x.shape for x in xs], masks), xs)
+        cells, shown = aligning.visible_cells(plan, xs) if plan.masked else (plan.positions, None)
+        pairs = [aligning.gather(x, cells, keep) for x in xs]
+        valid = [None if m is None else m.reshape(-1)[cells] for m in masks]
+        values, back = self.merge_rows([rows for rows, _ in pairs], valid, keep)
+        index = None if shown is None or not len(shown) else np.arange(plan.tokens)
+        y = PackedSequence(values, plan, index, None, False, None if index is None else shown)
+        return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
 
     def get_config(self) -> dict[str, Any]:
         # Keras's constructors have no such argument.
@@ -134,7 +192,6 @@ class Elementwise(MaskMerge):
         joined = super().mask_flow(masked, outputs)
         return [0] if self.mask_mode == "or" and not all(masked) else joined
 
-
     def joined_mask(self, shapes: Sequence[Any], masks: Sequence[Any]) -> Mask | None:
         rank = max(map(len, shapes))
         own = [mask for mask, shape in zip(masks, shapes, strict=True) if mask is not None and len(shape) == rank]
@@ -142,8 +199,7 @@ class Elementwise(MaskMerge):
             return None
         axes = own[0].ndim
         steps = np.broadcast_shapes(*[shape[:axes] for shape in shapes if len(shape) == rank])
-        found = reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, own)
-        return np.broadcast_to(found, steps)
+        return np.broadcast_to(self.joined(own), steps)
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         shapes = self._checked_shapes(input_shape)
@@ -151,7 +207,7 @@ class Elementwise(MaskMerge):
         wide = [(*shape[:1], *(1,) * (rank - len(shape)), *shape[1:]) for shape in shapes]
         out = [_common(sizes) for sizes in zip(*wide, strict=True)]
         if "differ" in out:
-            raise ValueError(f"x must hold inputs of shapes that fit together for {describe(self)}, got {shapes}")
+            raise ValueError(f"x: expected inputs of shapes that fit together for {describe(self)}, got {shapes}")
         return tuple(cast(list[int | None], out))
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
@@ -161,51 +217,21 @@ class Elementwise(MaskMerge):
         packed, ways = self.packed(x, call.keep)
         if not aligning.same_grid(packed):
             return self._grids(x, call.keep)
-        if self._fits(packed):
-            y, backs, fill_back = self._stored(packed, call.keep)
-        else:
-            y, backs = self._cells(packed, call.keep)
-            fill_back = None
+        return self.side_by_side(packed, ways, call.keep)
 
-        def pullback(dy: Any) -> Gradients:
-            d = backs(cotangents(dy, y, self.dtype)[0])
-            if isinstance(dy, Shown) and fill_back is not None:
-                parts = fill_back(dy.fill[None])
-                d = [aligning.with_fill(own, part[0]) for own, part in zip(d, parts, strict=True)]
-            return Gradients([way(part) for way, part in zip(ways, d, strict=True)], [])
+    @property
+    def fills_alone(self) -> bool:
+        return self.mode == "multiply" and self.mask_mode == "or"
 
-        return y, pullback
-
-    def _fits(self, xs: list[PackedSequence]) -> bool:
-        """Return whether one plan holds for all, and masked places show what `fill` or `repeat` can say."""
+    def fits(self, xs: list[PackedSequence]) -> bool:
         if not aligning.share_plan(xs) or (self.mask_mode == "drop" and xs[0].packing.masked):
             return False
         first, alike = xs[0], self.mask_mode != "or" or self.mode in ("add", "subtract", "average")
         if any(x.shown is not None for x in xs):
             return alike and all(x.shown is first.shown and x.index is first.index for x in xs)
-        if not first.packing.masked or (self.mode == "multiply" and not alike):
+        if not first.packing.masked or self.fills_alone:
             return True
         return len({x.repeat for x in xs}) == 1 and (alike or not first.repeat)
-
-    def _stored(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back, Back | None]:
-        arrays, index, ways = aligning.stored(xs, keep)
-        values, back = run("merge", keep, arrays, self.mode)
-        plan = xs[0].packing
-        fill, fill_back = self._fill(xs, keep) if plan.masked else (None, None)
-        repeat = all(x.repeat for x in xs) and (self.mode != "multiply" or self.mask_mode != "or")
-        y = PackedSequence(values, plan, index, fill, repeat, xs[0].shown)
-        return y, lambda d: [way(part) for way, part in zip(ways, back(d), strict=True)], fill_back
-
-    def _cells(self, xs: list[PackedSequence], keep: bool) -> tuple[PackedSequence, Back]:
-        """Merge what the inputs show at the tokens of the output, and where it is masked."""
-        masks = [aligning.mask_of(x) for x in xs]
-        plan = aligning.plan_of(self.joined_mask([x.shape for x in xs], masks), xs)
-        cells, shown = aligning.visible_cells(plan, xs) if plan.masked else (plan.positions, None)
-        pairs = [aligning.gather(x, cells, keep) for x in xs]
-        valid = [None if m is None else m.reshape(-1)[cells] for m in masks]
-        values, back = run("merge", keep, [rows for rows, _ in pairs], self.mode, self._acting(valid))
-        y = aligning.from_cells(values, plan, shown)
-        return y, lambda d: [way(part) for (_, way), part in zip(pairs, back(d), strict=True)]
 
     def _grids(self, xs: list[Any], keep: bool) -> tuple[Any, Pullback]:
         """Merge arrays of which some are repeated along the batch's steps."""
@@ -213,7 +239,7 @@ class Elementwise(MaskMerge):
         rank = max(array.ndim for array in arrays)
         wide = [a.reshape(a.shape[:1] + (1,) * (rank - a.ndim) + a.shape[1:]) for a in arrays]
         masks = [m if a.ndim == rank else None for m, a in zip(masks, arrays, strict=True)]
-        y, back = run("merge", keep, wide, self.mode, self._acting(masks))
+        y, back = self.merge_rows(wide, masks, keep)
         leave_back: Back = same
         if any(isinstance(x, PackedSequence) for x in xs):
             mask = self.joined_mask([array.shape for array in arrays], masks)
@@ -226,15 +252,8 @@ class Elementwise(MaskMerge):
 
         return y, pullback
 
-    def _fill(self, xs: list[PackedSequence], keep: bool) -> tuple[Array, Back]:
-        """Return what the output shows where every input is masked."""
-        nowhere = self._acting([np.zeros(1, bool) for _ in xs])
-        row, back = run("merge", keep, aligning.fills(xs), self.mode, nowhere)
-        return row[0], back
-
-    def _acting(self, masks: list[Any]) -> list[Any] | None:
-        """Return the masks if the values depend on them."""
-        return masks if self.mask_mode == "or" else None
+    def merge_rows(self, rows: list[Array], masks: list[Any] | None, keep: bool) -> tuple[Array, Back]:
+        return run("merge", keep, rows, self.mode, masks if self.mask_mode == "or" else None)
 
 
 class Add(Elementwise):
@@ -251,7 +270,7 @@ class Subtract(Elementwise):
     def _checked_shapes(self, shapes: Any) -> list[Shape]:
         found = super()._checked_shapes(shapes)
         if len(found) != 2:
-            raise ValueError(f"x must be a list of two inputs for {describe(self)}, got {len(found)}")
+            raise ValueError(f"x: expected a list of two inputs for {describe(self)}, got {len(found)}")
         return found
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from fastmask import config
 from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
+from fastmask.layers.base.arguments import own_arguments
 from fastmask.layers.base.checks import Array, Shape
-from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, leave, run
+from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, fill_of, leave, run
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.base.variable import Variable
 from fastmask.layers.base.weights import add_kept, keep_options
@@ -59,9 +60,7 @@ class LayerNormalization(RowLayer):
         super().__init__(**kwargs)
         self.axis, self.epsilon = axis, float(epsilon)
         self.center, self.scale = bool(center), bool(scale)
-        keep_options(self, beta_initializer=beta_initializer, gamma_initializer=gamma_initializer)
-        keep_options(self, beta_regularizer=beta_regularizer, gamma_regularizer=gamma_regularizer)
-        keep_options(self, beta_constraint=beta_constraint, gamma_constraint=gamma_constraint)
+        keep_options(self, **own_arguments(locals()))
 
     def create_weights(self, input_shape: Shape) -> None:
         shape = (self.known_features(input_shape),)
@@ -143,11 +142,7 @@ str or callable
         self.axis = int(axis)
         self.momentum, self.epsilon = float(momentum), float(epsilon)
         self.center, self.scale = bool(center), bool(scale)
-        keep_options(self, beta_initializer=beta_initializer, gamma_initializer=gamma_initializer)
-        keep_options(self, moving_mean_initializer=moving_mean_initializer)
-        keep_options(self, moving_variance_initializer=moving_variance_initializer)
-        keep_options(self, beta_regularizer=beta_regularizer, gamma_regularizer=gamma_regularizer)
-        keep_options(self, beta_constraint=beta_constraint, gamma_constraint=gamma_constraint)
+        keep_options(self, **own_arguments(locals()))
         self.renorm = checks.choice("renorm", renorm, (False,))
         self.synchronized = checks.choice("synchronized", synchronized, (False,))
         self.renorm_clipping, self.renorm_momentum = renorm_clipping, renorm_momentum
@@ -190,7 +185,7 @@ str or callable
 
     def _tokens(self, x: PackedSequence, call: Call) -> tuple[PackedSequence, Any]:
         """Normalize stored rows, each counted as often as it occurs, and below them what masked places show."""
-        fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill, x.dtype)
+        fill = fill_of(x)
         stored = np.concatenate([x.values, fill[None]])
         rows = as_rows(stored)
         counts = np.ones(len(stored)) if x.index is None else np.bincount(x.index, minlength=len(stored))
@@ -238,4 +233,4 @@ def _value(variable: Any) -> Array | None:
 def _require_last_axis(layer: Any, input_shape: Shape) -> None:
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if axes not in ([-1], [len(input_shape) - 1]):
-        raise ValueError(f"axis must be the last one, -1, for {describe(layer)}, got {layer.axis!r}")
+        raise ValueError(f"axis: expected the last one, -1, for {describe(layer)}, got {layer.axis!r}")

@@ -1,17 +1,18 @@
 """Pooling over time: GlobalAveragePooling1D and GlobalMaxPooling1D."""
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Array, Shape
-from fastmask.layers.base.flow import cotangents, enter, run
-from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback
+from fastmask.layers.base.flow import enter, pulled, run
+from fastmask.layers.base.layer import Call, Layer, Pullback
 
 
 class GlobalPooling(Layer):
     """Base of the layers that make one vector of all valid steps of a row."""
 
     supports_masking = True
+    passes_mask = False
     input_rank = 3
     op: ClassVar[str]
 
@@ -21,10 +22,6 @@ class GlobalPooling(Layer):
         self.data_format = "channels_last"
         self.keepdims = bool(keepdims)
 
-    @property
-    def passes_mask(self) -> bool:
-        return False
-
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         kept = (1,) if self.keepdims else ()
         return (input_shape[0], *kept, *input_shape[2:])
@@ -33,16 +30,7 @@ class GlobalPooling(Layer):
         source, enter_back = enter(x, call.mask, call.keep)
         pooled, back = run(self.op, call.keep, source)
         y = pooled[:, None] if self.keepdims else pooled
-
-        def pullback(dy: Any) -> Gradients:
-            d = cast(Array, cotangents(dy, y, self.dtype)[0])
-            return Gradients(enter_back(back(d.reshape(pooled.shape))), [])
-
-        return y, pullback
-
-    def compute_mask(self, x: Any, mask: Any = None) -> None:
-        """Return None: the output has no steps to mask."""
-        return
+        return y, pulled(y, lambda d: enter_back(back(d.reshape(pooled.shape))), self.dtype)
 
 
 class GlobalAveragePooling1D(GlobalPooling):

@@ -1,12 +1,13 @@
 """The base of all losses: weights, mask, reduction."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask.batch.tokens import as_columns, expand_weights, floats
+from fastmask.core.arguments import choice
 
 Array = NDArray[Any]
 
@@ -37,6 +38,8 @@ class Loss:
     vectors : bool
         Whether 1-D predictions are always the outputs of one token, False unless a subclass says so;
         otherwise they become (B, 1), one output for each row, where rows have weights or a mask.
+    options : tuple of str
+        Further arguments of the constructor, which `get_config` reads from the attributes of their names.
 
     Raises
     ------
@@ -46,14 +49,14 @@ class Loss:
 
     identifier = "loss"
     vectors = False
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, reduction: str | None = "sum_over_batch_size", name: str | None = None, dtype: Any = None
     ) -> None:
-        if reduction not in (*REDUCTIONS, None):
-            raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")
+        choice("reduction", reduction, (*REDUCTIONS, None))
         if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+            raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
         self.reduction = "none" if reduction is None else reduction
         self.name = name or self.identifier
         self.dtype = None if dtype is None else np.dtype(dtype)
@@ -144,7 +147,8 @@ class Loss:
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {"name": self.name, "reduction": self.reduction}
+        own = {name: getattr(self, name) for name in self.options}
+        return {"name": self.name, "reduction": self.reduction} | own
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Loss":
@@ -155,7 +159,7 @@ class Loss:
         """Raise ValueError if the loss cannot work on packed sequences because of its `axis`."""
         if self.axis != -1:
             raise ValueError(
-                f"axis must be -1 for a loss of sequences (their time axis is packed away), got {self.axis}"
+                f"axis: expected -1 for a loss of sequences, whose time axis is packed away, got {self.axis}"
             )
 
     def _parts(
@@ -197,7 +201,7 @@ class Loss:
 
     def _axis(self, rank: int) -> int:
         if not -rank <= self.axis < rank:
-            raise ValueError(f"axis must be an axis of y_pred, which has {rank}, got {self.axis}")
+            raise ValueError(f"axis: expected an axis of y_pred, which has {rank}, got {self.axis}")
         return self.axis % rank
 
     def _divisor(self, factor: Array, valid: int) -> float:
@@ -242,13 +246,13 @@ class FunctionLoss(Loss):
         found = self.function(y_true, y_pred)
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(
-                f"loss {self.name!r} must return (values, gradient): one value per token and its derivative "
-                f"by y_pred, which fastmask does not derive by itself; got {type(found).__name__}"
+                f"loss {self.name!r}: expected (values, gradient), one value per token and its derivative "
+                f"by y_pred, which fastmask does not derive by itself, got {type(found).__name__}"
             )
         values, gradient = (np.asarray(part, dtype=y_pred.dtype) for part in found)
         if values.shape != y_pred.shape[:-1] or gradient.shape != y_pred.shape:
             raise ValueError(
-                f"loss {self.name!r} must return values of shape {y_pred.shape[:-1]} and a gradient of shape "
+                f"loss {self.name!r}: expected values of shape {y_pred.shape[:-1]} and a gradient of shape "
                 f"{y_pred.shape}, got {values.shape} and {gradient.shape}"
             )
         return values, gradient

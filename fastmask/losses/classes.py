@@ -16,6 +16,8 @@ Array = NDArray[Any]
 class _Smoothed(Loss):
     """A cross-entropy whose targets may be smoothed."""
 
+    options = ("from_logits", "label_smoothing", "axis")
+
     def __init__(
         self,
         from_logits: bool = False,
@@ -26,16 +28,11 @@ class _Smoothed(Loss):
         dtype: Any = None,
     ) -> None:
         if not 0.0 <= label_smoothing <= 1.0:
-            raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
+            raise ValueError(f"label_smoothing: expected a number between 0 and 1, got {label_smoothing}")
         super().__init__(reduction, name, dtype)
         self.from_logits = from_logits
         self.label_smoothing = label_smoothing
         self.axis = axis
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        own = ("from_logits", "label_smoothing", "axis")
-        return super().get_config() | {name: getattr(self, name) for name in own}
 
 
 class BinaryCrossentropy(_Smoothed):
@@ -120,6 +117,7 @@ class SparseCategoricalCrossentropy(Loss):
 
     identifier = "sparse_categorical_crossentropy"
     vectors = True
+    options = ("from_logits", "ignore_class", "axis")
 
     def __init__(
         self,
@@ -145,7 +143,7 @@ class SparseCategoricalCrossentropy(Loss):
         label = class_numbers(y_true, y_pred).reshape(-1)
         if label.size and not (label.min() >= 0 and label.max() < classes):
             wrong = label.min() if label.min() < 0 else label.max()
-            raise ValueError(f"y must hold classes from 0 to {classes - 1}, got class {wrong}")
+            raise ValueError(f"y: expected classes from 0 to {classes - 1}, got class {wrong}")
         rows = y_pred.reshape(label.size, classes)
         values, gradient = ops.sparse_crossentropy(rows, label, scale.reshape(-1), self.from_logits, epsilon())
         return values.reshape(shape[:-1]), gradient.reshape(shape)
@@ -155,11 +153,6 @@ class SparseCategoricalCrossentropy(Loss):
         if self.ignore_class is None:
             return None
         return np.asarray(class_labels(y_true, y_pred) == self.ignore_class)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        own = ("from_logits", "ignore_class", "axis")
-        return super().get_config() | {name: getattr(self, name) for name in own}
 
 
 class KLDivergence(Loss):

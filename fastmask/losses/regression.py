@@ -75,6 +75,7 @@ class Huber(Loss):
     """
 
     identifier = "huber"
+    options = ("delta",)
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Huber(Loss):
         dtype: Any = None,
     ) -> None:
         if not delta > 0:
-            raise ValueError(f"delta must be greater than 0, got {delta!r}")
+            raise ValueError(f"delta: expected a number greater than 0, got {delta!r}")
         super().__init__(reduction, name, dtype)
         self.delta = delta
 
@@ -94,10 +95,6 @@ class Huber(Loss):
         limited = np.clip(difference, -self.delta, self.delta)
         values = np.mean(limited * (difference - limited / 2), axis=-1)
         return values, limited * share(y_pred, 1.0)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return super().get_config() | {"delta": self.delta}
 
 
 class LogCosh(Loss):
@@ -124,6 +121,7 @@ class CosineSimilarity(Loss):
 
     identifier = "cosine_similarity"
     vectors = True
+    options = ("axis",)
 
     def __init__(
         self,
@@ -142,10 +140,6 @@ class CosineSimilarity(Loss):
         cosine = np.sum(target * direction, axis=-1, keepdims=True)
         turn = np.where(short, 0, cosine * direction)
         return -cosine[..., 0], (turn - target) * inverse
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return super().get_config() | {"axis": self.axis}
 
 
 def _direction(vector: Array) -> tuple[Array, Array, Array]:

@@ -46,20 +46,15 @@ class BinaryAccuracy(Metric):
 
     identifier = "binary_accuracy"
     direction = "up"
+    options = ("threshold",)
 
-    def __init__(
-        self, name: str | None = None, dtype: Any = None, threshold: float = 0.5
-    ) -> None:
+    def __init__(self, name: str | None = None, dtype: Any = None, threshold: float = 0.5) -> None:
         super().__init__(name, dtype)
         self.threshold = threshold
 
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
         """Return 1.0 for every output that is right and 0.0 for the others."""
         return binary_accuracy(y_true, y_pred, self.threshold)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return super().get_config() | {"threshold": self.threshold}
 
 
 class CategoricalAccuracy(Metric):
@@ -100,6 +95,7 @@ class TopKCategoricalAccuracy(Metric):
     identifier = "top_k_categorical_accuracy"
     direction = "up"
     vectors = True
+    options = ("k",)
 
     def __init__(self, k: int = 5, name: str | None = None, dtype: Any = None) -> None:
         super().__init__(name, dtype)
@@ -108,10 +104,6 @@ class TopKCategoricalAccuracy(Metric):
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
         """Return 1.0 for every token that is right and 0.0 for the others."""
         return top_k_categorical_accuracy(y_true, y_pred, self.k)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return super().get_config() | {"k": self.k}
 
 
 class SparseTopKCategoricalAccuracy(TopKCategoricalAccuracy):

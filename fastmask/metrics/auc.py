@@ -12,7 +12,8 @@ from fastmask.metrics.confusion import Confusion, ratio
 
 Array = NDArray[Any]
 _CURVES = ("ROC", "PR")
-_NUMBERS_PER_THRESHOLD = 8  # objects and references to them in two lists, and two counts
+# Each threshold is an object that two lists refer to, and has two counts.
+_NUMBERS_PER_THRESHOLD = 8
 _METHODS = ("interpolation", "minoring", "majoring")
 
 
@@ -63,11 +64,11 @@ class AUC(Confusion):
         from_logits: bool = False,
     ) -> None:
         if thresholds is None and num_thresholds <= 1:
-            raise ValueError(f"num_thresholds must be greater than 1, got {num_thresholds}")
+            raise ValueError(f"num_thresholds: expected a number greater than 1, got {num_thresholds}")
         self.curve = _choice("curve", curve, _CURVES)
         self.summation_method = _choice("summation_method", summation_method, _METHODS)
         if num_labels and not multi_label:
-            raise ValueError(f"num_labels must be None unless multi_label is True, got {num_labels}")
+            raise ValueError(f"num_labels: expected None unless multi_label is True, got {num_labels}")
         count = num_thresholds if thresholds is None else len(thresholds) + 2
         checks.require_memory("the counts of AUC", (count, _NUMBERS_PER_THRESHOLD), np.dtype(np.float64))
         self.given = None if thresholds is None else sorted(thresholds)
@@ -82,7 +83,7 @@ class AUC(Confusion):
     def select(self, y_true: Array, y_pred: Array, weights: Array) -> tuple[Array, Array, Array]:
         """Return targets, probabilities and weights; with `multi_label` those of labels come in at the end."""
         if self.multi_label and y_pred.ndim == 1:
-            raise ValueError(f"y_pred must have an axis of labels for multi_label, got shape {y_pred.shape}")
+            raise ValueError(f"y_pred: expected an axis of labels for multi_label, got shape {y_pred.shape}")
         if self.from_logits:
             decay = np.exp(-np.abs(y_pred))
             y_pred = np.where(y_pred >= 0, 1, decay) / (1 + decay)
@@ -144,4 +145,4 @@ def _choice(name: str, value: str, legal: tuple[str, ...]) -> str:
     for choice in legal:
         if str(value).lower() == choice.lower():
             return choice
-    raise ValueError(f"{name} must be one of {', '.join(legal)}, got {value!r}")
+    raise ValueError(f"{name}: expected one of {', '.join(legal)}, got {value!r}")

@@ -1,7 +1,7 @@
 """The base of all metrics: what counts, and how values add up."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,11 +28,14 @@ class Metric:
     vectors : bool
         Whether 1-D predictions are the outputs of a single token, False unless a subclass says so;
         otherwise they are one output for each row, and `per_token` gets them as (B, 1).
+    options : tuple of str
+        Further arguments of the constructor, which `get_config` reads from the attributes of their names.
     """
 
     identifier = "metric"
     direction: str | None = None
     vectors = False
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str | None = None, dtype: Any = None) -> None:
         self.name = name or self.identifier
@@ -89,7 +92,7 @@ class Metric:
         else:
             if weights.ndim > values.ndim:
                 raise ValueError(
-                    f"sample_weight and mask must have one entry per token for the metric {self.name!r}, "
+                    f"sample_weight, mask: expected one entry per token for the metric {self.name!r}, "
                     f"got one for each of {y_pred.shape[-1]} outputs"
                 )
             weights = weights if weights.ndim == values.ndim else weights[..., None]
@@ -141,7 +144,7 @@ class Metric:
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {"name": self.name, "dtype": self.dtype}
+        return {"name": self.name, "dtype": self.dtype} | {name: getattr(self, name) for name in self.options}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Metric":
@@ -226,7 +229,7 @@ class MeanMetricWrapper(Metric):
         values = np.asarray(found[0] if isinstance(found, tuple) else found)
         if values.shape not in (y_pred.shape[:-1], y_pred.shape):
             raise ValueError(
-                f"metric {self.name!r} must return one value per token, that is shape "
+                f"metric {self.name!r}: expected one value per token, that is shape "
                 f"{y_pred.shape[:-1]}, or one per output, got {values.shape}"
             )
         return values

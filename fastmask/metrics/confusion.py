@@ -1,7 +1,7 @@
 """Counts of true and false positives and negatives, and what is made of them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -76,13 +76,15 @@ class Confusion(Metric):
     def _above(self, bucket: Array, weight: Array) -> Array:
         """Return, for each threshold and column, the weight of the outputs above it."""
         bins, columns = len(self.thresholds) + 1, bucket.shape[1]
-        place = (bucket + 1) * columns + np.arange(columns)
-        sums = np.bincount(place.ravel(), weight.ravel(), bins * columns).reshape(bins, columns)
+        slot = (bucket + 1) * columns + np.arange(columns)
+        sums = np.bincount(slot.ravel(), weight.ravel(), bins * columns).reshape(bins, columns)
         return np.asarray(np.cumsum(sums[::-1], axis=0)[-2::-1])
 
 
 class _Count(Confusion):
-    """Base of the four counts."""
+    """Base of the four counts, each that of the attribute `counted`."""
+
+    counted: ClassVar[str]
 
     def __init__(
         self,
@@ -93,13 +95,9 @@ class _Count(Confusion):
         self.given = thresholds
         super().__init__(_thresholds(thresholds, 0.5), name, dtype)
 
-    def counted(self) -> Array:
-        """Return the count for each threshold."""
-        raise NotImplementedError
-
     def result(self) -> Any:
         """Return the sum of weights: a float, or an array for several thresholds."""
-        return _one_or_all(self.counted()[:, 0])
+        return _one_or_all(getattr(self, self.counted)[:, 0])
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -109,37 +107,27 @@ class _Count(Confusion):
 class TruePositives(_Count):
     """Weight of the outputs that are rightly above the threshold (0.5 by default)."""
 
-    def counted(self) -> Array:
-        """Return the count for each threshold."""
-        return self.true_positives
+    counted = "true_positives"
 
 
 class FalsePositives(_Count):
     """Weight of the outputs that are wrongly above the threshold (0.5 by default)."""
 
     direction = "down"
-
-    def counted(self) -> Array:
-        """Return the count for each threshold."""
-        return self.false_positives
+    counted = "false_positives"
 
 
 class TrueNegatives(_Count):
     """Weight of the outputs that are rightly not above the threshold (0.5 by default)."""
 
-    def counted(self) -> Array:
-        """Return the count for each threshold."""
-        return self.true_negatives
+    counted = "true_negatives"
 
 
 class FalseNegatives(_Count):
     """Weight of the outputs that are wrongly not above the threshold (0.5 by default)."""
 
     direction = "down"
-
-    def counted(self) -> Array:
-        """Return the count for each threshold."""
-        return self.false_negatives
+    counted = "false_negatives"
 
 
 class Precision(Confusion):
@@ -180,7 +168,7 @@ class Precision(Confusion):
         if self.class_id is None:
             return y_true, y_pred, weights
         if y_pred.ndim == 1:
-            raise ValueError(f"y_pred must have an axis of classes for class_id, got shape {y_pred.shape}")
+            raise ValueError(f"y_pred: expected an axis of classes for class_id, got shape {y_pred.shape}")
         own = [self.class_id]
         return y_true[..., own], y_pred[..., own], weights[..., own]
 
@@ -223,7 +211,7 @@ def _thresholds(given: ArrayLike | None, default: float) -> list[float]:
         return [default]
     values = [float(value) for value in np.atleast_1d(np.asarray(given))]
     if not all(0 <= value <= 1 for value in values) or values != sorted(values):
-        raise ValueError(f"thresholds must lie between 0 and 1, in ascending order, got {given!r}")
+        raise ValueError(f"thresholds: expected numbers between 0 and 1, in ascending order, got {given!r}")
     return values
 
 

@@ -28,7 +28,6 @@ class MeanLoss(Metric):
 
     direction = "down"
     loss: ClassVar[type[losses.Loss]]
-    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str | None = None, dtype: Any = None, **arguments: Any) -> None:
         super().__init__(name, dtype)
@@ -39,8 +38,10 @@ class MeanLoss(Metric):
 
     def _use(self, function: losses.Loss) -> None:
         if function.axis != -1:
-            raise ValueError(f"axis must be -1, the axis of the outputs, got {function.axis}")
+            raise ValueError(f"axis: expected -1, the axis of the outputs, got {function.axis}")
         self.function = function
+        for name in self.options:
+            setattr(self, name, getattr(function, name))
 
     @property
     def vectors(self) -> bool:  # type: ignore[override]
@@ -54,10 +55,6 @@ class MeanLoss(Metric):
     def ignored(self, y_true: Array, y_pred: Array) -> Array | None:
         """Return where the loss ignores the target."""
         return self.function.ignored(y_true, y_pred)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return super().get_config() | {name: getattr(self.function, name) for name in self.options}
 
 
 class MeanOfLoss(MeanLoss):
@@ -138,7 +135,7 @@ class CosineSimilarity(MeanLoss):
     def __init__(self, name: str | None = None, dtype: Any = None, axis: int = -1) -> None:
         super().__init__(name, dtype)
         if axis != -1:
-            raise ValueError(f"axis must be -1, the axis of the outputs, got {axis}")
+            raise ValueError(f"axis: expected -1, the axis of the outputs, got {axis}")
 
     def per_token(self, y_true: Array, y_pred: Array) -> Array:
         """Return the cosine of every token."""
@@ -240,7 +237,7 @@ class Crossentropy(MeanLoss):
     loss = ShapedCrossentropy
 
 
-class Perplexity(Metric):
+class Perplexity(MeanLoss):
     """Exponential of the mean cross-entropy of all tokens; targets are class numbers.
 
     Parameters
@@ -255,8 +252,8 @@ class Perplexity(Metric):
     """
 
     identifier = "perplexity"
-    direction = "down"
-    vectors = True
+    loss = losses.SparseCategoricalCrossentropy
+    options = ("from_logits", "mask_token_id")
 
     def __init__(
         self,
@@ -265,26 +262,13 @@ class Perplexity(Metric):
         dtype: Any = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name, dtype)
+        Metric.__init__(self, name, dtype)
         self.from_logits = from_logits
         self.mask_token_id = mask_token_id
-        self.function = losses.SparseCategoricalCrossentropy(from_logits, mask_token_id)
-
-    def per_token(self, y_true: Array, y_pred: Array) -> Array:
-        """Return the cross-entropy of every token."""
-        return self.function.per_token(y_true, y_pred)[0]
-
-    def ignored(self, y_true: Array, y_pred: Array) -> Array | None:
-        """Return where the target is `mask_token_id`."""
-        return self.function.ignored(y_true, y_pred)
+        self.function = self.loss(from_logits, mask_token_id)
 
     def result(self) -> float:
         """Return the perplexity so far, 0 before the first token, inf beyond all numbers."""
         if not self.count:
             return 0.0
         return float(np.exp(min(super().result(), 1e4)))
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        own = {"from_logits": self.from_logits, "mask_token_id": self.mask_token_id}
-        return super().get_config() | own

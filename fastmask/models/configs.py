@@ -110,7 +110,7 @@ def rebuilt(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None)
         blocked = [call for call in waiting if not _called(*call, layers)]
         if len(blocked) == len(waiting):
             names = ", ".join(sorted({layer.name for layer, _, _ in blocked}))
-            raise ValueError(f"config must be that of a graph without loops; could not connect {names}")
+            raise ValueError(f"config: expected that of a graph without loops, got one that cannot connect {names}")
         waiting = blocked
     return _mapped(config["input_layers"], layers), _mapped(config["output_layers"], layers)
 
@@ -139,7 +139,7 @@ def _called(layer: Layer, number: int, node: Mapping[str, Any], layers: Mapping[
 def _tensor(place: Sequence[Any], layers: Mapping[str, Layer], offset: int = 0) -> KerasTensor | None:
     name, node, index = place
     if name not in layers:
-        raise ValueError(f"config must have all layers that others depend on, but {name!r} is missing")
+        raise ValueError(f"config: expected all layers that others depend on, got none named {name!r}")
     nodes = layers[name].nodes
     return nodes[node - offset].outputs[index] if node - offset < len(nodes) else None
 
@@ -151,7 +151,7 @@ def _mapped(places: Any, layers: Mapping[str, Layer]) -> Any:
         return type(places)([_mapped(entry, layers) for entry in places])
     found = _tensor(places, layers, _first_call(layers.get(places[0])))
     if found is None:
-        raise ValueError(f"config must have the tensor {tuple(places)}, but it has not")
+        raise ValueError(f"config: expected a call of which {tuple(places)} is the result, got none")
     return found
 
 

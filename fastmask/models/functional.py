@@ -166,7 +166,7 @@ class Model(Layer, Trainer):
         wanted = self._data_shape(tensor)
         pairs = zip(wanted[1:], shape[1:], strict=False)
         if len(shape) != len(wanted) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-            raise ValueError(f"x must have shape {wanted} for input {tensor.history.layer.name!r}, got {shape}")
+            raise ValueError(f"x: expected shape {wanted} for input {tensor.history.layer.name!r}, got {shape}")
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """Return a layer by its name or its place.
@@ -177,13 +177,13 @@ class Model(Layer, Trainer):
             If there is none, or not exactly one argument is given.
         """
         if (name is None) == (index is None):
-            raise ValueError("exactly one of name and index must be given")
+            raise ValueError(f"name, index: expected exactly one of them, got {name!r} and {index!r}")
         names = [layer.name for layer in self.layers]
         if name is None and index is not None and -len(names) <= index < len(names):
             return self.layers[index]
         if name not in names:
             raise ValueError(
-                f"{'index' if name is None else 'name'} must be that of one of the layers "
+                f"{'index' if name is None else 'name'}: expected that of one of the layers "
                 f"{', '.join(names)}, got {index if name is None else name!r}"
             )
         return self.layers[names.index(name)]
@@ -281,7 +281,7 @@ class Model(Layer, Trainer):
     ) -> tuple[Any, Pullback | None]:
         """Return the output, a tuple of several, and the pullback; padded arrays in give padded arrays."""
         if initial_state is not None:
-            raise TypeError(f"initial_state must be None for model {self.name!r}")
+            raise TypeError(f"initial_state: expected None for model {self.name!r}, got one")
         values = self._flat_inputs(x)
         padded = not any(isinstance(value, (Entry, PackedSequence)) for value in values)
         plans: Plans = []
@@ -340,12 +340,12 @@ class Model(Layer, Trainer):
         if isinstance(x, Mapping):
             missing = [name for name in self.input_names if name not in x]
             if missing:
-                raise ValueError(f"x must have the inputs {', '.join(self.input_names)}, but {missing[0]!r} is missing")
+                raise ValueError(f"x: expected the inputs {', '.join(self.input_names)}, got none named {missing[0]!r}")
             return [x[name] for name in self.input_names]
         listed = self.takes_list and isinstance(x, (list, tuple))
         values = flatten(x) if is_symbolic(x) else list(x) if listed else [x]
         if len(values) != len(self.inputs):
-            raise ValueError(f"x must hold {len(self.inputs)} inputs for model {self.name!r}, got {len(values)}")
+            raise ValueError(f"x: expected {len(self.inputs)} inputs for model {self.name!r}, got {len(values)}")
         return values
 
     def reset_states(self) -> None:
@@ -400,9 +400,9 @@ def _tensors(name: str, structure: Any) -> list[KerasTensor]:
     tensors = flatten(structure)
     for tensor in tensors:
         if not isinstance(tensor, KerasTensor):
-            raise TypeError(f"{name} must hold results of Input and of layers called on them, got {tensor!r}")
+            raise TypeError(f"{name}: expected results of Input and of layers called on them, got {tensor!r}")
     if not tensors:
-        raise ValueError(f"{name} must hold at least one tensor, got {structure!r}")
+        raise ValueError(f"{name}: expected at least one tensor, got {structure!r}")
     return cast(list[KerasTensor], tensors)
 
 

@@ -77,13 +77,13 @@ class Sequential(Model):
             layer = layer.history.layer
         if isinstance(layer, InputLayer):
             if self.layers or self._tensors:
-                raise ValueError("an Input must be the first entry of a Sequential")
+                raise ValueError("layer: expected an Input only as the first entry of a Sequential, got one later")
             self._tensors = [layer.nodes[0].outputs[0]]
             return
         if not isinstance(layer, Layer):
-            raise TypeError(f"layer must be a Layer or an Input, got {layer!r}")
+            raise TypeError(f"layer: expected a Layer or an Input, got {layer!r}")
         if any(layer.name == other.name for other in self.layers):
-            raise ValueError(f"layers must have different names, got {layer.name!r} twice")
+            raise ValueError(f"layers: expected different names, got {layer.name!r} twice")
         source = self.mask_sources[-1] if self.layers else None
         if source is not None:
             layer.require_masking(source)
@@ -133,7 +133,7 @@ class Sequential(Model):
             y = layer(last)
             if not isinstance(y, KerasTensor):
                 shapes = layer.output_shape
-                raise ValueError(f"{describe(layer)} must have one output in a Sequential, got {shapes}")
+                raise ValueError(f"{describe(layer)}: expected one output in a Sequential, got {shapes}")
             self._tensors.append(y)
 
     def _renew(self) -> None:

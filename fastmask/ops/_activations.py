@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from fastmask import kernels, threads
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops import tuning
-from fastmask.ops._arrays import Array, check_float, check_shape, split, thread_count
+from fastmask.ops._arrays import Array, check_float, check_like, split, thread_count
 
 # hard_sigmoid is Keras 3's clip(x / 6 + 0.5, 0, 1); hard_sigmoid_keras2 is clip(0.2 * x + 0.5, 0, 1) of Keras 1 and 2.
 RECURRENT_ACTIVATIONS = (
@@ -26,7 +26,7 @@ def _code(argument: str, name: str | None, legal: tuple[str, ...]) -> int:
     if name is None:
         return 0
     if name not in legal:
-        raise ValueError(f"{argument}: expected one of {', '.join(legal)} or None, got {name!r}.")
+        raise ValueError(f"{argument}: expected one of {', '.join(legal)} or None, got {name!r}")
     return ACTIVATIONS.index(name)
 
 
@@ -94,7 +94,7 @@ def activation_vjp(x: ArrayLike, name: str | None, axis: int = -1) -> tuple[Arra
     code = activation_code("name", name)
     array = check_float("x", x)
     if not -max(1, array.ndim) <= axis < max(1, array.ndim):
-        raise ValueError(f"axis: expected an axis of an array of shape {array.shape}, got {axis}.")
+        raise ValueError(f"axis: expected an axis of an array of shape {array.shape}, got {axis}")
     moved = np.ascontiguousarray(np.moveaxis(array, axis, -1)) if array.ndim else array
     rows = _as_rows(moved, code)
     kernel = kernels.module(array.dtype)
@@ -106,8 +106,7 @@ def activation_vjp(x: ArrayLike, name: str | None, axis: int = -1) -> tuple[Arra
         return np.ascontiguousarray(np.moveaxis(shaped, -1, axis)) if array.ndim else shaped
 
     def pullback(dy: ArrayLike) -> Array:
-        gradient = check_float("dy", dy, array.ndim, array.dtype)
-        check_shape("dy", gradient, array.shape)
+        gradient = check_like("dy", dy, array)
         d = np.ascontiguousarray(np.moveaxis(gradient, axis, -1)) if array.ndim else gradient
         return restore(activate_backward(kernel, code, rows, y, _as_rows(d, code)))
 

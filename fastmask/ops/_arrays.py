@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmask import threads
 from fastmask.batch.packing import PackedSequence
 from fastmask.core.arguments import as_array
+from fastmask.core.arguments import check_shape as check_shape
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops import tuning
 
@@ -34,20 +35,27 @@ def check_float(
     native = array.dtype in FLOATS
     own = array.dtype if native else array.dtype.newbyteorder("=")
     if own not in FLOATS:
-        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}.")
+        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
     if dtype is not None and own != dtype and own != dtype.newbyteorder("="):
-        raise TypeError(f"{name}: expected {dtype}, as the other arrays, got {array.dtype}.")
+        raise TypeError(f"{name}: expected {dtype}, as the other arrays, got {array.dtype}")
     if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {array.shape}.")
+        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {array.shape}")
     if native and (strided or array.flags.c_contiguous) and array.flags.aligned:
         return array
     return np.require(array, own, ("C", "A"))
 
 
+def check_like(name: str, value: ArrayLike, like: Array | PackedSequence) -> Array:
+    """``value`` checked as by `check_float`, of the dtype and the shape of ``like``."""
+    array = check_float(name, value, None, like.dtype)
+    check_shape(name, array, like.shape)
+    return array
+
+
 def check_packed(name: str, value: object) -> PackedSequence:
     """``value``; TypeError unless it is a PackedSequence."""
     if not isinstance(value, PackedSequence):
-        raise TypeError(f"{name}: expected a PackedSequence, got {type(value).__name__}.")
+        raise TypeError(f"{name}: expected a PackedSequence, got {type(value).__name__}")
     return value
 
 
@@ -66,28 +74,22 @@ def check_broadcast(name: str, array: Array, shape: Sequence[int]) -> None:
         own in (1, full) for own, full in zip(reversed(array.shape), reversed(tuple(shape)), strict=False)
     )
     if not fits:
-        raise ValueError(f"{name}: expected a shape that broadcasts to {tuple(shape)}, got {array.shape}.")
+        raise ValueError(f"{name}: expected a shape that broadcasts to {tuple(shape)}, got {array.shape}")
 
 
 def check_bool(name: str, value: ArrayLike) -> Array:
     """``value`` as a bool array; TypeError unless it is one."""
     array = as_array(name, value)
     if array.dtype != np.bool_:
-        raise TypeError(f"{name}: expected bool, got {array.dtype}.")
+        raise TypeError(f"{name}: expected bool, got {array.dtype}")
     return array
 
 
 def check_list(name: str, value: Any) -> Sequence[Any]:
     """``value``; TypeError unless it is a tuple or a list."""
     if not isinstance(value, (tuple, list)):
-        raise TypeError(f"{name}: expected a tuple or a list, got {type(value).__name__}.")
+        raise TypeError(f"{name}: expected a tuple or a list, got {type(value).__name__}")
     return value
-
-
-def check_shape(name: str, array: Array, expected: Sequence[int]) -> None:
-    """ValueError unless ``array`` has the shape ``expected``."""
-    if array.shape != tuple(expected):
-        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {array.shape}.")
 
 
 def product_panels(kernel: ModuleType, matrix: Array) -> Array:
@@ -112,7 +114,7 @@ def gate_panels(kernel: ModuleType, matrix: Array, gates: int) -> Array:
 def _pack(
     kernel: ModuleType, matrix: Array, panels: Array, panel_step: int, vector_step: int, count: int, width: int
 ) -> None:
-    # A number takes as long to copy as 100 operations.
+    # Copying a number takes as long as 100 operations.
     parts = thread_count(100.0 * matrix.size)
     if parts == 1:
         kernel.pack_panels(matrix, panels, panel_step, vector_step, count, width)

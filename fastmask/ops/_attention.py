@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask.core.arguments import as_array
-from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_shape
+from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_like, check_shape
 
 Mask = NDArray[np.bool_]
 _MASKED = 1e9
@@ -97,12 +97,10 @@ def attention_vjp(
     y = weights @ v
 
     def pullback(dy: ArrayLike | None, d_weights: ArrayLike | None = None) -> AttentionGradients:
-        d = np.zeros_like(y) if dy is None else check_float("dy", dy, 3, q.dtype)
-        check_shape("dy", d, y.shape)
+        d = np.zeros_like(y) if dy is None else check_like("dy", dy, y)
         dw = d @ v.swapaxes(1, 2)
         if d_weights is not None:
-            extra = check_float("d_weights", d_weights, 3, q.dtype)
-            check_shape("d_weights", extra, dw.shape)
+            extra = check_like("d_weights", d_weights, dw)
             dw = dw + extra
         dw = dw if kept is None else dw * kept
         d_scores = soft * (dw - (dw * soft).sum(axis=-1, keepdims=True))
@@ -118,7 +116,7 @@ def _check_scalar(name: str, value: ArrayLike | None, like: Array) -> Array | No
         return None
     array = as_array(name, value)
     if array.shape != () or array.dtype.kind not in "fiu":
-        raise ValueError(f"{name}: expected one number, got {array.dtype} with shape {array.shape}.")
+        raise ValueError(f"{name}: expected one number, got {array.dtype} with shape {array.shape}")
     return array.astype(like.dtype)
 
 

@@ -106,7 +106,7 @@ def _program(
     rows = check_float("x", x, 2)
     matrix = check_float("kernel", kernel, 2, rows.dtype)
     if matrix.shape[0] != rows.shape[1]:
-        raise ValueError(f"kernel: expected {rows.shape[1]} rows, as x has columns, got shape {matrix.shape}.")
+        raise ValueError(f"kernel: expected {rows.shape[1]} rows, as x has columns, got shape {matrix.shape}")
     return DenseProgram(matrix, bias, activation), rows
 
 

@@ -43,22 +43,22 @@ def check_ids(name: str, ids: object, count: int) -> Indices:
     """``ids`` as int64 (U,); TypeError or IndexError unless they are integers from 0 to ``count`` - 1."""
     array = as_array(name, ids)  # type: ignore[arg-type]
     if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise TypeError(f"{name}: expected integer ids of shape (U,), got {array.dtype} with shape {array.shape}.")
+        raise TypeError(f"{name}: expected integer ids of shape (U,), got {array.dtype} with shape {array.shape}")
     if array.size and not (array.min() >= 0 and array.max() < count):
-        raise IndexError(f"{name}: expected ids from 0 to {count - 1}, got {array.min()} to {array.max()}.")
+        raise IndexError(f"{name}: expected ids from 0 to {count - 1}, got {array.min()} to {array.max()}")
     return array.astype(np.int64, copy=False)
 
 
 def distinct_ids(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
     """The distinct ids in order of appearance, and the place of each id among them; IndexError for an illegal one."""
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"ids: expected integers, got {ids.dtype}.")
+        raise TypeError(f"ids: expected integers, got {ids.dtype}")
     if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
-        raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {ids.max()}.")
+        raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {ids.max()}")
     flat = np.require(ids.reshape(-1), np.int64, ("C", "A"))
     unique, index, bad = packing.distinct(flat, vocabulary)
     if bad >= 0:
-        raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {flat[bad]}.")
+        raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {flat[bad]}")
     return unique, index
 
 
@@ -120,7 +120,7 @@ def _look_up(
     if not isinstance(ids, PackedSequence):
         return take_rows(rows, index).reshape(*given.shape, table.shape[1]), unique, index
     if given.ndim != 1:
-        raise ValueError(f"ids: expected one id for each token, got values of shape {given.shape}.")
+        raise ValueError(f"ids: expected one id for each token, got values of shape {given.shape}")
     places = index if ids.index is None else index[ids.index]
     source = None if version is None else TableRows(table, unique, version)
     return PackedSequence(rows, ids.packing, places, fill, ids.repeat, source=source), unique, index

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_list, check_shape
+from fastmask.core.arguments import choice
+from fastmask.ops._arrays import Array, check_bool, check_broadcast, check_float, check_like, check_list
 
 Mask = NDArray[np.bool_]
 Masks = Sequence[Mask | None] | None
@@ -38,43 +39,41 @@ def merge_vjp(arrays: Sequence[ArrayLike], mode: str, masks: Masks = None) -> tu
 
     Of equal largest or smallest entries the first array's gets the gradient.
     """
-    if mode not in MERGES:
-        raise ValueError(f"mode: expected one of {', '.join(MERGES)}, got {mode!r}.")
+    choice("mode", mode, MERGES)
     given = [check_float(f"arrays[{i}]", array) for i, array in enumerate(check_list("arrays", arrays))]
     if not given or (mode == "subtract" and len(given) != 2):
         wanted = "two" if mode == "subtract" else "one or more"
-        raise ValueError(f"arrays: expected {wanted} for {mode!r}, got {len(given)}.")
-    shape = _common_shape(given)
+        raise ValueError(f"arrays: expected {wanted} for {mode!r}, got {len(given)}")
+    _check_together(given)
     valid = _check_masks(masks, given)
     y, back = _ARITHMETIC[mode](given, valid)
 
     def pullback(dy: ArrayLike) -> list[Array]:
-        d = check_float("dy", dy, None, y.dtype)
-        check_shape("dy", d, shape)
+        d = check_like("dy", dy, y)
         return [_unbroadcast(part, array.shape) for part, array in zip(back(d), given, strict=True)]
 
     return y, pullback
 
 
-def _common_shape(arrays: list[Array]) -> tuple[int, ...]:
+def _check_together(arrays: list[Array]) -> None:
     first = arrays[0]
     for i, array in enumerate(arrays):
         if array.dtype != first.dtype:
-            raise TypeError(f"arrays[{i}]: expected {first.dtype}, as the other arrays, got {array.dtype}.")
+            raise TypeError(f"arrays[{i}]: expected {first.dtype}, as the other arrays, got {array.dtype}")
         if array.ndim != first.ndim:
-            raise ValueError(f"arrays[{i}]: expected {first.ndim} dimensions, as arrays[0], got shape {array.shape}.")
+            raise ValueError(f"arrays[{i}]: expected {first.ndim} dimensions, as arrays[0], got shape {array.shape}")
     try:
-        return np.broadcast_shapes(*[array.shape for array in arrays])
+        np.broadcast_shapes(*[array.shape for array in arrays])
     except ValueError:
         shapes = ", ".join(str(array.shape) for array in arrays)
-        raise ValueError(f"arrays: expected shapes that broadcast to each other, got {shapes}.") from None
+        raise ValueError(f"arrays: expected shapes that broadcast to each other, got {shapes}") from None
 
 
 def _check_masks(masks: Masks, arrays: list[Array]) -> list[Mask | None]:
     if masks is None:
         return [None] * len(arrays)
     if len(check_list("masks", masks)) != len(arrays):
-        raise ValueError(f"masks: expected {len(arrays)}, one for each array, got {len(masks)}.")
+        raise ValueError(f"masks: expected {len(arrays)}, one for each array, got {len(masks)}")
     valid: list[Mask | None] = []
     for i, (mask, array) in enumerate(zip(masks, arrays, strict=True)):
         own = None if mask is None else check_bool(f"masks[{i}]", mask)
@@ -177,11 +176,11 @@ def batch_dot_vjp(
     a, b = check_float("x", x), check_float("y", y)
     b = check_float("y", b, None, a.dtype)
     if len(check_list("axes", axes)) != 2 or not all(isinstance(axis, (int, np.integer)) for axis in axes):
-        raise ValueError(f"axes: expected a pair of whole numbers, got {axes!r}.")
+        raise ValueError(f"axes: expected a pair of whole numbers, got {axes!r}")
     if a.ndim <= axes[0] or b.ndim <= axes[1] or min(axes) < 1:
-        raise ValueError(f"axes: expected axes of shapes {a.shape} and {b.shape} but the first, got {axes}.")
+        raise ValueError(f"axes: expected axes of shapes {a.shape} and {b.shape} but the first, got {axes}")
     if a.shape[0] != b.shape[0] or a.shape[axes[0]] != b.shape[axes[1]]:
-        raise ValueError(f"y: expected {a.shape[0]} rows with {a.shape[axes[0]]} entries to sum, got {b.shape}.")
+        raise ValueError(f"y: expected {a.shape[0]} rows with {a.shape[axes[0]]} entries to sum, got {b.shape}")
     left, right = np.moveaxis(a, axes[0], -1), np.moveaxis(b, axes[1], -1)
     scale = [_normalized(part) if normalize else (part, lambda d: d) for part in (left, right)]
     rows = [_as_rows(part) for part, _ in scale]
@@ -189,8 +188,7 @@ def batch_dot_vjp(
     out = (rows[0] @ rows[1].swapaxes(1, 2)).reshape(shape if len(shape) > 1 else (*shape, 1))
 
     def pullback(dout: ArrayLike) -> tuple[Array, Array]:
-        d = check_float("d", dout, None, a.dtype)
-        check_shape("d", d, out.shape)
+        d = check_like("d", dout, out)
         d = d.reshape(len(a), rows[0].shape[1], rows[1].shape[1])
         dx = scale[0][1]((d @ rows[1]).reshape(left.shape))
         dy = scale[1][1]((d.swapaxes(1, 2) @ rows[0]).reshape(right.shape))

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastmask.core.arguments import as_array
-from fastmask.ops._arrays import Array, check_float, check_shape
+from fastmask.core.arguments import real_numbers
+from fastmask.ops._arrays import Array, check_float, check_like, check_shape
 
 
 class NormalizationGradients(NamedTuple):
@@ -53,7 +53,7 @@ def layer_normalization_vjp(
     """:func:`layer_normalization` and its pullback ``dy -> NormalizationGradients``."""
     array = check_float("x", x)
     if array.ndim == 0:
-        raise ValueError("x: expected at least one axis, got shape ().")
+        raise ValueError("x: expected at least one axis, got shape ()")
     scale, offset = _check_affine(array, gamma, beta)
     rows = array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
     centered = rows - _mean(rows)
@@ -62,8 +62,7 @@ def layer_normalization_vjp(
     y = _affine(normal, scale, offset).reshape(array.shape)
 
     def pullback(dy: ArrayLike) -> NormalizationGradients:
-        d = check_float("dy", dy, None, array.dtype)
-        check_shape("dy", d, array.shape)
+        d = check_like("dy", dy, array)
         d = d.reshape(rows.shape)
         dn = d if scale is None else d * scale
         dx = factor * (dn - _mean(dn) - normal * _mean(dn * normal))
@@ -136,8 +135,7 @@ def batch_normalization_vjp(
     y = _affine(normal, scale, offset)
 
     def pullback(dy: ArrayLike) -> NormalizationGradients:
-        d = check_float("dy", dy, None, array.dtype)
-        check_shape("dy", d, array.shape)
+        d = check_like("dy", dy, array)
         dx = d * (factor if scale is None else factor * scale)
         d_normal = (d * normal).sum(axis=0)
         d_variance = d_normal * factor * factor * (-0.5 if scale is None else -0.5 * scale)
@@ -207,10 +205,7 @@ def _check_affine(x: Array, gamma: ArrayLike | None, beta: ArrayLike | None) -> 
 
 def _check_counts(x: Array, counts: ArrayLike | None, guard: float) -> tuple[Array, Array]:
     """The counts (n,) and what the sums are divided by, both of the dtype of x."""
-    given = np.ones(x.shape[0], x.dtype) if counts is None else as_array("counts", counts)
-    if given.dtype.kind not in "biuf":
-        raise TypeError(f"counts: expected numbers, got {given.dtype}.")
-    weights = given.astype(x.dtype)
+    weights = np.ones(x.shape[0], x.dtype) if counts is None else real_numbers("counts", counts).astype(x.dtype)
     check_shape("counts", weights, x.shape[:1])
     total = weights.sum(dtype=np.float64) + guard
     return weights, np.asarray(total or 1.0, x.dtype)

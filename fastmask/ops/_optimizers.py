@@ -41,7 +41,7 @@ class UpdateProgram:
 
     def __init__(self, rule: str, arrays: Sequence[Sequence[Array | None]]) -> None:
         if rule not in _RULES:
-            raise ValueError(f"rule: expected one of {', '.join(_RULES)}, got {rule!r}.")
+            raise ValueError(f"rule: expected one of {', '.join(_RULES)}, got {rule!r}")
         code, names = _RULES[rule]
         self._parameters: list[Array] = []
         flat: dict[np.dtype, list[tuple[int, tuple[object, ...]]]] = {}
@@ -105,19 +105,21 @@ class UpdateProgram:
 def _in_place(name: str, array: object, like: Array | None) -> Array:
     """An array that can change in place, of the shape and dtype of the parameter."""
     if array is None:
-        raise TypeError(f"{name}: expected an array to change in place, got None.")
+        raise TypeError(f"{name}: expected an array to change in place, got None")
     if not isinstance(array, np.ndarray) or array.dtype not in FLOATS or not array.flags.carray:
-        raise TypeError(f"{name}: expected a writable contiguous float32 or float64 array to change in place.")
+        raise TypeError(
+            f"{name}: expected a writable contiguous float32 or float64 array to change in place, got another"
+        )
     if like is not None and array.shape != like.shape:
-        raise ValueError(f"{name}: expected shape {like.shape}, got {array.shape}.")
+        raise ValueError(f"{name}: expected shape {like.shape}, got {array.shape}")
     if like is not None and array.dtype != like.dtype:
-        raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}.")
+        raise TypeError(f"{name}: expected {like.dtype}, as the parameter, got {array.dtype}")
     return array
 
 
 def _sparse_change(gradient: SparseRows, parameter: Array, lazy: bool) -> Change:
     if gradient.shape != parameter.shape or parameter.ndim != 2:
-        raise ValueError(f"gradient: expected shape {parameter.shape}, got {gradient.shape}.")
+        raise ValueError(f"gradient: expected shape {parameter.shape}, got {gradient.shape}")
     rows = check_float("gradient", gradient.rows, 2, parameter.dtype)
     ids = check_ids("gradient", gradient.ids, parameter.shape[0])
     check_shape("gradient", rows, (ids.size, parameter.shape[1]))
@@ -126,7 +128,7 @@ def _sparse_change(gradient: SparseRows, parameter: Array, lazy: bool) -> Change
         places[ids] = np.arange(ids.size)
         return rows.reshape(-1), places, None
     if np.unique(ids).size < ids.size:  # threads share out the rows
-        raise ValueError("gradient: expected each id once.")
+        raise ValueError("gradient: expected each id once, got one twice")
     return rows.reshape(-1), None, np.ascontiguousarray(ids)
 
 
@@ -140,7 +142,7 @@ def _step(
         try:
             numbers.append(float(value))
         except (TypeError, ValueError):
-            raise TypeError(f"{name}: expected a number, got {value!r}.") from None
+            raise TypeError(f"{name}: expected a number, got {value!r}") from None
     program.prepare([gradient], tuple(numbers), lazy)()
 
 

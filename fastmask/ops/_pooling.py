@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fastmask import kernels
 from fastmask.batch.packing import PackedSequence, Packing, take_rows
-from fastmask.ops._arrays import Array, check_float, check_packed_floats, check_shape
+from fastmask.ops._arrays import Array, check_like, check_packed_floats
 from fastmask.ops._products import segment_sum
 from fastmask.ops._sequences import expand_vjp
 
@@ -26,13 +26,11 @@ def average_pool_vjp(x: PackedSequence) -> tuple[Array, Pullback]:
     x = check_packed_floats("x", x)
     data, collapse = _tokens(x)
     plan = x.packing
-    shape = (plan.batch_size, *x.values.shape[1:])
     count = np.maximum(plan.lengths, 1).astype(x.dtype)[:, None]
-    y = (_row_sum(data, plan) / count).reshape(shape)
+    y = (_row_sum(data, plan) / count).reshape(plan.batch_size, *x.values.shape[1:])
 
     def pullback(dy: ArrayLike) -> Array:
-        d = check_float("dy", dy, None, x.dtype)
-        check_shape("dy", d, shape)
+        d = check_like("dy", dy, y)
         return collapse(take_rows(d.reshape(plan.batch_size, data.shape[1]) / count, plan.rows))
 
     return y, pullback
@@ -40,9 +38,7 @@ def average_pool_vjp(x: PackedSequence) -> tuple[Array, Pullback]:
 
 def max_pool(x: PackedSequence) -> Array:
     """The largest of each feature over the tokens of each row, (B, ...); zeros for a row without tokens."""
-    x = check_packed_floats("x", x)
-    data = _tokens(x)[0]
-    return _row_max(data, x.packing).reshape(x.packing.batch_size, *x.values.shape[1:])
+    return max_pool_vjp(x)[0]
 
 
 def max_pool_vjp(x: PackedSequence) -> tuple[Array, Pullback]:
@@ -50,17 +46,16 @@ def max_pool_vjp(x: PackedSequence) -> tuple[Array, Pullback]:
     x = check_packed_floats("x", x)
     data, collapse = _tokens(x)
     plan = x.packing
-    shape = (plan.batch_size, *x.values.shape[1:])
     largest = _row_max(data, plan)
+    y = largest.reshape(plan.batch_size, *x.values.shape[1:])
 
     def pullback(dy: ArrayLike) -> Array:
-        d = check_float("dy", dy, None, x.dtype)
-        check_shape("dy", d, shape)
+        d = check_like("dy", dy, y)
         winners = (data == take_rows(largest, plan.rows)).astype(x.dtype)
         share = d.reshape(largest.shape) / np.maximum(_row_sum(winners, plan), 1)
         return collapse(winners * take_rows(share, plan.rows))
 
-    return largest.reshape(shape), pullback
+    return y, pullback
 
 
 def _tokens(x: PackedSequence) -> tuple[Array, Pullback]:
@@ -75,7 +70,7 @@ def _row_sum(data: Array, plan: Packing) -> Array:
 
 
 def _row_max(data: Array, plan: Packing) -> Array:
-    """Step by step, as each step holds a token of the longest rows."""
+    """The largest of each row, found step by step: a step holds a token of every row that is long enough."""
     largest = np.zeros((plan.batch_size, data.shape[1]), data.dtype)
     for step, (start, rows) in enumerate(zip(plan.offsets.tolist(), plan.batch_sizes.tolist(), strict=True)):
         tokens = data[start : start + rows]

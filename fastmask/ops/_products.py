@@ -78,11 +78,11 @@ def gradient_tasks(
     with 32 columns of x, two halves take 1.2 times as long as the whole.
     """
     tokens = d.shape[0]
-    panels = -(-out.shape[1] // (4 * kernel.lanes))
+    blocks = -(-out.shape[1] // (4 * kernel.lanes))
     share = max(share, 1e-3)
     parts = ceil(share * thread_count(2.0 * tokens * max(1, out.shape[0]) * out.shape[1] / share))
     gradient = kernel.WeightGradient(x, x_index, d, out, bias, begin)
-    return [partial(gradient.fill, *part) for part in split(panels, parts)]
+    return [partial(gradient.fill, *part) for part in split(blocks, parts)]
 
 
 def clearing_tasks(out: Array, kept: Indices) -> list[Task]:

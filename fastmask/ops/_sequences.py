@@ -9,12 +9,13 @@ from numpy.typing import ArrayLike
 
 from fastmask import kernels
 from fastmask.batch.packing import PackedSequence, put_rows, take_rows
-from fastmask.core.arguments import are_whole, as_array
+from fastmask.core.arguments import are_whole, as_array, choice
 from fastmask.ops._arrays import (
     Array,
     Indices,
     check_broadcast,
     check_float,
+    check_like,
     check_packed,
     check_packed_floats,
     check_shape,
@@ -62,8 +63,7 @@ def expand_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Arr
     data = check_packed("packed", packed).data
 
     def pullback(d: ArrayLike) -> Array:
-        gradient = check_float("d", d, None, packed.dtype)
-        check_shape("d", gradient, data.shape)
+        gradient = check_like("d", d, data)
         return gradient if packed.index is None else _sum_tokens(gradient, packed.index, packed.values)
 
     return data, pullback
@@ -82,8 +82,7 @@ def unpack_vjp(packed: PackedSequence) -> tuple[Array, Callable[[ArrayLike], Arr
     check_packed("packed", packed)
 
     def pullback(d: ArrayLike) -> Array:
-        gradient = check_float("d", d, None, packed.dtype)
-        check_shape("d", gradient, packed.shape)
+        gradient = check_like("d", d, packed)
         plan = packed.packing
         flat = gradient.reshape(plan.batch_size * plan.total_length, *packed.values.shape[1:])
         if not packed.repeat and packed.shown is None:
@@ -114,9 +113,9 @@ def _chosen(packed: PackedSequence, cells: Indices) -> Indices:
     """The stored value that each of these cells shows."""
     shown, wanted = check_packed("packed", packed).cells(), as_array("cells", cells)
     if wanted.ndim != 1 or not are_whole(wanted):
-        raise TypeError(f"cells: expected integers of shape (n,), got {wanted.dtype} {wanted.shape}.")
+        raise TypeError(f"cells: expected integers of shape (n,), got {wanted.dtype} {wanted.shape}")
     if wanted.size and not (wanted.min() >= 0 and wanted.max() < shown.size):
-        raise IndexError(f"cells: expected places from 0 to {shown.size - 1}, got {wanted.min()} to {wanted.max()}.")
+        raise IndexError(f"cells: expected places from 0 to {shown.size - 1}, got {wanted.min()} to {wanted.max()}")
     return shown[wanted.astype(np.int64)]
 
 
@@ -126,8 +125,7 @@ def gather_vjp(packed: PackedSequence, cells: Indices) -> tuple[Array, Callable[
     out = take_rows(packed.values, source, packed.fill)
 
     def pullback(d: ArrayLike) -> tuple[Array, Array]:
-        gradient = check_float("d", d, None, packed.dtype)
-        check_shape("d", gradient, out.shape)
+        gradient = check_like("d", d, out)
         return _sum_tokens(gradient, source, packed.values), gradient[source < 0].sum(axis=0)
 
     return out, pullback
@@ -150,8 +148,7 @@ def time_order_vjp(backward: PackedSequence) -> tuple[PackedSequence, Callable[[
     out = PackedSequence(take_rows(backward.data, reverse), backward.packing.reversed, None, backward.fill)
 
     def pullback(d: ArrayLike) -> Array:
-        gradient = check_float("d", d, None, backward.dtype)
-        check_shape("d", gradient, out.values.shape)
+        gradient = check_like("d", d, out.values)
         tokens = take_rows(gradient, reverse)
         return tokens if backward.index is None else _sum_tokens(tokens, backward.index, backward.values)
 
@@ -162,7 +159,7 @@ def _matrix(name: str, packed: PackedSequence) -> Array:
     """The tokens of a packed batch of vectors."""
     data = check_packed_floats(name, packed).data
     if data.ndim != 2:
-        raise ValueError(f"{name}: expected values (tokens, units), got shape {data.shape}.")
+        raise ValueError(f"{name}: expected values (tokens, units), got shape {data.shape}")
     return data
 
 
@@ -194,17 +191,15 @@ def merge_rows_vjp(
     pullback : callable
         From the gradient of the merged rows to those of the two arguments.
     """
-    if mode not in MERGE_MODES:
-        raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}.")
+    choice("mode", mode, MERGE_MODES)
     a = check_float("forward", forward, 2)
     b = check_float("backward", backward, 2, a.dtype)
     if a.shape[0] != b.shape[0] or (mode != "concat" and a.shape != b.shape):
-        raise ValueError(f"backward: expected rows to go with shape {a.shape}, got {b.shape}.")
+        raise ValueError(f"backward: expected rows to go with shape {a.shape}, got {b.shape}")
     merged = _merge(a, b, mode)
 
     def pullback(d: ArrayLike) -> tuple[Array, Array]:
-        gradient = check_float("d", d, 2, merged.dtype)
-        check_shape("d", gradient, merged.shape)
+        gradient = check_like("d", d, merged)
         da, db = _unmerge(gradient, a, b, mode)
         return np.ascontiguousarray(da), np.ascontiguousarray(db)
 
@@ -231,20 +226,18 @@ def merge_directions_vjp(
     pullback : callable
         From gradients of the merged values to those of the two arguments' values.
     """
-    if mode not in MERGE_MODES:
-        raise ValueError(f"mode: expected one of {', '.join(MERGE_MODES)}, got {mode!r}.")
+    choice("mode", mode, MERGE_MODES)
     a, other = (_matrix(*named) for named in (("forward", forward), ("backward", backward)))
     plan = forward.packing
     if forward.shape[:2] != backward.shape[:2] or not np.array_equal(plan.lengths, backward.packing.lengths):
-        raise ValueError("backward: expected rows of the lengths of those of forward, got others.")
+        raise ValueError("backward: expected rows of the lengths of those of forward, got others")
     if a.dtype != other.dtype or (mode != "concat" and a.shape != other.shape):
-        raise ValueError(f"backward: expected {a.dtype} to go with shape {a.shape}, got {other.dtype} {other.shape}.")
+        raise ValueError(f"backward: expected {a.dtype} to go with shape {a.shape}, got {other.dtype} {other.shape}")
     b = take_rows(other, plan.reverse)
     merged = PackedSequence(_merge(a, b, mode), plan)
 
     def pullback(d: ArrayLike) -> tuple[Array, Array]:
-        gradient = check_float("d", d, 2, merged.dtype)
-        check_shape("d", gradient, merged.values.shape)
+        gradient = check_like("d", d, merged.values)
         da, db = _unmerge(gradient, a, b, mode)
         return np.ascontiguousarray(da), take_rows(db, plan.reverse)
 
@@ -258,8 +251,7 @@ def multiply_vjp(x: ArrayLike, factor: ArrayLike) -> tuple[Array, Callable[[Arra
     check_broadcast("factor", other, array.shape)
 
     def pullback(dy: ArrayLike) -> Array:
-        gradient = check_float("dy", dy, None, array.dtype)
-        check_shape("dy", gradient, array.shape)
+        gradient = check_like("dy", dy, array)
         return gradient * other
 
     return array * other, pullback

@@ -135,7 +135,7 @@ class LazyAdam(Adam):
     ) -> None:
         if kwargs.get("weight_decay"):
             raise ValueError(
-                "weight_decay must be None, as it would change rows without a gradient; use Adam or AdamW, got "
+                "weight_decay: expected None, as it would change rows without a gradient; use Adam or AdamW, got "
                 f"{kwargs['weight_decay']!r}"
             )
         super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, **kwargs)

@@ -76,7 +76,7 @@ class Optimizer:
         self.learning_rate = learning_rate
         clips = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
         if sum(value is not None for value in clips.values()) > 1:
-            raise ValueError(f"at most one of {', '.join(clips)} may be given, got {clips}")
+            raise ValueError(f"{', '.join(clips)}: expected at most one of them, got {tuple(clips.values())}")
         for key, value in {"weight_decay": weight_decay, **clips}.items():
             if value is not None:
                 not_negative(key, value)
@@ -176,7 +176,7 @@ class Optimizer:
         """
         if len(grads) != len(variables):
             raise ValueError(
-                f"grads must have one entry per variable, got {len(grads)} for {len(variables)}"
+                f"grads: expected one entry per variable, got {len(grads)} for {len(variables)}"
             )
         pairs = [pair for pair in zip(grads, variables, strict=True) if pair[0] is not None]
         changing = [variable for _, variable in pairs]
@@ -279,4 +279,4 @@ def _check_neutral(arguments: dict[str, Any]) -> None:
         if name not in _NEUTRAL:
             raise ValueError(f"{name} is no argument of an optimizer")
         if value not in _NEUTRAL[name] and name != "ema_momentum":
-            raise ValueError(f"{name} must be {_NEUTRAL[name][0]!r} (it is not supported), got {value!r}")
+            raise ValueError(f"{name}: expected {_NEUTRAL[name][0]!r}, since nothing else is supported, got {value!r}")

@@ -39,7 +39,7 @@ def not_negative(name: str, value: Any) -> float:
     """Return a number of at least 0 as a float; ValueError for anything else."""
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
     if not number >= 0:
-        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+        raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")
     return number
 
 
@@ -47,5 +47,5 @@ def share(name: str, value: Any) -> float:
     """Return a number from 0 to 1 as a float; ValueError for anything else."""
     number = not_negative(name, value)
     if number > 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
+        raise ValueError(f"{name}: expected a number between 0 and 1, got {value!r}")
     return number

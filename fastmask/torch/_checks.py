@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from fastmask.core.arguments import check_shape as check_shape
 from fastmask.torch._ways import INSTEAD
 
 _FLOATS = (torch.float32, torch.float64)
@@ -22,29 +23,23 @@ def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) ->
         if found in _FLOATS and (dtype is None or found is dtype):
             return
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}.")
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
         raise ValueError(
-            f"{name}: expected a dense tensor on the CPU, got {tensor.layout} on {tensor.device}. {INSTEAD}"
+            f"{name}: expected a dense tensor on the CPU, got {tensor.layout} on {tensor.device}; {INSTEAD}"
         )
     if tensor.dtype not in _FLOATS:
-        raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {tensor.dtype}.")
+        raise TypeError(f"{name}: expected torch.float32 or torch.float64, got {tensor.dtype}")
     if dtype is not None and tensor.dtype != dtype:
-        raise TypeError(f"{name}: expected {dtype}, as the other tensors, got {tensor.dtype}.")
-
-
-def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
-    """ValueError unless ``tensor`` has the shape ``expected``."""
-    if tuple(tensor.shape) != tuple(expected):
-        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {tuple(tensor.shape)}.")
+        raise TypeError(f"{name}: expected {dtype}, as the other tensors, got {tensor.dtype}")
 
 
 def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
     """TypeError or ValueError unless ``mask`` is a bool tensor on the CPU of the shape given."""
     if not isinstance(mask, Tensor):
-        raise TypeError(f"mask: expected a bool tensor, got {type(mask).__name__}.")
+        raise TypeError(f"mask: expected a bool tensor, got {type(mask).__name__}")
     if mask.dtype is not torch.bool or mask.device.type != "cpu":
-        raise TypeError(f"mask: expected a torch.bool tensor on the CPU, got {mask.dtype} on {mask.device}.")
+        raise TypeError(f"mask: expected a torch.bool tensor on the CPU, got {mask.dtype} on {mask.device}")
     check_shape("mask", mask, shape)
 
 

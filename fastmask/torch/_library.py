@@ -52,7 +52,7 @@ class _UnknownSize(DynamicOutputShapeException):
     def __str__(self) -> str:
         return (
             "mask, lengths: expected none for fake tensors without a ShapeEnv, as the number of steps that count is "
-            f"not known of them. {INSTEAD}"
+            f"not known of them; {INSTEAD}"
         )
 
 

@@ -66,7 +66,7 @@ def padded_plan(
     """The plan of padded tensors whose first two dimensions are ``shape``; the mask has this shape, too."""
     steps, batch = shape if time_major else (shape[1], shape[0])
     if mask is not None and lengths is not None:
-        raise ValueError("mask, lengths: expected one of them, got both.")
+        raise ValueError("mask, lengths: expected one of them, got both")
     if mask is not None:
         check_mask(mask, shape)
         return _plan_type(found).from_mask(mask, time_major)
@@ -78,10 +78,10 @@ def padded_plan(
 def _checked_lengths(lengths: Tensor | Sequence[int], batch: int) -> Tensor:
     tensor = torch.as_tensor(lengths)
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype is torch.bool:
-        raise TypeError(f"lengths: expected integers, got {tensor.dtype}.")
+        raise TypeError(f"lengths: expected integers, got {tensor.dtype}")
     if tuple(tensor.shape) != (batch,) or tensor.device.type != "cpu":
         raise ValueError(
-            f"lengths: expected shape ({batch},) on the CPU, got {tuple(tensor.shape)} on {tensor.device}."
+            f"lengths: expected shape ({batch},) on the CPU, got {tuple(tensor.shape)} on {tensor.device}"
         )
     return tensor.to(torch.int64)
 

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 INSTEAD = (
     "fastmask.torch.restore(model) puts the layers of torch.nn back that accelerate(model) swapped; state dicts of "
-    "fastmask.torch's own classes load into those of torch.nn."
+    "fastmask.torch's own classes load into those of torch.nn"
 )
 _PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
 _USUAL = {Tensor, torch.nn.Parameter, type(None)}
@@ -70,7 +70,7 @@ def check_no_tangents() -> None:
     if forward_ad._current_level >= 0:
         raise RuntimeError(
             "torch.autograd.forward_ad: expected no dual level around recorded calls of fastmask's kernels, which have "
-            f"no forward derivative; call the module itself. {INSTEAD}"
+            f"no forward derivative; call the module itself; {INSTEAD}"
         )
 
 
@@ -87,7 +87,7 @@ def _has_memory(tensor: Any) -> bool:
 def refuse(recorder: str) -> NoReturn:
     """RuntimeError: what records this call has no operators for the kernels."""
     raise RuntimeError(
-        f"{recorder} cannot record a call of fastmask's kernels: its results would become constants. {INSTEAD}"
+        f"{recorder} cannot record a call of fastmask's kernels: its results would become constants; {INSTEAD}"
     )
 
 
@@ -105,7 +105,7 @@ def values_of(name: str, tensor: Tensor) -> NDArray[Any]:
     if wrapped or get_proxy_mode() is not None or not _has_memory(tensor):
         raise RuntimeError(
             f"{name}: expected values that can be read, got a tensor without any, as torch.vmap over it and recorders "
-            f"of calls make them. {INSTEAD}"
+            f"of calls make them; {INSTEAD}"
         )
     with torch._C._DisableFuncTorch():
         array: NDArray[Any] = tensor.numpy()

@@ -152,7 +152,7 @@ def _set_frozen(model: torch.nn.Module, frozen: bool) -> list[str]:
 
 def _recurrent_modules(model: torch.nn.Module) -> list[tuple[str, torch.nn.RNNBase]]:
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.RNNBase)]
 
 

@@ -48,7 +48,7 @@ def tokens_per_rank(count: int, group: Any = None) -> float:
     if dist.is_available() and dist.is_initialized():
         ranks = dist.get_world_size(group)
         if ranks < 1:
-            raise ValueError("group: expected one that this process belongs to.")
+            raise ValueError("group: expected one that this process belongs to, got another")
         total = torch.tensor(tokens, dtype=torch.int64)
         dist.all_reduce(total, group=group)
         tokens = int(total)
@@ -92,7 +92,7 @@ def _checked(count: int) -> int:
     try:
         tokens = -1 if isinstance(count, bool) else index(count)
     except TypeError:
-        raise TypeError(f"count: expected a whole number of tokens, got {type(count).__name__}.") from None
+        raise TypeError(f"count: expected a whole number of tokens, got {type(count).__name__}") from None
     if tokens < 0:
-        raise ValueError(f"count: expected a whole number of tokens from 0 on, got {count!r}.")
+        raise ValueError(f"count: expected a whole number of tokens from 0 on, got {count!r}")
     return tokens

@@ -42,11 +42,11 @@ class _DistinctRows(torch.autograd.Function):
 
 def _check_ids(ids: Tensor) -> None:
     if not isinstance(ids, Tensor):
-        raise TypeError(f"input: expected a tensor or a PackedSequence of ids, got {type(ids).__name__}.")
+        raise TypeError(f"input: expected a tensor or a PackedSequence of ids, got {type(ids).__name__}")
     if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype is torch.bool:
-        raise TypeError(f"input: expected integers, got {ids.dtype}.")
+        raise TypeError(f"input: expected integers, got {ids.dtype}")
     if ids.device.type != "cpu":
-        raise ValueError(f"input: expected ids on the CPU, got {ids.device}.")
+        raise ValueError(f"input: expected ids on the CPU, got {ids.device}")
 
 
 class Embedding(Unscriptable, torch.nn.Embedding):
@@ -61,9 +61,9 @@ class Embedding(Unscriptable, torch.nn.Embedding):
     def __init__(self, num_embeddings: int, embedding_dim: int, *arguments: Any, **keywords: Any) -> None:
         super().__init__(num_embeddings, embedding_dim, *arguments, **keywords)
         if self.max_norm is not None:
-            raise ValueError(f"max_norm: expected None, got {self.max_norm}; use torch.nn.Embedding for it.")
+            raise ValueError(f"max_norm: expected None, got {self.max_norm}; use torch.nn.Embedding for it")
         if self.scale_grad_by_freq:
-            raise ValueError("scale_grad_by_freq: expected False; use torch.nn.Embedding for it.")
+            raise ValueError("scale_grad_by_freq: expected False, got True; use torch.nn.Embedding for it")
 
     def forward(
         self, input: Tensor | PackedSequence, *, mask: Tensor | None = None,
@@ -102,7 +102,7 @@ class Embedding(Unscriptable, torch.nn.Embedding):
         _check_ids(ids)
         if isinstance(input, PackedSequence):
             if mask is not None or lengths is not None:
-                raise ValueError("mask, lengths: expected neither with packed ids, which say what counts.")
+                raise ValueError("mask, lengths: expected neither with packed ids, which say what counts, got one")
             plan = packed_plan(found, input.batch_sizes, input.sorted_indices)
             rows, index = self._distinct(found, ids)
             return PackedRows(rows, index, plan, tuple(input[1:]))
@@ -110,7 +110,7 @@ class Embedding(Unscriptable, torch.nn.Embedding):
             rows, index = self._distinct(found, ids.reshape(-1))
             return rows.index_select(0, index).view(*ids.shape, self.embedding_dim)
         if ids.dim() != 2:
-            raise ValueError(f"input: expected ids (batch, steps), got shape {tuple(ids.shape)}.")
+            raise ValueError(f"input: expected ids (batch, steps), got shape {tuple(ids.shape)}")
         plan = padded_plan(found, ids.shape, mask, lengths)
         rows, index = self._distinct(found, plan.pack(ids[:, :, None]).reshape(-1))
         return PackedRows(rows, index, plan, None)

@@ -144,7 +144,7 @@ def _checked(
     cell = CELLS[options.cell]
     states = () if initial_state is None else tuple(initial_state)
     if initial_state is not None and len(states) != len(cell.states):
-        raise ValueError(f"initial_state: expected {len(cell.states)} tensors, got {len(states)}.")
+        raise ValueError(f"initial_state: expected {len(cell.states)} tensors, got {len(states)}")
     kernel, recurrent_kernel, bias = weights
     named = {"x": x, "kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
     named |= {f"initial_state[{n}]": state for n, state in enumerate(states)}
@@ -153,9 +153,9 @@ def _checked(
         if name != "bias" or tensor is not None:
             check_tensor(name, wide.get(name, tensor), wide["x"].dtype if "x" in wide else None)
     if x.dim() != 3:
-        raise ValueError(f"x: expected shape (batch, steps, features), got {tuple(x.shape)}.")
+        raise ValueError(f"x: expected shape (batch, steps, features), got {tuple(x.shape)}")
     if recurrent_kernel.dim() != 2:
-        raise ValueError(f"recurrent_kernel: expected two dimensions, got {tuple(recurrent_kernel.shape)}.")
+        raise ValueError(f"recurrent_kernel: expected two dimensions, got {tuple(recurrent_kernel.shape)}")
     units, columns = recurrent_kernel.shape[0], cell.gates * recurrent_kernel.shape[0]
     check_shape("kernel", kernel, (x.shape[2], columns))
     check_shape("recurrent_kernel", recurrent_kernel, (units, columns))

@@ -35,7 +35,7 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
     ) -> None:
         if proj_size:
             raise ValueError(f"proj_size: expected 0, as there are no projections here, got {proj_size}; "
-                             "use torch.nn.LSTM for them.")
+                             "use torch.nn.LSTM for them")
         super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
                          device=device, dtype=dtype)
 
@@ -106,19 +106,19 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         """The plan, the values, and the index of the tokens among them."""
         if isinstance(input, (PackedSequence, PackedRows)):
             if mask is not None or lengths is not None:
-                raise ValueError("mask, lengths: expected neither with packed input, which says what counts.")
+                raise ValueError("mask, lengths: expected neither with packed input, which says what counts, got one")
             if isinstance(input, PackedRows):
                 return input.plan.with_time_major(not self.batch_first), widen(input.rows), input.index
             return packed_plan(found, input.batch_sizes, input.sorted_indices), widen(input.data), None
         if not isinstance(input, Tensor):
-            raise TypeError(f"input: expected a tensor, PackedSequence or PackedRows, got {type(input).__name__}.")
+            raise TypeError(f"input: expected a tensor, PackedSequence or PackedRows, got {type(input).__name__}")
         x = widen(input)
         if x.dim() == 2:
             batch = 0 if self.batch_first else 1
             x = x.unsqueeze(batch)
             mask = mask.unsqueeze(batch) if isinstance(mask, Tensor) else mask
         if x.dim() != 3:
-            raise ValueError(f"input: expected 2 or 3 dimensions, got shape {tuple(input.shape)}.")
+            raise ValueError(f"input: expected 2 or 3 dimensions, got shape {tuple(input.shape)}")
         check_tensor("input", x)
         plan = padded_plan(found, x.shape[:2], mask, lengths, not self.batch_first)
         return plan, plan.pack(x), None
@@ -126,7 +126,7 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
     def _check(self, values: Tensor, weights: list[list[Tensor]]) -> None:
         check_tensor("input", values)
         if values.dim() != 2 or values.shape[1] != self.input_size:
-            raise ValueError(f"input: expected {self.input_size} features (input_size), got {values.shape[-1]}.")
+            raise ValueError(f"input: expected {self.input_size} features (input_size), got {values.shape[-1]}")
         for names, layer in zip(self._all_weights, weights, strict=True):
             for name, weight in zip(names, layer, strict=True):
                 check_tensor(name, weight, values.dtype)
@@ -139,7 +139,7 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         count = len(CELLS[self._cell].states)
         given = hx if count > 1 else (hx,)
         if not isinstance(given, (tuple, list)) or len(given) != count:
-            raise TypeError("hx: expected a pair of tensors (h_0, c_0).")
+            raise TypeError(f"hx: expected a pair of tensors (h_0, c_0), got {type(hx).__name__}")
         shape = (runs, self.hidden_size) if single else (runs, batch, self.hidden_size)
         wide = []
         for tensor in given:
@@ -227,7 +227,7 @@ class RNN(Recurrent):
         dtype: torch.dtype | None = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}.")
+            raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}")
         # RNNBase creates the parameters; torch.nn.RNN keeps this name as well.
         mode = "RNN_TANH" if nonlinearity == "tanh" else "RNN_RELU"
         super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,

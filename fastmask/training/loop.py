@@ -186,7 +186,7 @@ class Loop:
         if self.optimizer is None:
             raise ValueError(f"the model must be compiled: call compile() before {method}()")
         if not self.scores.has_loss:
-            raise ValueError(f"loss must be given to compile() before {method}(), got None")
+            raise ValueError(f"loss: expected one in compile() before {method}(), got None")
 
 
 def regularized(pairs: Sequence[GradientOf]) -> tuple[list[GradientOf], float]:

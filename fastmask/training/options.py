@@ -11,23 +11,25 @@ def check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any) -> None:
     """Raise ValueError unless `fit` can count its epochs by these."""
     for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch)):
         if not isinstance(value, (int, np.integer)) or value < 0:
-            raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
+            raise ValueError(f"{name}: expected an integer of at least 0, got {value!r}")
     for value in validation_freq if isinstance(validation_freq, Collection) else [validation_freq]:
         if not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"validation_freq must be a positive integer or several, got {validation_freq!r}")
+            raise ValueError(f"validation_freq: expected a positive integer or several, got {validation_freq!r}")
 
 
 def check_weights(class_weight: Any, sample_weight: Any, outputs: Sequence[str]) -> None:
     """Raise ValueError or TypeError unless these weights can be used for a model with `outputs`."""
     if class_weight is not None and len(outputs) > 1:
-        raise ValueError("class_weight must be None for a model of several outputs; sample_weight does it")
+        raise ValueError(
+            f"class_weight: expected None for a model of several outputs, got {class_weight!r}; sample_weight does it"
+        )
     if class_weight is not None and not (
         isinstance(class_weight, Mapping)
         and all(isinstance(k, (int, np.integer)) and isinstance(w, Real) for k, w in class_weight.items())
     ):
-        raise TypeError(f"class_weight must map class numbers to weights, got {class_weight!r}")
+        raise TypeError(f"class_weight: expected a map from class numbers to weights, got {class_weight!r}")
     if class_weight is not None and sample_weight is not None:
-        raise ValueError("class_weight and sample_weight cannot be given together")
+        raise ValueError("class_weight, sample_weight: expected at most one of them, got both")
 
 
 def due(epoch: int, frequency: int | Collection[int]) -> bool:

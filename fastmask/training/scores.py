@@ -79,7 +79,7 @@ class Scores:
         ]
         for head in self.heads:
             if head.loss is not None and head.loss.reduction == "none":
-                raise ValueError("loss must reduce to one number to train, got reduction 'none'")
+                raise ValueError("loss: expected one number to train with, got reduction 'none'")
         prefixes = [f"{name}_" for name in outputs] if len(outputs) > 1 else [""]
         if sum(head.loss is not None for head in self.heads) > 1:
             for head, prefix in zip(self.heads, prefixes, strict=True):
@@ -133,18 +133,18 @@ def _per_output(argument: str, given: Any, outputs: Sequence[str], shared: bool)
     if isinstance(given, Mapping) and "class_name" not in given:
         unknown = [name for name in given if name not in outputs]
         if unknown:
-            raise ValueError(f"{argument} must name outputs among {', '.join(outputs)}, got {unknown[0]!r}")
+            raise ValueError(f"{argument}: expected names of outputs among {', '.join(outputs)}, got {unknown[0]!r}")
         return [given.get(name) for name in outputs]
     listed = isinstance(given, (list, tuple))
     if count == 1 and listed and argument in ("loss", "loss_weights"):
         if len(given) != 1:
-            raise ValueError(f"{argument} must have one entry for the one output, got {len(given)}")
+            raise ValueError(f"{argument}: expected one entry for the one output, got {len(given)}")
         return [given[0]]
     if given is None or (shared and not (listed and count > 1)):
         return [given] * count
     if not listed or len(given) != count:
         raise ValueError(
-            f"{argument} must have one entry for each of the {count} outputs {', '.join(outputs)}, got {given!r}"
+            f"{argument}: expected one entry for each of the {count} outputs {', '.join(outputs)}, got {given!r}"
         )
     return list(given)
 

@@ -59,7 +59,7 @@ class Source:
         """Raise ValueError if a position is one in other data, as far as that can be known without reading them."""
         for name, value in self.identity().items():
             if position and position.get(name) != value:
-                raise ValueError(f"{name} must be {position.get(name)}, as in the backup, got {value}")
+                raise ValueError(f"{name}: expected {position.get(name)}, as in the backup, got {value}")
 
     def identity(self) -> dict[str, Any]:
         """Return what tells these data from others."""
@@ -133,7 +133,7 @@ class RowSource(Source):
         at = int(len(self.rows) * (1.0 - fraction))
         if not 0 < at < len(self.rows):
             raise ValueError(
-                "validation_split must leave rows to train and to validate on, got "
+                "validation_split: expected a fraction that leaves rows to train and to validate on, got "
                 f"{fraction!r} for {len(self.rows)} rows"
             )
         first, last = self.rows.take(slice(at)), self.rows.take(slice(at, None))
@@ -192,7 +192,7 @@ class StreamSource(Source):
             if not self.spans:
                 self.close()
         if not count:
-            raise ValueError("x must yield batches in every epoch, but it has run out of them")
+            raise ValueError("x: expected batches in every epoch, got none, as it has run out of them")
         if self.spans and not self.restarts and count < (self.steps or 0):
             warnings.warn(_run_out(count, self.steps), stacklevel=2)
 
@@ -219,12 +219,14 @@ class StreamSource(Source):
     def _skip(self, count: int) -> None:
         for _ in range(count):
             if self._next() is _END:
-                raise ValueError(f"x must yield the {count} batches that were used before the backup, and more")
+                raise ValueError(
+                    f"x: expected the {count} batches that were used before the backup, and more, got fewer"
+                )
 
     def _batch(self, item: Any) -> Batch:
         parts = item if isinstance(item, tuple) else (item,)
         if len(parts) not in (1, 2, 3):
-            raise ValueError(f"x must yield (x, y) or (x, y, sample_weight), got {len(parts)} entries")
+            raise ValueError(f"x: expected batches (x, y) or (x, y, sample_weight), got {len(parts)} entries")
         x, y, weights = (*parts, None, None)[:3]
         return as_batch(x, y, weights, self.layout)
 
@@ -253,11 +255,11 @@ def source(
     """
     for name, value in (("batch_size", batch_size), ("steps", steps)):
         if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
     if is_stream(x):
         for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
             if value is not None:
-                raise ValueError(f"{name} must be None when x is an iterable of batches")
+                raise ValueError(f"{name}: expected None when x is an iterable of batches, got {type(value).__name__}")
         return StreamSource(x, layout, steps, shuffle)
     return RowSource(as_batch(x, y, sample_weight, layout), batch_size or 32, shuffle, steps, repeat)
 

@@ -311,7 +311,7 @@ class Trainer(Loop, Storable):
             return self._source(given, steps=steps)
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
             raise ValueError(
-                "validation_data must be a tuple (x, y) or (x, y, sample_weight), "
+                "validation_data: expected a tuple (x, y) or (x, y, sample_weight), "
                 f"got {type(given).__name__}"
             )
         return self._source(*given, batch_size=size, steps=steps)
@@ -355,7 +355,7 @@ class _Listening:
 
 def _progress(verbose: str | int) -> list[ProgressBar]:
     if verbose not in ("auto", 0, 1, 2):
-        raise ValueError(f"verbose must be 'auto', 0, 1 or 2, got {verbose!r}")
+        raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, got {verbose!r}")
     if verbose == "auto":
         shown = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
         verbose = 1 if shown else 0
@@ -367,11 +367,11 @@ def _hold_out(
 ) -> tuple[Source, Source | None]:
     """Return a source without the last `fraction` of its rows, and one of these."""
     if not 0 <= fraction < 1:
-        raise ValueError(f"validation_split must be at least 0 and below 1, got {fraction!r}")
+        raise ValueError(f"validation_split: expected a number of at least 0 and below 1, got {fraction!r}")
     if not fraction:
         return train, None
     if not isinstance(train, sources.RowSource):
-        raise ValueError("validation_split must be 0 when x is an iterable of batches")
+        raise ValueError(f"validation_split: expected 0 when x is an iterable of batches, got {fraction!r}")
     return train.split(fraction, size, steps)
 
 

@@ -161,10 +161,10 @@ def test_a_generator_is_left_to_its_owner():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Slices(workers=-1), "workers must be at least 0, got -1"),
-        (lambda: Slices(max_queue_size=0), "max_queue_size must be at least 1, got 0"),
-        (lambda: make().fit(Slices(), Y), "y must be None when x is an iterable"),
-        (lambda: make().fit(Slices(), batch_size=2), "batch_size must be None when x is an iterable"),
+        (lambda: Slices(workers=-1), "workers: expected a number of at least 0, got -1"),
+        (lambda: Slices(max_queue_size=0), "max_queue_size: expected a number of at least 1, got 0"),
+        (lambda: make().fit(Slices(), Y), "y: expected None when x is an iterable"),
+        (lambda: make().fit(Slices(), batch_size=2), "batch_size: expected None when x is an iterable"),
     ],
 )
 def test_errors(call, message):

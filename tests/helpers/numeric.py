@@ -9,7 +9,7 @@ def numeric_gradient(function, array, step=1e-5):
     """Gradient of the scalar ``function()`` in every entry of ``array``, which it reads."""
     gradient = np.zeros_like(array)
     entries, result = array.reshape(-1), gradient.reshape(-1)
-    assert array.size == 0 or np.shares_memory(entries, array), "array must be contiguous"
+    assert array.size == 0 or np.shares_memory(entries, array), "array: expected contiguous"
     for i in range(entries.size):
         kept = entries[i]
         entries[i] = kept + step

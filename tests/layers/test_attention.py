@@ -127,7 +127,7 @@ def test_no_rows_or_queries(shape):
     ],
 )
 def test_inputs_that_do_not_fit(shapes, error):
-    with pytest.raises(error, match="x must"):
+    with pytest.raises(error, match="x: expected"):
         make()([np.zeros(shape) for shape in shapes])
 
 

@@ -66,12 +66,12 @@ class TestDense:
 
     @pytest.mark.parametrize("shape", [(FEATURES,), (4, 5), ()])
     def test_bad_input_shapes(self, shape):
-        with pytest.raises(ValueError, match="x must have 3 features on its last axis"):
+        with pytest.raises(ValueError, match="x: expected 3 features on its last axis"):
             dense()(np.zeros(shape))
 
     @pytest.mark.parametrize("shape", [(3,), (None, None), ()])
     def test_build_needs_known_features(self, shape):
-        with pytest.raises(ValueError, match="input_shape must have a batch axis and a known last axis"):
+        with pytest.raises(ValueError, match="input_shape: expected a batch axis and a known last axis"):
             layers.Dense(2).build(shape)
 
     @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ class TestDense:
         [
             ({"units": -1}, ValueError, "units"),
             ({"units": "3"}, ValueError, "units"),
-            ({"activation": "swishh"}, ValueError, "activation must be None or one of .*'softmax'"),
+            ({"activation": "swishh"}, ValueError, "activation: expected None or one of .*'softmax'"),
             ({"activation": abs}, ValueError, "activation"),
             ({"bias_constraint": "positive"}, ValueError, "constraint"),
             ({"lora_rank": 4}, NotImplementedError, "lora_rank"),
-            ({"dtype": "float16"}, ValueError, "dtype must be 'float32' or 'float64', got 'float16'"),
+            ({"dtype": "float16"}, ValueError, "dtype: expected 'float32' or 'float64', got 'float16'"),
             ({"dtype": "real"}, ValueError, "dtype"),
         ],
     )
@@ -164,7 +164,7 @@ class TestDropout:
 
     @pytest.mark.parametrize("rate", [-0.1, 1.1, "x", None, True])
     def test_bad_rate(self, rate):
-        with pytest.raises(ValueError, match="rate must be a number from 0 to 1"):
+        with pytest.raises(ValueError, match="rate: expected a number from 0 to 1"):
             layers.Dropout(rate)
 
     @pytest.mark.parametrize("noise_shape", [(None, 1), (None, 3, 1)])
@@ -186,7 +186,7 @@ class TestFlatten:
         assert layers.Flatten().compute_output_shape((2,)) == (2, 1)
 
     def test_a_scalar_is_refused(self):
-        with pytest.raises(ValueError, match=r"x must have at least the axis \(B,\).*Flatten"):
+        with pytest.raises(ValueError, match=r"x: expected at least the axis \(B,\).*Flatten"):
             layers.Flatten()(3.0)
 
     def test_takes_no_mask(self):
@@ -264,7 +264,7 @@ class TestEmbedding:
             layer = layers.Embedding(4, UNITS, weights=weights, dtype="float64")
             assert layer.built
             np.testing.assert_array_equal(layer.embeddings, table)
-        with pytest.raises(ValueError, match=r"weights\[0\] must have shape"):
+        with pytest.raises(ValueError, match=r"weights\[0\]: expected shape"):
             layers.Embedding(5, UNITS, weights=table)
 
     def test_input_length_fixes_the_output_shape(self):
@@ -280,9 +280,9 @@ class TestEmbedding:
     @pytest.mark.parametrize("dtype", ["float32", "bool", "complex64", "object"])
     def test_ids_must_be_integers(self, dtype):
         ids = self.IDS.astype(dtype)
-        with pytest.raises(TypeError, match="x must hold integer ids, got dtype"):
+        with pytest.raises(TypeError, match="x: expected integer ids, got dtype"):
             self.layer()(ids)
-        with pytest.raises(TypeError, match="x must hold integer ids"):
+        with pytest.raises(TypeError, match="x: expected integer ids"):
             self.layer(mask_zero=True).pack_input(ids)
 
     @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ class TestMasking:
         assert layers.Masking(np.nan).compute_mask(np.full((1, 2, 3), np.nan)).all()
 
     def test_needs_three_axes(self):
-        with pytest.raises(ValueError, match="x must have at least 3 axes"):
+        with pytest.raises(ValueError, match="x: expected at least 3 axes"):
             layers.Masking()(np.zeros((2, 3)))
 
 

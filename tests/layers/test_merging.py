@@ -109,7 +109,7 @@ def test_entries_beside_a_packed_batch(name):
     both = layer([first.pad(), grid], [first.packing.mask, mask])
     np.testing.assert_array_equal(y.pad()[seen], both[seen])
     assert_gradients(layer, [first, grid], [None, mask])
-    with pytest.raises(ValueError, match="mask must be None for a PackedSequence"):
+    with pytest.raises(ValueError, match="mask: expected None with a PackedSequence"):
         layer([first, grid], [mask, mask])
 
 
@@ -267,20 +267,20 @@ def test_no_rows_or_steps(name):
 )
 def test_inputs_that_do_not_fit(name, shapes):
     layer = make(name, 1) if name == "Dot" else make(name)
-    with pytest.raises(ValueError, match="must"):
+    with pytest.raises(ValueError, match="expected"):
         layer([np.zeros(shape) for shape in shapes])
 
 
 def test_bad_arguments():
-    with pytest.raises(TypeError, match="x must be a list"):
+    with pytest.raises(TypeError, match="x: expected a list"):
         make("Add")(np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="axis must be"):
+    with pytest.raises(ValueError, match="axis: expected"):
         make("Concatenate", 0)([np.zeros((2, 3))] * 2)
-    with pytest.raises(TypeError, match="axes must be"):
+    with pytest.raises(TypeError, match="axes: expected"):
         layers.Dot("first")
-    with pytest.raises(ValueError, match="axes must be"):
+    with pytest.raises(ValueError, match="axes: expected"):
         layers.Dot((1, 2, 3))
-    with pytest.raises(ValueError, match="axes must be"):
+    with pytest.raises(ValueError, match="axes: expected"):
         make("Dot", 0)([np.zeros((2, 3))] * 2)
 
 

@@ -110,7 +110,7 @@ def test_masks_are_passed_on():
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_bad_arguments(name):
-    with pytest.raises(ValueError, match="axis must be the last"):
+    with pytest.raises(ValueError, match="axis: expected the last"):
         LAYERS[name](axis=1).build((None, 4, 3))
     LAYERS[name](axis=2).build((None, 4, 3))
     layer = LAYERS[name]()

@@ -96,15 +96,15 @@ def test_reshaping_takes_no_mask(make_layer):
 
 
 def test_reshaping_arguments():
-    with pytest.raises(TypeError, match="n must be an integer"):
+    with pytest.raises(TypeError, match="n: expected an integer"):
         make("RepeatVector", 2.0)
-    with pytest.raises(ValueError, match="n must be"):
+    with pytest.raises(ValueError, match="n: expected"):
         make("RepeatVector", 0)
-    with pytest.raises(ValueError, match="target_shape must hold"):
+    with pytest.raises(ValueError, match="target_shape: expected positive"):
         make("Reshape", (-1, -1))
-    with pytest.raises(ValueError, match="target_shape must fit"):
+    with pytest.raises(ValueError, match="target_shape: expected one for rows"):
         make("Reshape", (5,))(np.ones((2, 4)))
-    with pytest.raises(ValueError, match="x must have 2 axes"):
+    with pytest.raises(ValueError, match="x: expected 2 axes"):
         make("RepeatVector", 2)(np.ones((2, 3, 4)))
 
 

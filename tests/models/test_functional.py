@@ -204,21 +204,21 @@ def test_the_mask_that_the_input_has_anyway_costs_no_plan(plans):
 def test_masks_that_do_not_fit():
     ids, x = embedded("words")
     lstm = layers.LSTM(2, **F64)
-    with pytest.raises(ValueError, match=r"mask must have shape \(B, T\) = \(None, None\), got \(None, None, 3\)"):
+    with pytest.raises(ValueError, match=r"mask: expected shape \(B, T\) = \(None, None\), got \(None, None, 3\)"):
         lstm(x, mask=x)
-    with pytest.raises(TypeError, match="mask must be a symbolic tensor where x is one, got ndarray"):
+    with pytest.raises(TypeError, match="mask: expected a symbolic tensor where x is one, got ndarray"):
         lstm(x, mask=WORDS != 0)
     with pytest.raises(TypeError, match=r"'flat' \(Flatten\) does not support masking"):
         layers.Flatten(name="flat")(fm.Input((4, 3)), mask=fm.Input((4,)))
     with pytest.raises(ValueError, match="one mask or None for each of 2 inputs, got 1"):
         layers.Attention(**F64)([x, x], mask=[ids != 0])
-    with pytest.raises(ValueError, match="a mask for each input that carries one"):
+    with pytest.raises(ValueError, match="mask: expected one for each input that carries one"):
         layers.Attention(**F64)([x, x], mask=[None, ids != 0])
     with pytest.raises(ValueError, match="masks of one shape"):
         fm.Input((3,)) & fm.Input((4,))
     valid = fm.Input((None,), dtype="bool")
     model = fm.Model([ids, valid], lstm(x, mask=valid))
-    with pytest.raises(ValueError, match=r"mask must have shape \(B, T\) = \(4, 4\), got \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"mask: expected shape \(B, T\) = \(4, 4\), got \(4, 3\)"):
         model.predict([WORDS, WORDS[:, :3] > 0])
 
 
@@ -270,7 +270,7 @@ def test_parts_of_a_model():
     part = fm.Model(model.input, first.output)
     assert part.predict(x).shape == (4, 4, 3)
     values = np.random.default_rng(0).normal(size=(2, 3, 3))
-    with pytest.raises(ValueError, match="inputs must have all inputs of the outputs"):
+    with pytest.raises(ValueError, match="inputs: expected all inputs of the outputs"):
         fm.Model(first.output, model.output)
     tail = fm.Model(model.layers[-2].output, model.output)
     kernel, bias = model.layers[-1].get_weights()
@@ -344,20 +344,20 @@ X, Y = fm.Input((2,), name="same"), fm.Input((2,), name="same")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: fm.Model(np.ones(3), X), TypeError, "inputs must hold results of Input"),
-        (lambda: fm.Model(X, []), ValueError, "outputs must hold at least one tensor"),
-        (lambda: fm.Model(X, layers.Add()([X, Y])), ValueError, "inputs must have all inputs of the outputs"),
-        (lambda: fm.Model([X, Y], layers.Add()([X, Y])), ValueError, "layers must have different names, got 'same'"),
-        (lambda: layers.Dense(2)([X, Y]), ValueError, "x must be one tensor"),
+        (lambda: fm.Model(np.ones(3), X), TypeError, "inputs: expected results of Input"),
+        (lambda: fm.Model(X, []), ValueError, "outputs: expected at least one tensor"),
+        (lambda: fm.Model(X, layers.Add()([X, Y])), ValueError, "inputs: expected all inputs of the outputs"),
+        (lambda: fm.Model([X, Y], layers.Add()([X, Y])), ValueError, "layers: expected different names, got 'same'"),
+        (lambda: layers.Dense(2)([X, Y]), ValueError, "x: expected one tensor"),
         (lambda: layers.Dense(2)(X, initial_state=[Y]), TypeError, "has no state"),
-        (lambda: layers.Add()([X, np.ones(2)]), TypeError, "x must hold symbolic tensors only"),
+        (lambda: layers.Add()([X, np.ones(2)]), TypeError, "x: expected symbolic tensors only"),
         (lambda: layers.Dense(2)(X, extra=1), TypeError, "unknown arguments of a call: extra"),
-        (lambda: two_outputs()[0].predict(WORDS), ValueError, "x must be a list or dict with one entry for each"),
-        (lambda: two_outputs()[0].predict({"words": WORDS}), ValueError, "x must have the keys words, vector"),
-        (lambda: two_outputs()[0].compile("sgd", ["mse"]), ValueError, "loss must have one entry for each of the 2"),
-        (lambda: two_outputs()[0].compile("sgd", {"no": "mse"}), ValueError, "loss must name outputs among step, row"),
-        (lambda: two_outputs()[0].compile("sgd", "mse", metrics=["mae"]), ValueError, "metrics must have one entry"),
-        (lambda: fm.Input((2,), batch_shape=(None, 2)), ValueError, "exactly one of shape and batch_shape"),
+        (lambda: two_outputs()[0].predict(WORDS), ValueError, "x: expected a list or dict with one entry for each"),
+        (lambda: two_outputs()[0].predict({"words": WORDS}), ValueError, "x: expected the keys words, vector"),
+        (lambda: two_outputs()[0].compile("sgd", ["mse"]), ValueError, "loss: expected one entry for each of the 2"),
+        (lambda: two_outputs()[0].compile("sgd", {"no": "mse"}), ValueError, "loss: expected names of outputs among"),
+        (lambda: two_outputs()[0].compile("sgd", "mse", metrics=["mae"]), ValueError, "metrics: expected one entry"),
+        (lambda: fm.Input((2,), batch_shape=(None, 2)), ValueError, "shape, batch_shape: expected exactly one"),
     ],
 )
 def test_errors(call, error, message):
@@ -370,16 +370,16 @@ def test_data_have_the_shape_of_the_input():
     inputs = fm.Input((7, 4), name="in")
     model = fm.Model(inputs, layers.LSTM(2)(inputs))
     for shape in ((3, 5, 4), (3, 7, 3), (3, 7)):
-        with pytest.raises(ValueError, match=r"x must have shape \(B, 7, 4\) for input 'in', got \(3, "):
+        with pytest.raises(ValueError, match=r"x: expected shape \(B, 7, 4\) for input 'in', got \(3, "):
             model.predict(np.zeros(shape))
-    with pytest.raises(ValueError, match=r"x\[1\] must have at most 7 steps for input 'in', got 8"):
+    with pytest.raises(ValueError, match=r"x\[1\]: expected at most 7 steps for input 'in', got 8"):
         model.predict([np.zeros((2, 4)), np.zeros((8, 4))])
-    with pytest.raises(ValueError, match=r"x must have shape \(None, 7, 4\) for input 'in', got \(None, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"x: expected shape \(None, 7, 4\) for input 'in', got \(None, 5, 4\)"):
         model(fm.Input((5, 4)))
     assert model(fm.Input((None, 4))).shape == (None, 2)
     stack = fm.Sequential([fm.Input((7, 4), name="in"), layers.LSTM(2)])
     assert stack.predict(np.zeros((3, 5, 4))).shape == (3, 2)
-    with pytest.raises(ValueError, match=r"x must have shape \(B, T, 4\) for input 'in', got \(3, 5, 2\)"):
+    with pytest.raises(ValueError, match=r"x: expected shape \(B, T, 4\) for input 'in', got \(3, 5, 2\)"):
         stack.predict(np.zeros((3, 5, 2)))
     series = fm.Sequential([fm.Input((None, 1)), layers.LSTM(2)])
     x = np.linspace(0, 1, 12).reshape(3, 4)
@@ -403,11 +403,11 @@ def test_a_mask_of_another_shape_is_refused_where_it_is_ignored_too(make):
     x = np.ones((2, 3), int) if make().takes_ids else np.ones((2, 3, 4))
     model = fm.Sequential([make(), layers.LSTM(2)])
     assert model(x, mask=np.ones((2, 3), bool)).shape == (2, 2)
-    with pytest.raises(ValueError, match=r"mask must have shape \(B, T\) = \(2, 3\), got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"mask: expected shape \(B, T\) = \(2, 3\), got \(2, 4\)"):
         model(x, mask=np.ones((2, 4), bool))
 
 
 def test_ids_that_are_words():
     model = fm.Sequential([layers.Embedding(5, 2, mask_zero=True), layers.LSTM(2)])
-    with pytest.raises(TypeError, match="x must hold integer ids, got dtype <U1"):
+    with pytest.raises(TypeError, match="x: expected integer ids, got dtype <U1"):
         model.predict(np.array([["a", "b"]]))

@@ -155,9 +155,9 @@ def test_lists_of_other_shapes_are_refused(x, words):
 def test_targets_of_a_list_have_an_entry_for_each_word():
     model = model_of(tagger)
     model.compile("sgd", "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match="y must have one entry for each step of each sequence of x and 5 within it"):
+    with pytest.raises(ValueError, match="y: expected one entry for each step of each sequence of x and 5 within it"):
         model.evaluate(list(IDS), list(LABELS[:, :, :4]), verbose=0)
-    with pytest.raises(ValueError, match="y must have one entry per step"):
+    with pytest.raises(ValueError, match="y: expected one entry per step"):
         model.evaluate(IDS, LABELS[:, :, :4], verbose=0)
 
 

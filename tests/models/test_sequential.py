@@ -74,10 +74,10 @@ def test_input_at_the_head():
     model = fm.Sequential([fm.Input((None, 6)), layers.LSTM(3), layers.Dense(2)])
     assert model.input_shape == (None, None, 6)
     assert model.output_shape == (None, 2)
-    with pytest.raises(ValueError, match="an Input must be the first entry"):
+    with pytest.raises(ValueError, match="layer: expected an Input only as the first entry"):
         model.add(fm.Input((3,)))
     assert fm.Input([None, 6]).shape == fm.Input((None, 6)).shape
-    with pytest.raises(TypeError, match="shape must be a tuple of int or None, got 6"):
+    with pytest.raises(TypeError, match="shape: expected a tuple of int or None, got 6"):
         fm.Input(6)
 
 
@@ -112,13 +112,13 @@ def test_flatten_of_sequences_of_any_length_waits_for_the_first_batch():
     assert (model.layers[1].output_shape, model.built) == ((None, None), False)
     assert model.predict(np.ones((2, 4), int)).shape == (2, 1)
     assert model.layers[2].kernel.shape == (12, 2)
-    with pytest.raises(ValueError, match="x must have 12 features"):
+    with pytest.raises(ValueError, match="x: expected 12 features"):
         model.predict(np.ones((2, 5), int))
 
 
 def test_axes_must_fit_when_the_layer_is_added():
     model = fm.Sequential([layers.Embedding(10, 3), layers.LSTM(4)])
-    message = r"input_shape must have 3 axes for layer 'top' \(GRU\), got shape \(None, 4\)"
+    message = r"input_shape: expected 3 axes for layer 'top' \(GRU\), got shape \(None, 4\)"
     with pytest.raises(ValueError, match=message):
         model.add(layers.GRU(2, name="top"))
     unbuilt = fm.Sequential([layers.LSTM(4), layers.GRU(2, name="top")])
@@ -128,10 +128,10 @@ def test_axes_must_fit_when_the_layer_is_added():
 
 def test_layers_must_have_one_output():
     for layer in (layers.LSTM(4, return_state=True), layers.Bidirectional(layers.GRU(2), merge_mode=None)):
-        with pytest.raises(ValueError, match=rf"layer '{layer.name}' .* must have one output in a Sequential"):
+        with pytest.raises(ValueError, match=rf"layer '{layer.name}' .* expected one output in a Sequential"):
             fm.Sequential([layers.Embedding(10, 3), layer])
         unbuilt = fm.Sequential([type(layer).from_config(layer.get_config())])
-        with pytest.raises(ValueError, match="must have one output in a Sequential"):
+        with pytest.raises(ValueError, match="expected one output in a Sequential"):
             unbuilt.predict(np.ones((2, 3, 4)))
 
 
@@ -190,18 +190,18 @@ def test_structure():
     assert not any(layer.trainable for layer in model.layers)
     assert model.weights[0].path == f"{model.name}/{model.layers[1].name}/lstm_cell/kernel"
     for call, error, message in (
-        (lambda: model.get_layer("nobody"), ValueError, "name must be that of one of the layers"),
-        (lambda: model.get_layer(index=7), ValueError, "index must be that of one of the layers"),
-        (lambda: model.get_layer(), ValueError, "exactly one of name and index"),
-        (lambda: model.add("lstm"), TypeError, "layer must be a Layer or an Input"),
-        (lambda: model.add(model.layers[0]), ValueError, "layers must have different names"),
+        (lambda: model.get_layer("nobody"), ValueError, "name: expected that of one of the layers"),
+        (lambda: model.get_layer(index=7), ValueError, "index: expected that of one of the layers"),
+        (lambda: model.get_layer(), ValueError, "name, index: expected exactly one"),
+        (lambda: model.add("lstm"), TypeError, "layer: expected a Layer or an Input"),
+        (lambda: model.add(model.layers[0]), ValueError, "layers: expected different names"),
         (lambda: fm.Sequential().pop(), IndexError, "no layers to pop"),
         (lambda: fm.Sequential().predict(np.ones((2, 2))), ValueError, "has no layers"),
-        (lambda: model.set_weights([]), ValueError, "weights must hold 3 arrays"),
+        (lambda: model.set_weights([]), ValueError, "weights: expected 3 arrays"),
         (
             lambda: fm.Sequential([layers.LSTM(2, return_state=True, input_shape=(None, 3))]),
             ValueError,
-            "must have one output",
+            "expected one output",
         ),
     ):
         with pytest.raises(error, match=message):
@@ -215,7 +215,7 @@ def test_weights_go_out_and_in():
     second.set_weights(first.get_weights())
     np.testing.assert_array_equal(first.predict(x), second.predict(x))
     before = second.get_weights()
-    with pytest.raises(ValueError, match=r"weights\[1\] must have shape"):
+    with pytest.raises(ValueError, match=r"weights\[1\]: expected shape"):
         second.set_weights([before[0] + 1, *before[2:], before[1]])
     np.testing.assert_array_equal(second.get_weights()[0], before[0])
 
@@ -294,7 +294,7 @@ def test_a_mask_may_be_passed_and_padding_is_not_read():
     np.testing.assert_array_equal(model(x, mask=mask), expected)
     rows = [row[keep] for row, keep in zip(x, mask, strict=True)]
     np.testing.assert_array_equal(model.predict(rows), expected)
-    with pytest.raises(ValueError, match="mask must be None for x of shape"):
+    with pytest.raises(ValueError, match="mask: expected None for x of shape"):
         fm.Sequential([layers.Dense(2)])(x[:, 0], mask=mask)
 
 
@@ -330,9 +330,9 @@ def test_dropout_acts_in_training_calls_only():
     ("x", "error", "message"),
     [
         ([np.ones((2, 3)), np.ones((2, 4))], ValueError, "x"),
-        ([[1.0, 2.0], [1.0]], ValueError, "x must hold sequences of shape"),
-        ([], ValueError, "x must have at least one row"),
-        (3.0, ValueError, "x must have an axis of rows"),
+        ([[1.0, 2.0], [1.0]], ValueError, "x: expected sequences of shape"),
+        ([], ValueError, "x: expected at least one row"),
+        (3.0, ValueError, "x: expected an axis of rows"),
     ],
 )
 def test_bad_features(x, error, message):
@@ -343,9 +343,9 @@ def test_bad_features(x, error, message):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        ([np.ones((2, 3), int)], ValueError, r"x\[0\] must have shape \(t,\) of ids"),
+        ([np.ones((2, 3), int)], ValueError, r"x\[0\]: expected shape \(t,\) of ids"),
         ([[1, 2], [11]], IndexError, "11"),
-        (np.array([[1.5, 2.0]]), TypeError, "x must hold integer ids"),
+        (np.array([[1.5, 2.0]]), TypeError, "x: expected integer ids"),
     ],
 )
 def test_bad_ids(x, error, message):

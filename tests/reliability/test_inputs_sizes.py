@@ -83,5 +83,5 @@ def test_packed_numbers_have_no_features(layer):
     """Their steps are no features, however many there are."""
     made = layer(2) if layer is layers.Dense else layer()
     made(np.zeros((3, 4, 2)))
-    with pytest.raises(ValueError, match="x must have 2 features"):
+    with pytest.raises(ValueError, match="x: expected 2 features"):
         made(PackedSequence.from_padded(np.zeros((1, 2))))

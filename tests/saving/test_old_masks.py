@@ -378,7 +378,7 @@ def test_versions():
 
 
 def test_mask_modes_by_hand():
-    with pytest.raises(ValueError, match="mask_mode must be"):
+    with pytest.raises(ValueError, match="mask_mode: expected"):
         layers.Add(mask_mode="xor")
     for name in MERGES:
         cls = getattr(layers, name)

@@ -292,7 +292,7 @@ def test_a_classifier_learns(optimizer):
 def test_losses_of_sequences_need_their_outputs_on_the_last_axis():
     model = make("tagger")
     model.compile("sgd", fm.losses.SparseCategoricalCrossentropy(axis=1))
-    with pytest.raises(ValueError, match="axis must be -1 for a loss of sequences"):
+    with pytest.raises(ValueError, match="axis: expected -1 for a loss of sequences"):
         model.train_on_batch(*make_rows("tagger"))
 
 

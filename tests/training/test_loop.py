@@ -131,7 +131,7 @@ def test_streams_of_batches():
     )
     np.testing.assert_array_equal(stream.predict(Loader()), stream.predict(x))
     np.testing.assert_array_equal(stream.predict(b for b, _ in batches), stream.predict(x))
-    with pytest.raises(ValueError, match="x must yield batches in every epoch"):
+    with pytest.raises(ValueError, match="x: expected batches in every epoch"):
         make().fit(iter(batches), epochs=2, verbose=0)
     with pytest.warns(UserWarning, match="x has run out of batches after 3 of 4 steps"):
         make().fit(iter(batches), steps_per_epoch=4, verbose=0)
@@ -350,33 +350,33 @@ def tagger():
     ("call", "message"),
     [
         (lambda: fm.Sequential([layers.Dense(1)]).fit(X, Y), "compiled: call compile.. before fit"),
-        (lambda: make(loss=None).fit(X, Y), "loss must be given to compile"),
+        (lambda: make(loss=None).fit(X, Y), "loss: expected one in compile"),
         (lambda: make(loss="mes"), "loss: expected one of .*mse.*got 'mes'"),
         (lambda: make(optimizer="adm"), "optimizer: expected one of .*adam.*got 'adm'"),
         (lambda: make(metrics=["acuracy"]), "metric: expected one of .*accuracy"),
-        (lambda: make(loss=fm.losses.MeanSquaredError(reduction="none")), "loss must reduce"),
-        (lambda: make().fit(X, Y[:3]), "x and y must have the same number of rows, got 4 and 3"),
-        (lambda: make().fit(X, Y, sample_weight=[1.0]), "x and sample_weight must have"),
-        (lambda: make().fit(X, np.ones((4, 3))), r"y must have one value per output: .* \(..., 1\)"),
-        (lambda: make().fit(X), "y must be given"),
-        (lambda: make().fit(X, Y, batch_size=0), "batch_size must be a positive integer, got 0"),
-        (lambda: make().fit(X, Y, epochs=1.5), "epochs must be an integer of at least 0, got 1.5"),
-        (lambda: make().fit(X, Y, validation_freq=0), "validation_freq must be a positive integer or several, got 0"),
-        (lambda: make().fit(X, Y, verbose=3), "verbose must be 'auto', 0, 1 or 2, got 3"),
-        (lambda: make().fit(X, Y, validation_split=1.0), "validation_split must be at least 0"),
-        (lambda: make().fit(X, Y, validation_split=0.9), "validation_split must leave rows"),
-        (lambda: make().fit(X, Y, validation_data=X), "validation_data must be a tuple"),
-        (lambda: make().fit(X, Y, class_weight={}, sample_weight=Y), "cannot be given together"),
-        (lambda: make().fit(iter([(X, Y)]), Y), "y must be None when x is an iterable"),
-        (lambda: make().fit(iter([(X, Y)]), validation_split=0.5), "validation_split must be 0"),
-        (lambda: tagger().fit(IDS, [[0, 1], [0, 1]]), "y must have one entry for each step"),
-        (lambda: tagger().fit(IDS, np.zeros((2, 3))), "y must have one entry per step"),
-        (lambda: tagger().fit(np.ones((2, 3), int), [0, 1]), "y must have one entry per step"),
-        (lambda: tagger().fit(np.ones((2, 3), int), IDS), "y may hold entries of different shapes only where"),
-        (lambda: tagger().fit(IDS, [[0, 7], [1]]), "y must hold classes from 0 to 1, got class 7"),
-        (lambda: tagger().fit(IDS, [[0, 0.5], [1]]), "y must hold class numbers, got 0.5"),
-        (lambda: tagger().fit(IDS, [[0, np.nan], [1]]), "y must hold class numbers, got nan"),
-        (lambda: tagger().fit(IDS, IDS, sample_weight=[[1.0], [1.0]]), "sample_weight must have one"),
+        (lambda: make(loss=fm.losses.MeanSquaredError(reduction="none")), "loss: expected one number to train with"),
+        (lambda: make().fit(X, Y[:3]), "x, y: expected the same number of rows, got 4 and 3"),
+        (lambda: make().fit(X, Y, sample_weight=[1.0]), "x, sample_weight: expected"),
+        (lambda: make().fit(X, np.ones((4, 3))), r"y: expected one value per output.* \(..., 1\)"),
+        (lambda: make().fit(X), "y: expected targets"),
+        (lambda: make().fit(X, Y, batch_size=0), "batch_size: expected a positive integer, got 0"),
+        (lambda: make().fit(X, Y, epochs=1.5), "epochs: expected an integer of at least 0, got 1.5"),
+        (lambda: make().fit(X, Y, validation_freq=0), "validation_freq: expected a positive integer or several, got 0"),
+        (lambda: make().fit(X, Y, verbose=3), "verbose: expected 'auto', 0, 1 or 2, got 3"),
+        (lambda: make().fit(X, Y, validation_split=1.0), "validation_split: expected a number of at least 0"),
+        (lambda: make().fit(X, Y, validation_split=0.9), "validation_split: expected a fraction that leaves rows"),
+        (lambda: make().fit(X, Y, validation_data=X), "validation_data: expected a tuple"),
+        (lambda: make().fit(X, Y, class_weight={}, sample_weight=Y), "class_weight, sample_weight: expected at most"),
+        (lambda: make().fit(iter([(X, Y)]), Y), "y: expected None when x is an iterable"),
+        (lambda: make().fit(iter([(X, Y)]), validation_split=0.5), "validation_split: expected 0"),
+        (lambda: tagger().fit(IDS, [[0, 1], [0, 1]]), "y: expected one entry for each step"),
+        (lambda: tagger().fit(IDS, np.zeros((2, 3))), "y: expected one entry per step"),
+        (lambda: tagger().fit(np.ones((2, 3), int), [0, 1]), "y: expected one entry per step"),
+        (lambda: tagger().fit(np.ones((2, 3), int), IDS), "y: expected entries of one shape, unless"),
+        (lambda: tagger().fit(IDS, [[0, 7], [1]]), "y: expected classes from 0 to 1, got class 7"),
+        (lambda: tagger().fit(IDS, [[0, 0.5], [1]]), "y: expected class numbers, got 0.5"),
+        (lambda: tagger().fit(IDS, [[0, np.nan], [1]]), "y: expected class numbers, got nan"),
+        (lambda: tagger().fit(IDS, IDS, sample_weight=[[1.0], [1.0]]), "sample_weight: expected one"),
     ],
 )
 def test_errors(call, message):
@@ -386,9 +386,9 @@ def test_errors(call, message):
 
 def test_wrong_types():
     for given in ([1.0, 2.0], {"0": 1.0}, {0: "1"}):
-        with pytest.raises(TypeError, match="class_weight must map class numbers to weights"):
+        with pytest.raises(TypeError, match="class_weight: expected a map from class numbers to weights"):
             make().fit(X, Y, class_weight=given)
-    with pytest.raises(TypeError, match="y must hold real numbers, got dtype <U1"):
+    with pytest.raises(TypeError, match="y: expected real numbers, got dtype <U1"):
         make().fit(X, list("0123"))
     with pytest.raises(TypeError, match="callbacks: expected Callback objects"):
         make().fit(X, Y, callbacks=[print])

@@ -38,7 +38,7 @@ def layer_dtype(dtype: Any) -> np.dtype[Any]:
     except TypeError:
         found = np.dtype(object)
     if found not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+        raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
     return found
 
 
@@ -68,5 +68,5 @@ def with_dtype_of(layer: AnyLayer, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a wrapper with the dtype of the wrapped layer; ValueError if they give another."""
     given = kwargs.get("dtype")
     if given is not None and layer_dtype(given) != layer.dtype:
-        raise ValueError(f"dtype must be {layer.dtype} like that of {describe(layer)}, got {given!r}")
+        raise ValueError(f"dtype: expected {layer.dtype}, like that of {describe(layer)}, got {given!r}")
     return kwargs | {"dtype": layer.dtype}

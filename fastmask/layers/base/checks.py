@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from fastmask.batch.packing import PackedSequence
 from fastmask.core import budget
+from fastmask.core.arguments import as_array as as_array
+from fastmask.core.arguments import check_shape, real_numbers
+from fastmask.core.arguments import choice as choice
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
@@ -27,7 +30,7 @@ def positive_int(name: str, value: Any) -> int:
     except TypeError:
         number = 0
     if number <= 0 or isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
     return number
 
 
@@ -41,7 +44,7 @@ def plain_shape(shape: Any) -> Any:
 def fraction(name: str, value: Any) -> float:
     """Return `value` as a float; ValueError unless it is a number from 0 to 1."""
     if isinstance(value, (bool, str)) or not np.isscalar(value) or not 0 <= value <= 1:  # type: ignore[operator]
-        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
+        raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -49,14 +52,7 @@ def not_supported(**arguments: Any) -> None:
     """Raise NotImplementedError for the first argument that is not None."""
     for name, value in arguments.items():
         if value is not None:
-            raise NotImplementedError(f"{name} must be None, since fastmask has nothing else yet, got {value!r}")
-
-
-def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
-    """Return `value`; ValueError unless it is one of `allowed`."""
-    if not any(value is option or value == option for option in allowed):
-        raise ValueError(f"{name} must be one of {tuple(allowed)}, got {value!r}")
-    return value
+            raise NotImplementedError(f"{name}: expected None, since fastmask has nothing else yet, got {value!r}")
 
 
 def activation_name(name: str, value: Any, allowed: Collection[str]) -> str:
@@ -70,25 +66,13 @@ def activation_name(name: str, value: Any, allowed: Collection[str]) -> str:
     if callable(value) and getattr(value, "__module__", "").split(".")[0] == "keras":
         known = getattr(value, "__name__", None)
     if not isinstance(known, str) or known not in allowed:
-        raise ValueError(f"{name} must be None or one of {tuple(sorted(allowed))}, got {value!r}")
+        raise ValueError(f"{name}: expected None or one of {tuple(sorted(allowed))}, got {value!r}")
     return str(known)
-
-
-def as_array(name: str, value: Any) -> Array:
-    """Return `value` as an array; ValueError for nested lists of different lengths."""
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise ValueError(
-            f"{name} must be an array; PackedSequence.from_list packs sequences of different lengths"
-        ) from None
 
 
 def real_array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     """Return `value` as an array of `dtype`; TypeError unless it holds real numbers."""
-    array = as_array(name, value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    array = real_numbers(name, value)
     return array if array.dtype == dtype else array.astype(dtype)
 
 
@@ -138,13 +122,13 @@ def mask_for(mask: Any, shape: tuple[int, ...], ids: bool = False) -> "npt.NDArr
         return mask
     mask = as_array("mask", mask)
     if mask.dtype.kind not in "biu":
-        raise TypeError(f"mask must be bool (or integers 0 and 1), got dtype {mask.dtype}")
+        raise TypeError(f"mask: expected bool (or integers 0 and 1), got dtype {mask.dtype}")
     most = max(2, len(shape) if ids else len(shape) - 1)
     if len(shape) < 2 or not 2 <= mask.ndim <= most or mask.shape != tuple(shape[: mask.ndim]):
         more = f", or more axes up to {tuple(shape[:most])}" if most > 2 else ""
-        raise ValueError(f"mask must have shape (B, T) = {tuple(shape[:2])}{more}, got {mask.shape}")
+        raise ValueError(f"mask: expected shape (B, T) = {tuple(shape[:2])}{more}, got {mask.shape}")
     if mask.dtype.kind != "b" and not np.isin(mask, (0, 1)).all():
-        raise ValueError("mask must hold only 0 and 1 when it is of integers")
+        raise ValueError("mask: expected bool, or 0 and 1 alone as integers, got others")
     valid: npt.NDArray[np.bool_] = mask if mask.dtype.kind == "b" else mask.astype(bool)
     return valid
 
@@ -152,6 +136,5 @@ def mask_for(mask: Any, shape: tuple[int, ...], ids: bool = False) -> "npt.NDArr
 def cotangent(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return the gradient of an output as an array of `dtype`; ValueError unless of `shape`."""
     array = real_array(name, value, dtype)
-    if array.shape != tuple(shape):
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {array.shape}")
+    check_shape(name, array, shape)
     return array

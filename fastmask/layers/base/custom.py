@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
+from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.core import budget
 from fastmask.layers.base import checks
 from fastmask.layers.base.calls import Call, Gradients, Pullback
 from fastmask.layers.base.checks import Array
-from fastmask.layers.base.flow import Back, cotangents, enter, run, same, unpack_shown
+from fastmask.layers.base.flow import Back, cotangents, enter, pack_by, run, same, unpack_shown
 from fastmask.layers.base.holder import AnyLayer, describe
 
 
@@ -51,7 +51,7 @@ def forward(layer: AnyLayer, x: Any, call: Call) -> tuple[Any, Pullback | None]:
     outputs = [np.asarray(y, layer.dtype) for y in (found if isinstance(found, (tuple, list)) else [found])]
     padded = not any(isinstance(source, PackedSequence) for source in sources)
     plans = [None] * len(outputs) if padded else _plans(layer, value, mask, len(outputs), sources)
-    left = [_leave(y, plan) for y, plan in zip(outputs, plans, strict=True)]
+    left = [(y, same) if plan is None else pack_by(y, plan) for y, plan in zip(outputs, plans, strict=True)]
     several = isinstance(found, (tuple, list))
     output = tuple(y for y, _ in left) if several else left[0][0]
 
@@ -109,11 +109,11 @@ def _run(layer: AnyLayer, value: Any, given: dict[str, Any], keep: bool) -> tupl
 
 def _has_gradient(cls: type) -> bool:
     """Return whether the `vjp` of a class belongs to its `call`: not that of a base with another one."""
-    places = {name: place_of(cls, name) for name in ("vjp", "call")}
-    return places["vjp"] <= places["call"] < len(cls.__mro__) and cls.__mro__[places["vjp"]].__module__ != _BASE
+    depths = {name: depth_of(cls, name) for name in ("vjp", "call")}
+    return depths["vjp"] <= depths["call"] < len(cls.__mro__) and cls.__mro__[depths["vjp"]].__module__ != _BASE
 
 
-def place_of(cls: type, name: str) -> int:
+def depth_of(cls: type, name: str) -> int:
     """Return how many classes are asked before the one that defines a method."""
     return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
 
@@ -137,20 +137,12 @@ def _per_output(masks: Any, outputs: int) -> list[Any]:
     return [masks, *[None] * (outputs - 1)]
 
 
-def _leave(y: Array, plan: Packing | None) -> tuple[Any, Back]:
-    if plan is None:
-        return y, same
-    cells = plan.batch_size * plan.total_length
-    tokens = take_rows(y.reshape(cells, *y.shape[len(plan.leading) + 1 :]), plan.positions)
-    return PackedSequence(tokens, plan), lambda d: put_rows(d, plan.positions, cells).reshape(y.shape)
-
-
 def _gradients(layer: AnyLayer, found: Any) -> Gradients:
     """Return what a user's pullback returned as `Gradients`: dx alone, or dx and a list for the weights."""
     gradients = Gradients(*found) if isinstance(found, tuple) else Gradients(found, [])
     if len(gradients.weights) != len(layer.weights):
         raise ValueError(
-            f"the pullback of {describe(layer)} must return one gradient for each of its "
+            f"pullback of {describe(layer)}: expected one gradient for each of its "
             f"{len(layer.weights)} weights, got {len(gradients.weights)}"
         )
     return gradients

@@ -11,7 +11,7 @@ import numpy as np
 from fastmask import ops
 from fastmask.batch.packing import PackedSequence, Packing, put_rows, take_rows
 from fastmask.layers.base import checks
-from fastmask.layers.base.calls import Call, Gradients
+from fastmask.layers.base.calls import Call, Gradients, Pullback
 from fastmask.layers.base.checks import Array, Shape
 
 Back = Callable[..., Any]
@@ -92,6 +92,18 @@ def full_plan(rows: int, steps: int) -> Packing:
 _kept_plan = lru_cache(maxsize=8)(Packing.full)
 
 
+def pack_by(y: Array, plan: Packing) -> tuple[PackedSequence, Back]:
+    """Pack a padded array by a given plan."""
+    cells = plan.batch_size * plan.total_length
+    tokens = take_rows(y.reshape(cells, *y.shape[len(plan.leading) + 1 :]), plan.positions)
+    return PackedSequence(tokens, plan), lambda d: put_rows(d, plan.positions, cells).reshape(y.shape)
+
+
+def fill_of(x: PackedSequence) -> Array:
+    """Return what masked places of a batch show, zeros where it does not say."""
+    return np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill, x.dtype)
+
+
 def leave(y: PackedSequence, padded: bool, keep: bool) -> tuple[Any, Back]:
     """Pad a packed batch if that is what came in."""
     return run("unpack", keep, y) if padded else (y, same)
@@ -125,11 +137,11 @@ def unfolded(y: "Array | PackedSequence", plan: Packing) -> PackedSequence:
 def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any]:
     """Call a layer that takes a list: padded arrays that have a mask are packed before and padded after."""
     if not isinstance(xs, (list, tuple)) or not xs:
-        raise TypeError(f"x must be a list of inputs for layer {layer.name!r}, got {type(xs).__name__}")
+        raise TypeError(f"x: expected a list of inputs for layer {layer.name!r}, got {type(xs).__name__}")
     xs = [layer.check_input(x) for x in xs]
     masks = [None] * len(xs) if masks is None else list(masks)
     if len(masks) != len(xs):
-        raise ValueError(f"mask must hold one mask or None for each of {len(xs)} inputs, got {len(masks)}")
+        raise ValueError(f"mask: expected one mask or None for each of {len(xs)} inputs, got {len(masks)}")
     padded = not any(isinstance(x, PackedSequence) for x in xs)
     masks = [_own_mask(x, mask) for x, mask in zip(xs, masks, strict=True)]
     entered = enter_several(layer, xs, masks, call)
@@ -156,7 +168,7 @@ def apply_several(layer: Any, xs: Any, masks: Any, call: Call) -> tuple[Any, Any
 def _own_mask(x: Any, mask: Any) -> Any:
     """Return the mask that was passed for one of several inputs, checked."""
     if mask is not None and isinstance(x, PackedSequence):
-        raise ValueError("mask must be None for a PackedSequence, which carries its own")
+        raise ValueError("mask: expected None with a PackedSequence, which carries its own, got one")
     return checks.mask_for(mask, x.shape)
 
 
@@ -261,14 +273,19 @@ def cotangents(dy: Any, outputs: Any, dtype: np.dtype[Any]) -> list[Array | None
     """
     if not isinstance(outputs, tuple):
         if dy is None:
-            raise ValueError("dy must be an array, got None")
+            raise ValueError("dy: expected an array, got None")
         return [checks.cotangent("dy", _values_of(dy), _array(outputs).shape, dtype)]
     if not isinstance(dy, (tuple, list)) or len(dy) != len(outputs):
-        raise ValueError(f"dy must be a tuple of {len(outputs)} gradients, got {type(dy).__name__}")
+        raise ValueError(f"dy: expected a tuple of {len(outputs)} gradients, got {type(dy).__name__}")
     return [
         None if d is None else checks.cotangent(f"dy[{i}]", _values_of(d), _array(y).shape, dtype)
         for i, (d, y) in enumerate(zip(dy, outputs, strict=True))
     ]
+
+
+def pulled(y: Any, back: Back, dtype: np.dtype[Any]) -> Pullback:
+    """Return the pullback of a layer without weights; `back` takes the gradient by its output `y`."""
+    return lambda dy: Gradients(back(cotangents(dy, y, dtype)[0]), [])
 
 
 def _array(y: Any) -> Array:

@@ -86,7 +86,7 @@ class WeightHolder:
         initialize = initializers.get(initializer) or initializers.GlorotUniform()
         value = checks.real_array(f"{name}_initializer", initialize(shape, self.dtype), self.dtype)
         if value.shape != shape:
-            raise ValueError(f"{name}_initializer must give shape {shape}, got {value.shape}")
+            raise ValueError(f"{name}_initializer: expected values of shape {shape}, got {value.shape}")
         variable = Variable(value, name, trainable, path)
         variable.regularizer, variable.constraint = regularizer, constraint
         self._variables.append(variable)

@@ -97,7 +97,7 @@ class Layer(WeightHolder):
     ) -> None:
         if activity_regularizer is not None:
             raise NotImplementedError(
-                "activity_regularizer must be None, since fastmask penalizes weights only (kernel_regularizer, "
+                "activity_regularizer: expected None, since fastmask penalizes weights only (kernel_regularizer, "
                 f"embeddings_regularizer), got {activity_regularizer!r}"
             )
         self.activity_regularizer = None
@@ -255,13 +255,13 @@ class Layer(WeightHolder):
     ) -> tuple[Any, Pullback | None]:
         """Return the output and, if `keep`, the pullback, whatever `call` and `vjp` a subclass defines."""
         if initial_state is not None and not self.takes_state:
-            raise TypeError(f"initial_state must be None: {describe(self)} has no state")
+            raise TypeError(f"initial_state: expected None, since {describe(self)} has no state, got one")
         if self.takes_list:
             return flow.apply_several(self, x, mask, Call(None, initial_state, bool(training), keep, options or {}))
         x = self.check_input(x)
         if isinstance(x, PackedSequence):
             if mask is not None:
-                raise ValueError("mask must be None for a PackedSequence, which carries its own")
+                raise ValueError("mask: expected None with a PackedSequence, which carries its own, got one")
             masked, shape = x.packing.masked, x.values.shape
         else:
             mask = checks.mask_for(mask, x.shape, self.takes_ids)
@@ -277,10 +277,10 @@ class Layer(WeightHolder):
     def _connect(self, x: Any, mask: Any, initial_state: Any, training: bool | None, options: dict[str, Any]) -> Any:
         states = symbolic.symbolic_list("initial_state", initial_state)
         if states and not self.takes_state:
-            raise TypeError(f"initial_state must be None: {describe(self)} has no state")
+            raise TypeError(f"initial_state: expected None, since {describe(self)} has no state, got one")
         inputs = symbolic.symbolic_list("x", x)
         if len(inputs) != 1 and not self.takes_list:
-            raise ValueError(f"x must be one tensor for {describe(self)}, got {len(inputs)}")
+            raise ValueError(f"x: expected one tensor for {describe(self)}, got {len(inputs)}")
         masks = symbolic.symbolic_masks(mask, inputs, self)
         outputs = symbolic.connect(symbolic.Node(self, inputs, states, training, options, masks=masks))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
@@ -337,15 +337,15 @@ class Layer(WeightHolder):
     def check_rank(self, name: str, shape: Shape) -> None:
         """Raise ValueError unless `shape` has `input_rank` axes; the layer's name stands in the message."""
         if self.input_rank not in (None, len(shape)):
-            raise ValueError(f"{name} must have {self.input_rank} axes for {describe(self)}, got shape {shape}")
+            raise ValueError(f"{name}: expected {self.input_rank} axes for {describe(self)}, got shape {shape}")
 
     def _check_features(self, shape: Shape, unknown: tuple[None, ...] = (None,)) -> None:
-        # An array's features are known: an open last axis is that of steps, of tokens that are single numbers.
+        # The features of an array are known, so that an open last axis can only be that of steps of single numbers.
         if self.features is None or (len(shape) > 1 and shape[-1] == self.features) or symbolic.several(shape):
             return
         if len(shape) < 2 or shape[-1] not in (self.features, *unknown):
             raise ValueError(
-                f"x must have {self.features} features on its last axis, as when {describe(self)} "
+                f"x: expected {self.features} features on its last axis, as when {describe(self)} "
                 f"was built, got shape {shape}"
             )
 
@@ -353,7 +353,7 @@ class Layer(WeightHolder):
         """Return the last axis of `input_shape` and hold later inputs to it; ValueError if None."""
         if len(input_shape) < 2 or input_shape[-1] is None:
             raise ValueError(
-                f"input_shape must have a batch axis and a known last axis to build {describe(self)}, got {input_shape}"
+                f"input_shape: expected a batch axis and a known last axis to build {describe(self)}, got {input_shape}"
             )
         self.features = input_shape[-1]
         return self.features
@@ -388,7 +388,7 @@ class Layer(WeightHolder):
         names = [p.name for p in given if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         names = [n for n in names if n not in _NOT_IN_CONFIG and n not in others]
         missing = [n for n in names if not hasattr(self, n)]
-        if missing and custom.place_of(own, "__init__") < custom.place_of(own, "get_config"):
+        if missing and custom.depth_of(own, "__init__") < custom.depth_of(own, "get_config"):
             raise NotImplementedError(f"{describe(self)} must override get_config: it has no attribute {missing[0]!r}")
         return {n: _plain(getattr(self, n)) for n in names if n not in missing}
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from fastmask.core import budget
 from fastmask.layers.base.layer import Layer
 
-_LAYER_BYTES = 8192  # without weights
+_LAYER_BYTES = 8192  # A layer takes about this much memory without its weights.
 _classes: dict[str, type[Layer]] = {}
 
 
@@ -59,10 +59,10 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | N
     budget.take(_LAYER_BYTES, "the layers")
     name = config["class_name"]
     if name not in _classes:
-        import_module("fastmask.models")  # which stands above and registers its classes
+        import_module("fastmask.models")  # It stands above this module, and registers its classes.
     found = (custom_objects or {}).get(name, _classes.get(name))
     if not (isinstance(found, type) and issubclass(found, Layer)):
-        raise ValueError(f"class_name must be that of a layer, got {name!r}")
+        raise ValueError(f"class_name: expected that of a layer, got {name!r}")
     if "custom_objects" in signature(found.from_config).parameters:
         return found.from_config(config["config"], custom_objects)  # type: ignore[call-arg]
     return found.from_config(config["config"])

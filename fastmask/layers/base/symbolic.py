@@ -13,7 +13,7 @@ from fastmask.layers.base.holder import AnyLayer
 mask_operations: dict[str, type[AnyLayer]] = {}
 """The layers behind the operators of tensors, by the names of their classes, which enter themselves here."""
 
-# What a call and its result take, in the graph and in what is made from it; and each axis of the result.
+# The memory that a call and its result take, in the graph and in what is made from it, and that of each axis.
 _CALL_BYTES, _AXIS_BYTES = 2048, 32
 
 
@@ -139,7 +139,7 @@ def symbolic_list(name: str, value: Any) -> list[KerasTensor]:
     values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
     for entry in values:
         if not isinstance(entry, KerasTensor):
-            raise TypeError(f"{name} must hold symbolic tensors only, got {type(entry).__name__}")
+            raise TypeError(f"{name}: expected symbolic tensors only, got {type(entry).__name__}")
     return values
 
 
@@ -156,20 +156,23 @@ def symbolic_masks(mask: Any, inputs: Sequence[KerasTensor], layer: AnyLayer) ->
     given = list(mask) if isinstance(mask, (list, tuple)) else [mask]
     masks = given if mask is not None else [None] * len(inputs)
     if len(masks) != len(inputs):
-        raise ValueError(f"mask must hold one mask or None for each of {len(inputs)} inputs, got {len(masks)}")
+        raise ValueError(f"mask: expected one mask or None for each of {len(inputs)} inputs, got {len(masks)}")
     for i, (tensor, entry) in enumerate(zip(inputs, masks, strict=True)):
         if entry is None and mask is not None and tensor.mask_source is not None:
-            raise ValueError("mask must hold a mask for each input that carries one; layers.DropMask() takes it off")
+            raise ValueError(
+                f"mask: expected one for each input that carries one, got None for {tensor.name!r}; layers.DropMask() "
+                "takes it off"
+            )
         if entry is None:
             continue
         if not isinstance(entry, KerasTensor):
-            raise TypeError(f"mask must be a symbolic tensor where x is one, got {type(entry).__name__}")
+            raise TypeError(f"mask: expected a symbolic tensor where x is one, got {type(entry).__name__}")
         pairs = zip(entry.shape, tensor.shape, strict=False)
         most = max(2, tensor.ndim - (not layer.input_takes_ids(i)))
         fits = 2 <= entry.ndim <= most and tensor.ndim >= 2
         if not fits or any(None not in pair and pair[0] != pair[1] for pair in pairs):
             more = f", or more axes up to {tensor.shape[:most]}" if most > 2 else ""
-            raise ValueError(f"mask must have shape (B, T) = {tensor.shape[:2]}{more}, got {entry.shape}")
+            raise ValueError(f"mask: expected shape (B, T) = {tensor.shape[:2]}{more}, got {entry.shape}")
     return masks
 
 
@@ -192,11 +195,11 @@ def connect(node: Node) -> list[KerasTensor]:
     shapes = list(found) if several(found) else [found]
     flows = layer.mask_flow(axes, len(shapes))
     origin = layer if layer.makes_mask or source is None else source
-    place, name = len(layer.nodes), f"{layer.name}_output"
+    number, name = len(layer.nodes), f"{layer.name}_output"
     for shape in shapes:
         budget.take(_CALL_BYTES + len(name) + _AXIS_BYTES * len(shape), f"the calls of {name[:80]!r}")
     node.outputs = [
-        KerasTensor(tuple(shape), layer.dtype.name, name, origin if flow else None, History(layer, place, i), flow)
+        KerasTensor(tuple(shape), layer.dtype.name, name, origin if flow else None, History(layer, number, i), flow)
         for i, (shape, flow) in enumerate(zip(shapes, flows, strict=True))
     ]
     layer.nodes.append(node)

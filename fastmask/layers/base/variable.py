@@ -120,7 +120,7 @@ class Variable:
         except FloatingPointError:
             raise ValueError(f"{name} holds numbers too large for {self.dtype} in {self.path}") from None
         if array.shape != self.shape:
-            raise ValueError(f"{name} must have shape {self.shape} for {self.path}, got {array.shape}")
+            raise ValueError(f"{name}: expected shape {self.shape} for {self.path}, got {array.shape}")
         return array
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
@@ -185,10 +185,10 @@ def assign_all(
 ) -> None:
     """Overwrite all variables of a layer or model, or none if one value does not fit."""
     if not isinstance(weights, (list, tuple, np.ndarray)):
-        raise TypeError(f"weights must be a list of arrays, got {type(weights).__name__}")
+        raise TypeError(f"weights: expected a list of arrays, got {type(weights).__name__}")
     if len(weights) != len(variables):
         hint = "" if built else " (it is not built yet: call build(input_shape) first)"
-        raise ValueError(f"weights must hold {len(variables)} arrays for {owner}{hint}, got {len(weights)}")
+        raise ValueError(f"weights: expected {len(variables)} arrays for {owner}{hint}, got {len(weights)}")
     pairs = enumerate(zip(variables, weights, strict=True))
     arrays = [variable.checked(value, f"weights[{i}]") for i, (variable, value) in pairs]
     fill(zip(variables, arrays, strict=True))

@@ -14,9 +14,11 @@ _KINDS = {
 
 
 def keep_options(layer: Layer, **arguments: Any) -> None:
-    """Set attributes such as ``kernel_regularizer`` from what the constructor was given for them."""
+    """Set attributes such as ``kernel_regularizer``; other arguments of the constructor are passed over."""
     for name, value in arguments.items():
-        setattr(layer, name, _KINDS[name.rpartition("_")[2]](value))
+        kind = _KINDS.get(name.rpartition("_")[2])
+        if kind is not None:
+            setattr(layer, name, kind(value))
 
 
 def add_kept(

@@ -254,7 +254,7 @@ class Recurrent(Layer):
             return None
         if len(self.states[0]) != batch_size:
             raise ValueError(
-                f"x must have the batch size {len(self.states[0])} of the states that "
+                f"x: expected the batch size {len(self.states[0])} of the states that "
                 f"{describe(self)} keeps (stateful=True), got {batch_size}; reset_states() "
                 "forgets them"
             )
@@ -267,13 +267,13 @@ class Recurrent(Layer):
         if not isinstance(given, (tuple, list)) or len(given) != len(names):
             found = len(given) if isinstance(given, (tuple, list)) else type(given).__name__
             raise ValueError(
-                f"initial_state must hold {len(names)} arrays ({', '.join(names)}) for {describe(self)}, got {found}"
+                f"initial_state: expected {len(names)} arrays ({', '.join(names)}) for {describe(self)}, got {found}"
             )
         states = []
         for name, value in zip(names, given, strict=True):
             state = checks.real_array("initial_state", value, self.dtype)
             if state.shape != shape:
-                raise ValueError(f"initial_state {name} must have shape {shape}, got {state.shape}")
+                raise ValueError(f"initial_state {name}: expected shape {shape}, got {state.shape}")
             states.append(state)
         return tuple(states)
 
@@ -301,7 +301,7 @@ class Recurrent(Layer):
             If the layer is not stateful.
         """
         if not self.stateful:
-            raise ValueError(f"stateful must be True to reset the states of {describe(self)}")
+            raise ValueError(f"stateful: expected True to reset the states of {describe(self)}, got False")
         self.states = None
 
     reset_states = reset_state

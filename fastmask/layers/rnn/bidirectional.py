@@ -63,9 +63,9 @@ class Bidirectional(Layer):
     ) -> None:
         for name, given in (("layer", layer), ("backward_layer", backward_layer or layer)):
             if not isinstance(given, Recurrent):
-                raise TypeError(f"{name} must be a SimpleRNN, LSTM or GRU, got {given!r}")
+                raise TypeError(f"{name}: expected a SimpleRNN, LSTM or GRU, got {given!r}")
         if layer.go_backwards:
-            raise ValueError("layer must have go_backwards=False, got True")
+            raise ValueError("layer: expected go_backwards=False, got True")
         self.merge_mode = checks.choice("merge_mode", merge_mode, _MERGE_MODES)
         self.forward_layer = _copy(layer, "forward_", go_backwards=False)
         self.backward_layer = backward_layer or _copy(layer, "backward_", go_backwards=True)
@@ -81,14 +81,14 @@ class Bidirectional(Layer):
     def _check_pair(self) -> None:
         forward, backward = self.forward_layer, self.backward_layer
         if not backward.go_backwards:
-            raise ValueError("backward_layer must have go_backwards=True, got False")
+            raise ValueError("backward_layer: expected go_backwards=True, got False")
         for name in ("stateful", "return_sequences", "return_state", "dtype"):
             wanted, got = getattr(forward, name), getattr(backward, name)
             if wanted != got:
-                raise ValueError(f"backward_layer must have {name}={wanted} like layer, got {got}")
+                raise ValueError(f"backward_layer: expected {name}={wanted} like layer, got {got}")
         if self.merge_mode in ("sum", "mul", "ave") and forward.units != backward.units:
             raise ValueError(
-                f"backward_layer must have units={forward.units} for merge_mode="
+                f"backward_layer: expected units={forward.units} for merge_mode="
                 f"{self.merge_mode!r}, got {backward.units}"
             )
 
@@ -164,8 +164,8 @@ class Bidirectional(Layer):
         if not isinstance(states, (tuple, list)) or len(states) != count:
             found = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
             raise ValueError(
-                f"initial_state must hold {count} arrays for {describe(self)}: forward states, "
-                f"then backward states; got {found}"
+                f"initial_state: expected {count} arrays for {describe(self)}: forward states, "
+                f"then backward states, got {found}"
             )
         half = len(self.forward_layer.state_names)
         return tuple(states[:half]), tuple(states[half:])

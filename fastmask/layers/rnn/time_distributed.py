@@ -40,10 +40,10 @@ class TimeDistributed(RowLayer):
 
     def __init__(self, layer: Layer, **kwargs: Any) -> None:
         if not isinstance(layer, Layer):
-            raise TypeError(f"layer must be a Layer, got {layer!r}")
+            raise TypeError(f"layer: expected a Layer, got {layer!r}")
         for name in ("stateful", "return_state"):
             if getattr(layer, name, False):
-                raise ValueError(f"layer must not have {name}=True in TimeDistributed: {describe(layer)}")
+                raise ValueError(f"layer: expected {name}=False in TimeDistributed, got True for {describe(layer)}")
         self.layer, self.takes_ids, self.makes_mask = layer, layer.takes_ids, layer.makes_mask
         super().__init__(**with_dtype_of(layer, kwargs))
 
@@ -57,7 +57,7 @@ class TimeDistributed(RowLayer):
             self.layer.build((None, *input_shape[2:]))
         self.masks_within = bool(self.layer.mask_flow([0], 1)[0])
         if self.masks_within and len(input_shape) < 3:
-            raise ValueError(f"input_shape must have at least 3 axes for {describe(self)}, got {input_shape}")
+            raise ValueError(f"input_shape: expected at least 3 axes for {describe(self)}, got {input_shape}")
 
     @property
     def may_mask(self) -> bool:
@@ -104,7 +104,7 @@ class TimeDistributed(RowLayer):
     def check_input(self, x: Any) -> Any:
         x = x if isinstance(x, PackedSequence) else checks.as_array("x", x)
         if len(x.shape) < 2:
-            raise ValueError(f"x must have at least the axes (B, T), got shape {x.shape}")
+            raise ValueError(f"x: expected at least the axes (B, T), got shape {x.shape}")
         return x if self.takes_ids else checks.float_input(x, self.dtype)
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:

@@ -44,7 +44,7 @@ class Cell:
         activation: str | None = "tanh", recurrent_activation: str | None = "sigmoid",
     ) -> None:
         if op not in CELLS:
-            raise ValueError(f"op: expected one of {', '.join(CELLS)}, got {op!r}.")
+            raise ValueError(f"op: expected one of {', '.join(CELLS)}, got {op!r}")
         first = _as_it_lies("kernel", kernel, 2)
         second = _as_it_lies("recurrent_kernel", recurrent_kernel, 2, first.dtype)
         self.spec = RNNSpec(
@@ -84,5 +84,5 @@ def _one_step(rows: int) -> Packing:
 def _as_it_lies(name: str, value: Array, ndim: int, dtype: np.dtype[np.generic] | None = None) -> Array:
     checked = check_float(name, value, ndim, dtype)
     if checked is not value:
-        raise ValueError(f"{name}: expected a C-contiguous, aligned array in native byte order.")
+        raise ValueError(f"{name}: expected a C-contiguous, aligned array in native byte order, got another")
     return checked

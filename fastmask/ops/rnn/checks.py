@@ -19,7 +19,7 @@ def check_states(
     if states is None:
         return [None] * count
     if len(check_list(name, states)) != count:
-        raise ValueError(f"{name}: expected {count} arrays, got {len(states)}.")
+        raise ValueError(f"{name}: expected {count} arrays, got {len(states)}")
     checked: list[Array | None] = []
     for i, state in enumerate(states):
         if state is None:
@@ -51,6 +51,6 @@ def _check_mask(name: str, mask: Array | None, spec: RNNSpec, batch_size: int, w
         checked = checked[None]
     if checked.shape not in ((1, batch_size, width), (spec.gates, batch_size, width)):
         raise ValueError(
-            f"{name}: expected shape {(batch_size, width)} or {(spec.gates, batch_size, width)}, got {np.shape(mask)}."
+            f"{name}: expected shape {(batch_size, width)} or {(spec.gates, batch_size, width)}, got {np.shape(mask)}"
         )
     return checked

@@ -101,7 +101,7 @@ class RNNSpec:
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
-            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {self.cell!r}.")
+            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {self.cell!r}")
         before = self.cell == "gru" and not self.reset_after
         kind = _RESET_BEFORE if before else CELLS[self.cell]
         columns = kind.gates * self.units

@@ -144,7 +144,7 @@ def test_a_layer_with_a_weight():
 
 def test_rebuilt_with_custom_objects():
     model = model_of(Scale(3.0, **F64))
-    with pytest.raises(ValueError, match="class_name must be that of a layer, got 'Scale'"):
+    with pytest.raises(ValueError, match="class_name: expected that of a layer, got 'Scale'"):
         fm.Model.from_config(model.get_config())
     again = fm.Model.from_config(model.get_config(), {"Scale": Scale})
     again.set_weights(model.get_weights())
@@ -222,7 +222,7 @@ def test_wrong_gradients_are_errors():
 
     model = model_of(Wrong(**F64))
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="must return one gradient for each of its 1 weights, got 0"):
+    with pytest.raises(ValueError, match="expected one gradient for each of its 1 weights, got 0"):
         model.train_on_batch(WORDS, np.ones((3, 4, 3)))
 
 

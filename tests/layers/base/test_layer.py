@@ -109,14 +109,14 @@ class TestEveryLayer:
         layer = ALL[name]()
         y, pullback = layer.vjp(batch_for(layer))
         for dy in (np.zeros((7, *y.shape[1:])), None):
-            with pytest.raises(ValueError, match="dy must"):
+            with pytest.raises(ValueError, match="dy: expected"):
                 pullback(dy)
 
     def test_state_without_use(self, name):
         layer = ALL[name]()
         if layer.takes_state:
             return
-        with pytest.raises(TypeError, match="initial_state must be None"):
+        with pytest.raises(TypeError, match="initial_state: expected None"):
             layer(batch_for(layer), initial_state=(np.zeros((2, 2)),))
 
     def test_unknown_argument(self, name):
@@ -125,7 +125,7 @@ class TestEveryLayer:
 
     def test_ragged_lists(self, name):
         layer = ALL[name]()
-        with pytest.raises(ValueError, match=r"x must be an array; PackedSequence.from_list"):
+        with pytest.raises(ValueError, match=r"x: expected an array, got sequences of .* PackedSequence.from_list"):
             layer([[[1.0] * 4] * 3, [[1.0] * 4] * 2])
 
     def test_packed_in_packed_out(self, name):
@@ -154,13 +154,13 @@ class TestWeights:
     @pytest.mark.parametrize(
         ("weights", "error", "words"),
         [
-            ([np.ones((3, 2))], ValueError, "weights must hold 2 arrays for layer .*, got 1"),
-            ([np.ones((3, 2)), np.ones(3)], ValueError, r"weights\[1\] must have shape \(2,\) for dense.*got \(3,\)"),
-            ([np.ones((3, 2)), np.ones(2) * 1j], TypeError, r"weights\[1\] must hold real numbers, got dtype comp"),
-            ([np.ones((3, 2)), np.array([None, 1])], TypeError, r"weights\[1\] must hold real numbers"),
+            ([np.ones((3, 2))], ValueError, "weights: expected 2 arrays for layer .*, got 1"),
+            ([np.ones((3, 2)), np.ones(3)], ValueError, r"weights\[1\]: expected shape \(2,\) for dense.*got \(3,\)"),
+            ([np.ones((3, 2)), np.ones(2) * 1j], TypeError, r"weights\[1\]: expected real numbers, got dtype comp"),
+            ([np.ones((3, 2)), np.array([None, 1])], TypeError, r"weights\[1\]: expected an array of numbers"),
             ([np.ones((3, 2)), ["a", "b"]], TypeError, r"weights\[1\]"),
             ([np.ones((3, 2)), np.full(2, 1e39)], ValueError, r"weights\[1\] holds numbers too large for float32"),
-            (None, TypeError, "weights must be a list of arrays, got NoneType"),
+            (None, TypeError, "weights: expected a list of arrays, got NoneType"),
         ],
     )
     def test_bad_weights_change_nothing(self, weights, error, words):
@@ -196,12 +196,12 @@ class TestWeights:
         np.testing.assert_array_equal(np.asarray(variable, "float64"), [[3.5, 4]])
         assert variable.numpy() is not variable.value
         assert "path=w" in repr(variable)
-        with pytest.raises(ValueError, match=r"value must have shape \(1, 2\) for w"):
+        with pytest.raises(ValueError, match=r"value: expected shape \(1, 2\) for w"):
             variable.assign([1, 2])
 
     def test_bad_initializer_result(self):
         layer = layers.Dense(2, bias_initializer=lambda shape, dtype: np.zeros(5))
-        with pytest.raises(ValueError, match=r"bias_initializer must give shape \(2,\), got \(5,\)"):
+        with pytest.raises(ValueError, match=r"bias_initializer: expected values of shape \(2,\), got \(5,\)"):
             layer.build((None, 3))
 
 
@@ -209,7 +209,7 @@ class TestBuild:
     def test_again_with_other_features(self):
         layer = layers.Dense(2)
         layer.build((None, 3))
-        with pytest.raises(ValueError, match="x must have 3 features"):
+        with pytest.raises(ValueError, match="x: expected 3 features"):
             layer.build((None, 4))
 
     def test_calls_do_not_change_the_shapes(self):
@@ -270,7 +270,7 @@ class TestConfig:
         assert layer.unroll
 
     def test_unknown_class(self):
-        with pytest.raises(ValueError, match="class_name must be that of a layer, got 'Conv9D'"):
+        with pytest.raises(ValueError, match="class_name: expected that of a layer, got 'Conv9D'"):
             layers.deserialize({"class_name": "Conv9D", "config": {}})
 
     def test_own_classes(self):

@@ -250,13 +250,13 @@ class TestWeights:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"units": 0}, ValueError, "units must be a positive integer, got 0"),
+        ({"units": 0}, ValueError, "units: expected a positive integer, got 0"),
         ({"units": 2.5}, ValueError, "units"),
         ({"units": True}, ValueError, "units"),
-        ({"activation": "tan"}, ValueError, "activation must be .*'tanh'.*got 'tan'"),
-        ({"recurrent_activation": "step"}, ValueError, "recurrent_activation must be .*'sigmoid'"),
+        ({"activation": "tan"}, ValueError, "activation: expected .*'tanh'.*got 'tan'"),
+        ({"recurrent_activation": "step"}, ValueError, "recurrent_activation: expected .*'sigmoid'"),
         ({"activation": "softmax"}, ValueError, "activation"),
-        ({"dropout": 1.5}, ValueError, "dropout must be a number from 0 to 1, got 1.5"),
+        ({"dropout": 1.5}, ValueError, "dropout: expected a number from 0 to 1, got 1.5"),
         ({"dropout": np.nan}, ValueError, "dropout"),
         ({"dropout": "half"}, ValueError, "dropout"),
         ({"recurrent_dropout": -0.1}, ValueError, "recurrent_dropout"),
@@ -282,22 +282,22 @@ STATE = np.zeros((2, UNITS))
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"x": np.zeros((2, FEATURES))}, ValueError, "x must have 3 axes for layer 'mine' .LSTM., got shape"),
-        ({"x": np.zeros((2, 3, 7))}, ValueError, "x must have 3 features .*layer 'mine' .LSTM.* got shape"),
-        ({"x": GOOD.astype(complex)}, TypeError, "x must hold real numbers, got dtype complex128"),
-        ({"x": GOOD.astype(object)}, TypeError, "x must hold real numbers, got dtype object"),
-        ({"x": GOOD.astype(str)}, TypeError, "x must hold real numbers"),
-        ({"mask": np.ones((3, 2), bool)}, ValueError, r"mask must have shape \(B, T\) = \(2, 3\), got \(3, 2\)"),
-        ({"mask": np.ones((2, 3, 1), bool)}, ValueError, "mask must have shape"),
-        ({"mask": np.ones((2, 3))}, TypeError, "mask must be bool .*got dtype float64"),
-        ({"mask": np.full((2, 3), 2)}, ValueError, "mask must hold only 0 and 1"),
+        ({"x": np.zeros((2, FEATURES))}, ValueError, "x: expected 3 axes for layer 'mine' .LSTM., got shape"),
+        ({"x": np.zeros((2, 3, 7))}, ValueError, "x: expected 3 features .*layer 'mine' .LSTM.* got shape"),
+        ({"x": GOOD.astype(complex)}, TypeError, "x: expected real numbers, got dtype complex128"),
+        ({"x": GOOD.astype(object)}, TypeError, "x: expected an array of numbers, got dtype object"),
+        ({"x": GOOD.astype(str)}, TypeError, "x: expected real numbers"),
+        ({"mask": np.ones((3, 2), bool)}, ValueError, r"mask: expected shape \(B, T\) = \(2, 3\), got \(3, 2\)"),
+        ({"mask": np.ones((2, 3, 1), bool)}, ValueError, "mask: expected shape"),
+        ({"mask": np.ones((2, 3))}, TypeError, "mask: expected bool .*got dtype float64"),
+        ({"mask": np.full((2, 3), 2)}, ValueError, "mask: expected bool, or 0 and 1 alone as integers"),
         ({"mask": [["a"] * 3] * 2}, TypeError, "mask"),
-        ({"initial_state": (STATE,)}, ValueError, r"initial_state must hold 2 arrays \(h, c\)"),
-        ({"initial_state": STATE}, ValueError, "initial_state must hold 2 arrays"),
-        ({"initial_state": 3}, ValueError, "initial_state must hold 2 arrays"),
-        ({"initial_state": np.array(3.0)}, ValueError, "initial_state must hold 2 arrays"),
-        ({"initial_state": (STATE, STATE[:1])}, ValueError, r"initial_state c must have shape \(2, 2\), got \(1, 2\)"),
-        ({"initial_state": (STATE, STATE * 1j)}, TypeError, "initial_state must hold real numbers"),
+        ({"initial_state": (STATE,)}, ValueError, r"initial_state: expected 2 arrays \(h, c\)"),
+        ({"initial_state": STATE}, ValueError, "initial_state: expected 2 arrays"),
+        ({"initial_state": 3}, ValueError, "initial_state: expected 2 arrays"),
+        ({"initial_state": np.array(3.0)}, ValueError, "initial_state: expected 2 arrays"),
+        ({"initial_state": (STATE, STATE[:1])}, ValueError, r"initial_state c: expected shape \(2, 2\), got \(1, 2\)"),
+        ({"initial_state": (STATE, STATE * 1j)}, TypeError, "initial_state: expected real numbers"),
     ],
 )
 @pytest.mark.parametrize("method", ["__call__", "vjp"])
@@ -309,7 +309,7 @@ def test_bad_call_arguments(method, arguments, error, words):
 
 
 def test_mask_beside_a_packed_batch():
-    with pytest.raises(ValueError, match="mask must be None for a PackedSequence"):
+    with pytest.raises(ValueError, match="mask: expected None with a PackedSequence"):
         make()(PackedSequence.from_padded(GOOD), np.ones((2, 3), bool))
 
 
@@ -344,9 +344,9 @@ def test_real_inputs_are_cast(dtype):
 @pytest.mark.parametrize(
     ("dy", "words"),
     [
-        (np.zeros((BATCH, UNITS)), "dy must be a tuple of 3 gradients, got ndarray"),
-        ((None, None), "dy must be a tuple of 3"),
-        ((np.zeros((1, UNITS)), None, None), r"dy\[0\] must have shape \(3, 2\), got \(1, 2\)"),
+        (np.zeros((BATCH, UNITS)), "dy: expected a tuple of 3 gradients, got ndarray"),
+        ((None, None), "dy: expected a tuple of 3"),
+        ((np.zeros((1, UNITS)), None, None), r"dy\[0\]: expected shape \(3, 2\), got \(1, 2\)"),
     ],
 )
 def test_bad_cotangents(dy, words):

@@ -172,30 +172,30 @@ class TestBidirectionalAsALayer:
     @pytest.mark.parametrize(
         ("make_layer", "error", "words"),
         [
-            (lambda: layers.Bidirectional(layers.Dense(2)), TypeError, "layer must be a SimpleRNN, LSTM or GRU"),
-            (lambda: layers.Bidirectional(layers.GRU(2), "add"), ValueError, "merge_mode must be one of"),
-            (lambda: layers.Bidirectional(layers.GRU(2, go_backwards=True)), ValueError, "layer must have go_back"),
+            (lambda: layers.Bidirectional(layers.Dense(2)), TypeError, "layer: expected a SimpleRNN, LSTM or GRU"),
+            (lambda: layers.Bidirectional(layers.GRU(2), "add"), ValueError, "merge_mode: expected one of"),
+            (lambda: layers.Bidirectional(layers.GRU(2, go_backwards=True)), ValueError, "layer: expected go_back"),
             (
                 lambda: layers.Bidirectional(layers.GRU(2), backward_layer=layers.GRU(2)),
                 ValueError,
-                "backward_layer must have go_backwards=True",
+                "backward_layer: expected go_backwards=True",
             ),
             (
                 lambda: layers.Bidirectional(
                     layers.GRU(2), backward_layer=layers.GRU(2, go_backwards=True, stateful=True)
                 ),
                 ValueError,
-                "backward_layer must have stateful=False like layer, got True",
+                "backward_layer: expected stateful=False like layer, got True",
             ),
             (
                 lambda: layers.Bidirectional(layers.GRU(2), "sum", backward_layer=layers.GRU(3, go_backwards=True)),
                 ValueError,
-                "backward_layer must have units=2",
+                "backward_layer: expected units=2",
             ),
             (
                 lambda: layers.Bidirectional(layers.GRU(2), backward_layer="gru"),
                 TypeError,
-                "backward_layer must be",
+                "backward_layer: expected",
             ),
         ],
     )
@@ -206,7 +206,7 @@ class TestBidirectionalAsALayer:
     def test_bad_initial_state(self):
         layer, *_ = make("lstm")
         state = np.zeros((BATCH, UNITS))
-        with pytest.raises(ValueError, match=r"initial_state must hold 4 arrays .* got 2"):
+        with pytest.raises(ValueError, match=r"initial_state: expected 4 arrays .* got 2"):
             layer(inputs()[0], initial_state=(state, state))
 
 
@@ -251,7 +251,7 @@ class TestTimeDistributed:
     def test_tokens_without_numbers(self):
         dense = layers.TimeDistributed(layers.Dense(2))
         dense(np.zeros((3, 4, 5)))
-        with pytest.raises(ValueError, match="x must have 5 features"):
+        with pytest.raises(ValueError, match="x: expected 5 features"):
             dense(np.zeros((3, 4, 0)))
         assert layers.TimeDistributed(layers.Flatten())(np.zeros((3, 4, 2, 0))).shape == (3, 4, 0)
 
@@ -263,16 +263,16 @@ class TestTimeDistributed:
     @pytest.mark.parametrize(
         ("make_layer", "error", "words"),
         [
-            (lambda: layers.TimeDistributed("dense"), TypeError, "layer must be a Layer"),
+            (lambda: layers.TimeDistributed("dense"), TypeError, "layer: expected a Layer"),
             (
                 lambda: layers.TimeDistributed(layers.Dense(2), dtype="float64"),
                 ValueError,
-                "dtype must be float32 like",
+                "dtype: expected float32, like",
             ),
-            (lambda: layers.TimeDistributed(layers.Masking())(np.zeros((2, 3))), ValueError, "must have at least 3"),
+            (lambda: layers.TimeDistributed(layers.Masking())(np.zeros((2, 3))), ValueError, "expected at least 3"),
             (lambda: layers.TimeDistributed(layers.GRU(2, stateful=True)), ValueError, "stateful"),
             (lambda: layers.TimeDistributed(layers.GRU(2, return_state=True)), ValueError, "return_state"),
-            (lambda: layers.TimeDistributed(layers.Dense(2))(np.zeros(3)), ValueError, "x must have at least"),
+            (lambda: layers.TimeDistributed(layers.Dense(2))(np.zeros(3)), ValueError, "x: expected at least"),
         ],
     )
     def test_bad_arguments(self, make_layer, error, words):
