@@ -118,7 +118,7 @@ class Run:
             _add(found, graph.places[tensor], gradient)
         for step, pullback, backs, several in reversed(self.tape):
             dy = [found[place] for place in step.outputs]
-            if all(d is None for d in dy):
+            if not [d for d in dy if d is not None]:
                 continue
             layer = step.node.layer
             pulled = pullback(tuple(dy) if several else dy[0])

@@ -33,7 +33,7 @@ def product_tasks(
     pieces: columns of x, and panels of the rows of the matrix that meet them, in the order of the sums.
     """
     tokens = pieces[0][0].shape[0]
-    columns = sum(x.shape[1] for x, _ in pieces)
+    columns = sum([x.shape[1] for x, _ in pieces])
     product = kernel.Matmul(tuple(pieces), start, out, out_index)
     return [partial(product.fill, *rows) for rows in _ranges(tokens, 2.0 * tokens * columns * out.shape[1])]
 
