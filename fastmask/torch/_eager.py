@@ -53,7 +53,7 @@ def recurrent(job: Job, inputs: Inputs, recorded: bool, kept: KeptProgram | None
     if kept is None and way(inputs.tensors) is not Way.KERNELS:
         return _plain.run(job, inputs)
     if not recorded:
-        return forward(job, inputs, None if kept is None else kept.get(job, inputs))
+        return forward(job, inputs, kept)
     sequence, *states = _Recurrent.apply(job, *inputs.tensors)
     return sequence, tuple(states)
 

@@ -41,7 +41,7 @@ class KeptProgram:
     """
 
     def __init__(self, frozen: bool) -> None:
-        self._frozen = frozen
+        self.frozen = frozen
         # Threads that come at once may each pack, and then keep the same bits.
         self._kept: _Packed | None = None
 
@@ -50,12 +50,12 @@ class KeptProgram:
         kept = self._kept
         if kept is not None and kept.program.spec is not job.spec and kept.program.spec != job.spec:
             kept = None
-        if kept is not None and self._frozen:
+        if kept is not None and self.frozen:
             return kept.program
         weights = [as_array(weight) for weight in inputs.weights if weight is not None]
         if kept is not None and kept.equals(weights):
             return kept.program
-        copies = [] if self._frozen else [(weight.shape, bytearray(weight)) for weight in weights]
+        copies = [] if self.frozen else [(weight.shape, bytearray(weight)) for weight in weights]
         kernel, recurrent_kernel, bias = keras_weights(job.spec.cell, job.layout, weights)
         # In Keras's layout, so that single steps are run on them as they lie.
         program = RNNProgram(job.spec, _rows(kernel), _rows(recurrent_kernel), bias)

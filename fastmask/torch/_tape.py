@@ -15,7 +15,8 @@ from torch import Tensor
 from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.ops._arrays import check_float
 from fastmask.ops.rnn import RNNProgram, RNNSpec, Tape, Tokens
-from fastmask.torch._weights import keras_weights, layout_gradients
+from fastmask.ops.rnn.lying import run_lying
+from fastmask.torch._weights import keras_weights, layout_gradients, lying_cell
 
 Array = NDArray[Any]
 Outputs = tuple[Tensor | None, tuple[Tensor, ...]]
@@ -109,9 +110,12 @@ def as_array(tensor: Tensor) -> Array:
     return array
 
 
+def _arrays(weights: Sequence[Tensor | None]) -> list[Array]:
+    return [as_array(weight) for weight in weights if weight is not None]
+
+
 def _program(job: Job, inputs: Inputs) -> RNNProgram:
-    weights = [as_array(weight) for weight in inputs.weights if weight is not None]
-    return RNNProgram(job.spec, *keras_weights(job.spec.cell, job.layout, weights))
+    return RNNProgram(job.spec, *keras_weights(job.spec.cell, job.layout, _arrays(inputs.weights)))
 
 
 def _given(job: Job, inputs: Inputs) -> tuple[Tokens, Sequence[Array] | None]:
@@ -127,14 +131,23 @@ def _tensors(values: Array | None, states: Sequence[Array]) -> Outputs:
     return None if values is None else torch.from_numpy(values), tuple(map(torch.from_numpy, states))
 
 
-def forward(job: Job, inputs: Inputs, program: RNNProgram | None = None) -> Outputs:
+def forward(job: Job, inputs: Inputs, kept: KeptProgram | None = None) -> Outputs:
     """The outputs of all steps (N, H) in the order in which they ran, or None, and the final states (B, H).
 
-    ``program`` is one on these weights, if there is one.
+    ``kept``: where a program on these weights may be kept.
     """
-    program = _program(job, inputs) if program is None else program
     tokens, states = _given(job, inputs)
+    frozen = kept is not None and kept.frozen
+    cell = lying_cell(job.spec, _arrays(inputs.weights)) if not frozen and _is_short(job) else None
+    if cell is not None:
+        return _tensors(*run_lying(cell, job.spec, tokens, states, job.return_sequences))
+    program = _program(job, inputs) if kept is None else kept.get(job, inputs)
     return _tensors(*program.run(tokens, states, every_step=job.return_sequences))
+
+
+def _is_short(job: Job) -> bool:
+    plan = job.packing
+    return job.layout == "torch" and plan.batch_sizes.size == 1
 
 
 class TensorTape:

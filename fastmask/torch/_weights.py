@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastmask import kernels
 from fastmask.ops import RecurrentGradients
+from fastmask.ops.rnn import RNNSpec
 
 Array = NDArray[Any]
 
@@ -34,6 +36,20 @@ def keras_weights(cell: str, layout: str, weights: Sequence[Array]) -> tuple[Arr
     if not biases:
         return kernel.T, recurrent_kernel.T, None
     return kernel.T, recurrent_kernel.T, np.stack(biases) if cell == "gru" else biases[0] + biases[1]
+
+
+def lying_cell(spec: RNNSpec, weights: Sequence[Array]) -> Any:
+    """The kernels' cell on weights in PyTorch's layout where they lie; None where they do not fit the spec."""
+    kernel, recurrent_kernel, *biases = [weight.T for weight in weights]
+    fit = (
+        kernel.shape == spec.kernel_shape and recurrent_kernel.shape == spec.recurrent_shape and kernel.size > 0
+        and all(bias.size == spec.columns for bias in biases)
+    )
+    if not (fit and all(weight.flags.aligned for weight in weights)):
+        return None
+    module = kernels.module(spec.dtype)
+    biases = tuple(map(np.ascontiguousarray, biases))
+    return module.Cell(getattr(module, spec.kind.code), spec.codes, kernel, recurrent_kernel, biases, spec.cell == "gru")
 
 
 def _transposed(matrix: Array, cell: str) -> Array:
