@@ -14,6 +14,14 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _HALVES = (torch.float16, torch.bfloat16)
 
 
+def are_usual(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
+    """Whether ``check_tensor`` has nothing to say of these: the short way of almost all."""
+    return all([
+        type(tensor) in _PLAIN and tensor.dtype is dtype and tensor.is_cpu and tensor.layout is torch.strided
+        for tensor in tensors
+    ]) and dtype in _FLOATS
+
+
 def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
     """TypeError or ValueError unless ``tensor`` is a dense float32 or float64 tensor in the memory of the CPU."""
     if type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided:
@@ -35,7 +43,7 @@ def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) ->
 
 def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
     """ValueError unless ``tensor`` has the shape ``expected``."""
-    if tuple(tensor.shape) != tuple(expected):
+    if tensor.shape != tuple(expected):
         raise ValueError(f"{name}: expected shape {tuple(expected)}, got {tuple(tensor.shape)}.")
 
 
