@@ -16,10 +16,13 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 def are_usual(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
     """Whether ``check_tensor`` has nothing to say of these: the short way of almost all."""
-    return all([
-        type(tensor) in _PLAIN and tensor.dtype is dtype and tensor.is_cpu and tensor.layout is torch.strided
-        for tensor in tensors
-    ]) and dtype in _FLOATS
+    if dtype not in _FLOATS:
+        return False
+    for tensor in tensors:
+        kind = type(tensor)
+        if kind not in _PLAIN or tensor.dtype is not dtype or not tensor.is_cpu or tensor.layout is not torch.strided:
+            return False
+    return True
 
 
 def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> None:

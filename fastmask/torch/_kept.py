@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastmask import kernels
+from fastmask.ops import tuning
 from fastmask.ops.rnn import RNNProgram, RNNSpec
 from fastmask.ops.rnn.lying import run_lying
 from fastmask.torch._tape import Array, Inputs, Job, Outputs, arrays_of, as_tensors, given, make_program
@@ -111,7 +112,9 @@ def forward(job: Job, inputs: Inputs, kept: KeptProgram | None = None) -> Output
 
 
 def _is_short(job: Job) -> bool:
-    return job.packing.batch_sizes.size == 1
+    plan, spec = job.packing, job.spec
+    operations = 2 * plan.tokens * (spec.features + spec.units) * spec.columns
+    return plan.batch_sizes.size <= tuning.LYING_STEPS and operations <= tuning.LYING_OPERATIONS
 
 
 def _rows(matrix: Array) -> Array:

@@ -107,12 +107,11 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         if isinstance(input, (PackedSequence, PackedRows)):
             if mask is not None or lengths is not None:
                 raise ValueError("mask, lengths: expected neither with packed input, which says what counts.")
-            packed = isinstance(input, PackedSequence)
-            values = widen(input.data if packed else input.rows)
+            values = widen(input.rows if isinstance(input, PackedRows) else input.data)
             check_tensor("input", values)
-            if packed:
-                return packed_plan(found, input.batch_sizes, input.sorted_indices), values, None
-            return input.plan.with_time_major(not self.batch_first), values, input.index
+            if isinstance(input, PackedRows):
+                return input.plan.with_time_major(not self.batch_first), values, input.index
+            return packed_plan(found, input.batch_sizes, input.sorted_indices), values, None
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a tensor, PackedSequence or PackedRows, got {type(input).__name__}.")
         x = widen(input)
