@@ -2,9 +2,9 @@
 
     python -m bench.torch_steps [--rounds 60] [--units 64 256 512] [--steps 1]
 
-One step, or a few, of 1 and 8 rows with given states, as a stream makes them, on one thread. The modules take turns; a ratio is
-the median over rounds of the processor time of torch.nn divided by ours: above 1 fastmask is faster. On a busy machine
-ratios hold and times do not, since both parts of a ratio are timed within some milliseconds.
+One step, or a few, of 1 and 8 rows with given states, as a stream makes them, on one thread. The modules take turns; a
+ratio is the median over rounds of the processor time of torch.nn divided by ours: above 1 fastmask is faster. On a busy
+machine ratios hold and times do not, since both parts of a ratio are timed within some milliseconds.
 """
 
 from __future__ import annotations
