@@ -43,11 +43,12 @@ class _Lying(NamedTuple):
     cell: Any
 
 
-def _place(weight: Tensor | None) -> Hashable:
-    """Where and how a tensor's numbers stand in memory, whatever they are."""
-    if weight is None:
-        return None
-    return weight.data_ptr(), weight.shape, weight.stride(), weight.is_neg()
+def _places(weights: Sequence[Tensor | None]) -> list[Hashable]:
+    """Where and how the numbers of tensors stand in memory, whatever they are."""
+    return [
+        None if weight is None else (weight.data_ptr(), weight.shape, weight.stride(), weight.is_neg())
+        for weight in weights
+    ]
 
 
 class KeptProgram:
@@ -71,7 +72,7 @@ class KeptProgram:
 
     def cell(self, spec: RNNSpec, weights: Sequence[Tensor | None]) -> Any:
         """The kernels' cell on these weights as they lie, or None; for weights in PyTorch's layout."""
-        module, places, lying = kernels.module(spec.dtype), list(map(_place, weights)), self._lying
+        module, places, lying = kernels.module(spec.dtype), _places(weights), self._lying
         if lying is None or lying.module is not module or lying.spec is not spec or lying.places != places:
             # An array of a tensor that is a lazy negative of its memory would be a copy.
             negative = any(weight is not None and weight.is_neg() for weight in weights)
