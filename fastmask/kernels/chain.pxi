@@ -27,10 +27,6 @@ cdef class Scratch:
         return block + (CACHE_LINE - <size_t>block % CACHE_LINE)
 
 
-cdef enum:
-    CACHE_LINE = 64
-
-
 cdef struct Batch:
     # A batch on its way. It has a vector for each token, in the order of its plan, or for each row.
     Plan plan
@@ -69,7 +65,7 @@ cdef class Chain:
         self.most = most
 
     def run(self, x, mask):
-        """The vectors [B, width] and the number of tokens of ids (B, T) or features (B, T, F), and a mask (B, T) or None.
+        """The vectors [B, width], and the number of tokens, of ids (B, T) or features (B, T, F) under a mask or None.
 
         None if this is another kind of batch, or one with an error in it, without tokens, or too large.
         """

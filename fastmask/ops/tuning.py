@@ -28,6 +28,11 @@ FEW_TOKENS, FEW_OPERATIONS = 1, 1_200_000
 """The same for its later runs, whose weights are packed already. A SimpleRNN of 128 units takes 15 us for 10 steps on
 the weights as they lie and 16 us on packed ones, for 30 steps 40 and 36 us."""
 
+LYING_STEPS, LYING_OPERATIONS = 2, 2 * OPERATIONS_PER_THREAD
+"""Up to so many steps, and operations, a module of PyTorch, whose weights may change unseen, reads them where they lie
+(`python -m bench.torch_steps --steps 2`). To compare them with those that were packed reads twice their memory, but
+each step on them as they lie has to turn them over. More operations are worth two threads."""
+
 GRADIENTS_AT_ONCE = 40_000_000
 """Up to so many operations, a few hundred microseconds, one compiled call makes all gradients of a run."""
 

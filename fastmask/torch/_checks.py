@@ -15,6 +15,17 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _HALVES = (torch.float16, torch.bfloat16)
 
 
+def are_usual(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
+    """Whether ``check_tensor`` has nothing to say of these: the short way of almost all."""
+    if dtype not in _FLOATS:
+        return False
+    for tensor in tensors:
+        kind = type(tensor)
+        if kind not in _PLAIN or tensor.dtype is not dtype or not tensor.is_cpu or tensor.layout is not torch.strided:
+            return False
+    return True
+
+
 def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
     """TypeError or ValueError unless ``tensor`` is a dense float32 or float64 tensor in the memory of the CPU."""
     if type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided:

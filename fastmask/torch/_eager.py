@@ -17,8 +17,8 @@ from fastmask.core.stored import stored_property
 from fastmask.ops._products import segment_sum
 from fastmask.torch import _plain
 from fastmask.torch._checks import differentiable
-from fastmask.torch._kept import KeptProgram
-from fastmask.torch._tape import Gradients, Inputs, Job, Options, Outputs, as_array, forward, make_job, taped_forward
+from fastmask.torch._kept import KeptProgram, forward
+from fastmask.torch._tape import Gradients, Inputs, Job, Options, Outputs, as_array, make_job, taped_forward
 from fastmask.torch._ways import Way, differentiate_plainly, values_of, way
 
 Indices = NDArray[np.int64]
@@ -53,7 +53,7 @@ def recurrent(job: Job, inputs: Inputs, recorded: bool, kept: KeptProgram | None
     if kept is None and way(inputs.tensors) is not Way.KERNELS:
         return _plain.run(job, inputs)
     if not recorded:
-        return forward(job, inputs, None if kept is None else kept.get(job, inputs))
+        return forward(job, inputs, kept)
     sequence, *states = _Recurrent.apply(job, *inputs.tensors)
     return sequence, tuple(states)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fastmask.ops.rnn import RNNProgram
-from fastmask.torch._tape import Array, Inputs, Job, as_array
-from fastmask.torch._weights import keras_weights
+from fastmask import kernels
+from fastmask.ops import tuning
+from fastmask.ops.rnn import RNNProgram, RNNSpec
+from fastmask.ops.rnn.lying import run_lying
+from fastmask.torch._tape import Array, Inputs, Job, Outputs, arrays_of, as_tensors, given, make_program
+from fastmask.torch._weights import keras_weights, lying_cell
 
 
 class _Packed(NamedTuple):
@@ -28,11 +34,29 @@ class _Packed(NamedTuple):
         )
 
 
+class _Lying(NamedTuple):
+    """The kernels' cell on weights as they lie, and where it reads them."""
+
+    module: ModuleType
+    spec: RNNSpec
+    places: list[Hashable]
+    cell: Any
+
+
+def _places(weights: Sequence[Tensor | None]) -> list[Hashable]:
+    """Where and how the numbers of tensors stand in memory, whatever they are."""
+    return [
+        None if weight is None else (weight.data_ptr(), weight.shape, weight.stride(), weight.is_neg())
+        for weight in weights
+    ]
+
+
 class KeptProgram:
     """The program of one layer and direction of a module.
 
     PyTorch does not tell of every change of a tensor: fused optimizers, ``p.data`` and NumPy views leave its version
-    as it is. So the bytes of the weights are compared with those that were packed.
+    as it is. So the bytes of the weights are compared with those that were packed. Single steps, which take less time
+    than that, read the weights where they lie.
 
     Parameters
     ----------
@@ -41,26 +65,57 @@ class KeptProgram:
     """
 
     def __init__(self, frozen: bool) -> None:
-        self._frozen = frozen
+        self.frozen = frozen
         # Threads that come at once may each pack, and then keep the same bits.
         self._kept: _Packed | None = None
+        self._lying: _Lying | None = None
+
+    def cell(self, spec: RNNSpec, weights: Sequence[Tensor | None]) -> Any:
+        """The kernels' cell on these weights as they lie, or None; for weights in PyTorch's layout."""
+        module, places, lying = kernels.module(spec.dtype), _places(weights), self._lying
+        if lying is None or lying.module is not module or lying.spec is not spec or lying.places != places:
+            # An array of a tensor that is a lazy negative of its memory would be a copy.
+            negative = any(weight is not None and weight.is_neg() for weight in weights)
+            cell = None if negative else lying_cell(module, spec, arrays_of(weights))
+            self._lying = lying = _Lying(module, spec, places, cell)
+        return lying.cell
 
     def get(self, job: Job, inputs: Inputs) -> RNNProgram:
         """The program on these weights: the one that was kept, or a new one."""
         kept = self._kept
         if kept is not None and kept.program.spec is not job.spec and kept.program.spec != job.spec:
             kept = None
-        if kept is not None and self._frozen:
+        if kept is not None and self.frozen:
             return kept.program
-        weights = [as_array(weight) for weight in inputs.weights if weight is not None]
+        weights = arrays_of(inputs.weights)
         if kept is not None and kept.equals(weights):
             return kept.program
-        copies = [] if self._frozen else [(weight.shape, bytearray(weight)) for weight in weights]
+        copies = [] if self.frozen else [(weight.shape, bytearray(weight)) for weight in weights]
         kernel, recurrent_kernel, bias = keras_weights(job.spec.cell, job.layout, weights)
         # In Keras's layout, so that single steps are run on them as they lie.
         program = RNNProgram(job.spec, _rows(kernel), _rows(recurrent_kernel), bias)
         self._kept = _Packed(program, copies)
         return program
+
+
+def forward(job: Job, inputs: Inputs, kept: KeptProgram | None = None) -> Outputs:
+    """The outputs of all steps (N, H) in the order in which they ran, or None, and the final states (B, H).
+
+    ``kept``: what is kept of a layer with these weights, if anything is.
+    """
+    tokens, states = given(job, inputs)
+    if job.layout == "torch" and _is_short(job) and not (kept is not None and kept.frozen):
+        cell = (KeptProgram(frozen=False) if kept is None else kept).cell(job.spec, inputs.weights)
+        if cell is not None:
+            return as_tensors(*run_lying(cell, job.spec, tokens, states, job.return_sequences))
+    program = make_program(job, inputs) if kept is None else kept.get(job, inputs)
+    return as_tensors(*program.run(tokens, states, every_step=job.return_sequences))
+
+
+def _is_short(job: Job) -> bool:
+    plan, spec = job.packing, job.spec
+    operations = 2 * plan.tokens * (spec.features + spec.units) * spec.columns
+    return plan.batch_sizes.size <= tuning.LYING_STEPS and operations <= tuning.LYING_OPERATIONS
 
 
 def _rows(matrix: Array) -> Array:

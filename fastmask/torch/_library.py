@@ -24,7 +24,8 @@ from fastmask.ops._products import segment_sum
 from fastmask.ops.rnn import CELLS
 from fastmask.torch import _plain
 from fastmask.torch._checks import check_shape
-from fastmask.torch._tape import Gradients, Inputs, Job, Options, TensorTape, as_array, forward, make_job, taped_forward
+from fastmask.torch._kept import forward
+from fastmask.torch._tape import Gradients, Inputs, Job, Options, TensorTape, as_array, make_job, taped_forward
 from fastmask.torch._ways import INSTEAD, check_no_tangents, differentiate_plainly, refuse, values_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])

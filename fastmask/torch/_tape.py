@@ -105,16 +105,21 @@ def _spec(options: Options, features: int, units: int, dtype: torch.dtype, use_b
 
 def as_array(tensor: Tensor) -> Array:
     """The memory of a tensor as an array."""
-    array: Array = tensor.numpy(force=tensor.requires_grad)
+    array: Array = tensor.numpy(force=True) if tensor.requires_grad else tensor.numpy()
     return array
 
 
-def _program(job: Job, inputs: Inputs) -> RNNProgram:
-    weights = [as_array(weight) for weight in inputs.weights if weight is not None]
-    return RNNProgram(job.spec, *keras_weights(job.spec.cell, job.layout, weights))
+def arrays_of(weights: Sequence[Tensor | None]) -> list[Array]:
+    """The memory of those weights that there are."""
+    return [as_array(weight) for weight in weights if weight is not None]
 
 
-def _given(job: Job, inputs: Inputs) -> tuple[Tokens, Sequence[Array] | None]:
+def make_program(job: Job, inputs: Inputs) -> RNNProgram:
+    """A program on these weights as they are now."""
+    return RNNProgram(job.spec, *keras_weights(job.spec.cell, job.layout, arrays_of(inputs.weights)))
+
+
+def given(job: Job, inputs: Inputs) -> tuple[Tokens, Sequence[Array] | None]:
     """Tokens and states as a program takes them."""
     values, index = check_float("values", as_array(inputs.values), 2), job.index
     if index is not None or values.shape[0] != job.packing.tokens:
@@ -123,18 +128,9 @@ def _given(job: Job, inputs: Inputs) -> tuple[Tokens, Sequence[Array] | None]:
     return Tokens(values, job.packing, index, shared=index is not None), states or None
 
 
-def _tensors(values: Array | None, states: Sequence[Array]) -> Outputs:
+def as_tensors(values: Array | None, states: Sequence[Array]) -> Outputs:
+    """Results of a program on the same memory."""
     return None if values is None else torch.from_numpy(values), tuple(map(torch.from_numpy, states))
-
-
-def forward(job: Job, inputs: Inputs, program: RNNProgram | None = None) -> Outputs:
-    """The outputs of all steps (N, H) in the order in which they ran, or None, and the final states (B, H).
-
-    ``program`` is one on these weights, if there is one.
-    """
-    program = _program(job, inputs) if program is None else program
-    tokens, states = _given(job, inputs)
-    return _tensors(*program.run(tokens, states, every_step=job.return_sequences))
 
 
 class TensorTape:
@@ -166,7 +162,7 @@ class TensorTape:
         job, tape = self.job, self._tape
         self._tape = None
         if tape is None or self._addresses != _addresses(_read(inputs, sequence)):
-            tape = _program(job, inputs).vjp(*_given(job, inputs))[1]
+            tape = make_program(job, inputs).vjp(*given(job, inputs))[1]
         d_values = None if d_sequence is None else as_array(d_sequence)
         gradients = tape.pullback(d_values, tuple(None if d is None else as_array(d) for d in d_states))
         weights = layout_gradients(job.spec.cell, job.layout, gradients)
@@ -183,7 +179,7 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 
 def taped_forward(job: Job, inputs: Inputs) -> tuple[Outputs, TensorTape]:
-    """:func:`forward`, and the tape for its gradient."""
-    (values, states), tape = _program(job, inputs).vjp(*_given(job, inputs))
-    outputs = _tensors(values if job.return_sequences else None, states)
+    """What :func:`fastmask.torch._kept.forward` returns, and the tape for its gradient."""
+    (values, states), tape = make_program(job, inputs).vjp(*given(job, inputs))
+    outputs = as_tensors(values if job.return_sequences else None, states)
     return outputs, TensorTape(job, tape, _read(inputs, outputs[0]))

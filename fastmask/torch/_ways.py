@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -34,7 +34,7 @@ class Way(Enum):
     PLAIN = 3
 
 
-def way(tensors: Iterable[Any]) -> Way:
+def way(tensors: Collection[Any]) -> Way:
     """What is to run a call that reads these tensors; None among them is passed over.
 
     Raises
@@ -52,9 +52,9 @@ def way(tensors: Iterable[Any]) -> Way:
     watched = torch._C._len_torch_dispatch_stack() or torch._C._dispatch_tls_is_dispatch_key_included(_PRE_DISPATCH)
     if watched:
         return Way.OPERATORS
-    tensors = list(tensors)
-    usual = _USUAL.issuperset(map(type, tensors))
-    return Way.KERNELS if usual or all(map(_has_memory, tensors)) else Way.OPERATORS
+    if _USUAL.issuperset(map(type, tensors)) or all(map(_has_memory, tensors)):
+        return Way.KERNELS
+    return Way.OPERATORS
 
 
 def differentiate_plainly(gradients: Sequence[Tensor | None]) -> bool:

@@ -8,6 +8,7 @@ the LSTM agree. For both cells: ``torch.nn.GRU`` and ``torch.nn.LSTM`` in PyTorc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastmask.ops import RecurrentGradients
+from fastmask.ops.rnn import RNNSpec
 
 Array = NDArray[Any]
 
@@ -34,6 +36,20 @@ def keras_weights(cell: str, layout: str, weights: Sequence[Array]) -> tuple[Arr
     if not biases:
         return kernel.T, recurrent_kernel.T, None
     return kernel.T, recurrent_kernel.T, np.stack(biases) if cell == "gru" else biases[0] + biases[1]
+
+
+def lying_cell(module: ModuleType, spec: RNNSpec, weights: Sequence[Array]) -> Any:
+    """The kernels' cell on weights in PyTorch's layout where they lie; None where that cannot be."""
+    kernel, recurrent_kernel, *biases = [weight.T for weight in weights]
+    readable = (
+        kernel.shape == spec.kernel_shape and recurrent_kernel.shape == spec.recurrent_shape and kernel.size > 0
+        and all(weight.flags.aligned for weight in weights)
+        and all(bias.shape == (spec.columns,) and bias.flags.c_contiguous for bias in biases)
+    )
+    if not readable:
+        return None
+    code = getattr(module, spec.kind.code)
+    return module.Cell(code, spec.codes, kernel, recurrent_kernel, tuple(biases), spec.cell == "gru")
 
 
 def _transposed(matrix: Array, cell: str) -> Array:

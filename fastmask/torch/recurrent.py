@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastmask.ops.rnn import CELLS
-from fastmask.torch._checks import check_shape, check_tensor, differentiable, widen
+from fastmask.torch._checks import are_usual, check_shape, check_tensor, differentiable, widen
 from fastmask.torch._kept import KeptProgram, kept_programs
 from fastmask.torch._plan import Plan, packed_plan, padded_plan
 from fastmask.torch._rows import PackedRows
@@ -84,7 +84,7 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         states = self._initial_states(hx, plan.batch_size, single, values.dtype)
         kept = kept_programs(self) if found is Way.KERNELS else None
         output, finals = self._run_layers(plan, values, index, weights, states, kept)
-        last = tuple(_stack(states) for states in zip(*finals, strict=True))
+        last = tuple([_stack(states) for states in zip(*finals, strict=True)])
         if single:
             last = tuple(state.squeeze(1) for state in last)
         hidden = last if len(last) > 1 else last[0]
@@ -107,9 +107,11 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         if isinstance(input, (PackedSequence, PackedRows)):
             if mask is not None or lengths is not None:
                 raise ValueError("mask, lengths: expected neither with packed input, which says what counts, got one")
+            values = widen(input.rows if isinstance(input, PackedRows) else input.data)
+            check_tensor("input", values)
             if isinstance(input, PackedRows):
-                return input.plan.with_time_major(not self.batch_first), widen(input.rows), input.index
-            return packed_plan(found, input.batch_sizes, input.sorted_indices), widen(input.data), None
+                return input.plan.with_time_major(not self.batch_first), values, input.index
+            return packed_plan(found, input.batch_sizes, input.sorted_indices), values, None
         if not isinstance(input, Tensor):
             raise TypeError(f"input: expected a tensor, PackedSequence or PackedRows, got {type(input).__name__}")
         x = widen(input)
@@ -124,10 +126,11 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
         return plan, plan.pack(x), None
 
     def _check(self, values: Tensor, weights: list[list[Tensor]]) -> None:
-        check_tensor("input", values)
         if values.dim() != 2 or values.shape[1] != self.input_size:
             raise ValueError(f"input: expected {self.input_size} features (input_size), got {values.shape[-1]}")
         for names, layer in zip(self._all_weights, weights, strict=True):
+            if are_usual(layer, values.dtype):
+                continue
             for name, weight in zip(names, layer, strict=True):
                 check_tensor(name, weight, values.dtype)
 
@@ -142,11 +145,11 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
             raise TypeError(f"hx: expected a pair of tensors (h_0, c_0), got {type(hx).__name__}")
         shape = (runs, self.hidden_size) if single else (runs, batch, self.hidden_size)
         wide = []
-        for tensor in given:
-            check_tensor("hx", widen(tensor), dtype)
+        for tensor in map(widen, given):
+            check_tensor("hx", tensor, dtype)
             check_shape("hx", tensor, shape)
-            wide.append(widen(tensor).unsqueeze(1) if single else widen(tensor))
-        return [tuple([state.select(0, run) for state in wide]) for run in range(runs)]
+            wide.append(tensor.unsqueeze(1) if single else tensor)
+        return list(zip(*[state.unbind() for state in wide], strict=True))
 
     def _run_layers(
         self, plan: Plan, values: Tensor, index: Any, weights: list[list[Tensor]], states: list[States],
@@ -160,7 +163,8 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
                 run = layer * directions + direction
                 inputs = Inputs(values, (*weights[run], None, None)[:4], states[run])
                 recorded = differentiable(inputs.tensors)
-                options, program = self._options(direction == 1), None if kept is None else kept[run]
+                program = None if kept is None else kept[run]
+                options = _options(self._cell, self.mode, direction == 1)
                 sequence, final = plan.run(options, inputs, recorded, index, program)
                 outputs.append(plan.reverse(sequence) if direction else sequence)
                 finals.append(final)
@@ -169,16 +173,21 @@ class Recurrent(Unscriptable, torch.nn.RNNBase):
                 values = torch.nn.functional.dropout(values, self.dropout)
         return values, finals
 
-    def _options(self, go_backwards: bool) -> Options:
-        activation = "relu" if self.mode == "RNN_RELU" else "tanh"
-        return Options(self._cell, "torch", activation, "sigmoid", True, go_backwards, True)
+
+@lru_cache(maxsize=16)
+def _options(cell: str, mode: str, go_backwards: bool) -> Options:
+    activation = "relu" if mode == "RNN_RELU" else "tanh"
+    return Options(cell, "torch", activation, "sigmoid", True, go_backwards, True)
 
 
 def _read(input: Any, hx: Any, mask: Any, lengths: Any, weights: list[list[Tensor]]) -> list[Any]:
     """What a call may find tensors among."""
     first = input.rows if isinstance(input, PackedRows) else input[0] if isinstance(input, tuple) else input
     states = hx if isinstance(hx, (tuple, list)) else (hx,)
-    return [first, *states, mask, lengths, *chain.from_iterable(weights)]
+    tensors = [first, *states, mask, lengths]
+    for layer in weights:
+        tensors += layer
+    return tensors
 
 
 def _stack(states: States) -> Tensor:

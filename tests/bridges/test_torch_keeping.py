@@ -18,7 +18,7 @@ from fastmask.ops.rnn import RNNProgram  # noqa: E402
 from fastmask.torch import _kept  # noqa: E402
 
 CELLS = ("LSTM", "GRU", "RNN")
-STEPS = (1, 5)
+STEPS = (1, 2, 5)
 
 
 def make(cell="LSTM", features=3, units=5, *arguments, seed=0, **keywords):
@@ -170,6 +170,51 @@ def test_unchanged_weights_are_packed_once(cell, packings):
     module.weight_ih_l1.data.add_(1)
     results(module, inputs())
     assert len(packings) == 5
+
+
+def test_single_steps_pack_nothing(packings):
+    for cell in CELLS:
+        module = make(cell, 3, 17, 2, bidirectional=True)
+        results(module, inputs(1))
+        results(module, inputs(2))
+    assert not packings
+
+
+def by_negative_memory(module):
+    """Another sign for numbers that stand where they stood."""
+    weight = module.weight_hh_l0
+    weight.data = torch.complex(weight.data, weight.data).imag
+    results(module, inputs(1))
+    assert not weight.is_neg()
+    weight.data = torch.complex(weight.data, weight.data).conj().imag
+    assert weight.is_neg()
+
+
+def by_strided_biases(module):
+    for name in ("bias_ih_l0", "bias_hh_l0"):
+        bias = getattr(module, name)
+        bias.data = torch.stack([bias.data + 1, bias.data]).T[:, 0]
+
+
+def by_a_row_of_weights_for_all(module):
+    module.weight_ih_l0.data = module.weight_ih_l0.data[:1].expand(module.weight_ih_l0.shape)
+
+
+@pytest.mark.parametrize("change", [by_negative_memory, by_strided_biases, by_a_row_of_weights_for_all])
+@pytest.mark.parametrize("cell", CELLS)
+def test_single_steps_on_weights_that_lie_in_odd_ways(cell, change):
+    module = make(cell, 3, 17)
+    x = inputs(1)
+    before = results(module, x)
+    change(module)
+    for _ in range(2):
+        module.weight_hh_l0.data.mul_(1.5)
+        after = results(module, x)
+        assert differ(after, before)
+        with torch.enable_grad():
+            output, _ = module(x, initial(module, x))
+        check_same(after[:1], [output.detach()])
+        before = after
 
 
 def test_calls_that_record_gradients_keep_nothing(packings):

@@ -14,7 +14,9 @@ from .recurrent import gradients_by_name, in_float64, processing_mask
 
 def on_packed_weights():
     """Run short sequences on packed weights for a while, too."""
-    return tuning.override(FEW_TOKENS=-1, FEW_TOKENS_AT_FIRST=-1, FEW_OPERATIONS=-1, FEW_OPERATIONS_AT_FIRST=-1)
+    return tuning.override(
+        FEW_TOKENS=-1, FEW_TOKENS_AT_FIRST=-1, FEW_OPERATIONS=-1, FEW_OPERATIONS_AT_FIRST=-1, LYING_STEPS=0
+    )
 
 
 def run_ops(problem, x=None, **options):

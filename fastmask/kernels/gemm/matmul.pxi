@@ -2,6 +2,7 @@
 
 cdef enum:
     ROW_BLOCK = 128     # rows that share a panel while it is in the first-level cache
+    LYING_DEPTH = 64    # rows of a matrix that is not packed: a piece of a panel that stays in the first-level cache
 
 
 cdef struct Product:
@@ -105,6 +106,33 @@ cdef void product(const Product *p, Py_ssize_t begin, Py_ssize_t end) noexcept n
             panel = panel + p.depth * WIDTH * LANES
             column = column + WIDTH * LANES
         n = n + ROW_BLOCK
+
+
+cdef void lying_product(const Product *p, const Matrix *matrix, Py_ssize_t rows, real *room) noexcept nogil:
+    # The first rows of a product with a matrix as it lies, whatever its order. Pieces of its panels are packed into
+    # room [LYING_DEPTH * WIDTH * LANES] and met there, and each sum goes on from piece to piece: the bits are the same.
+    cdef Product part = p[0]
+    cdef PanelPart piece
+    cdef Py_ssize_t k, column = 0
+    part.panels = room
+    set_part(matrix, LANES, &piece)
+    piece.target = room
+    while column < p.columns:
+        part.columns = min(p.columns - column, <Py_ssize_t>WIDTH * LANES)
+        part.out = p.out + column
+        part.start = p.start + column if p.start != NULL else NULL
+        part.accumulate = p.accumulate
+        set_columns(matrix, column, panel_width(p.columns, column), &piece)
+        k = 0
+        while k == 0 or k < p.depth:
+            part.depth = piece.depth = min(p.depth - k, <Py_ssize_t>LYING_DEPTH)
+            part.x = p.x + k
+            piece.source = matrix.numbers + k * matrix.row_stride
+            pack_part(&piece)
+            product_block(&part, 0, rows, 0, room)
+            part.accumulate = True
+            k = k + LYING_DEPTH
+        column = column + WIDTH * LANES
 
 
 cdef struct Columns:

@@ -40,24 +40,13 @@ cdef void pack(const Matrix *m, real *target, Py_ssize_t panel_step, Py_ssize_t 
     cdef PanelPart part
     cdef bint by_gates = panel_step == LANES
     cdef Py_ssize_t p, k = 0
-    cdef int j
-    part.source = m.numbers
-    part.row_stride = m.row_stride
-    part.column_stride = m.column_stride
-    part.vector_step = vector_step
+    set_part(m, vector_step, &part)
     while k < m.depth:
         part.depth = min(m.depth - k, <Py_ssize_t>PACK_BLOCK) if m.column_stride == 1 else m.depth
         for p in range(panel_count):
-            part.column = p * panel_step
-            part.vectors = width if by_gates else panel_width(m.columns, part.column)
-            for j in range(part.vectors):
-                part.lanes[j] = lanes_left(m.columns - ((width - 1 - j) * vector_step if by_gates else 0),
-                                           part.column + j * vector_step)
+            set_columns(m, p * panel_step, width if by_gates else panel_width(m.columns, p * panel_step), &part)
             part.target = target + (p * m.depth * width + k * part.vectors) * LANES
-            if m.column_stride == 1:
-                pack_rows(&part)
-            else:
-                pack_columns(&part)
+            pack_part(&part)
         part.source = part.source + part.depth * m.row_stride
         k = k + part.depth
 
@@ -69,6 +58,31 @@ cdef struct PanelPart:
     int vectors
     int lanes[WIDTH]            # columns that each vector takes from the source; the rest are zeros
     real *target                # out  [depth][vectors][LANES]
+
+
+cdef void set_part(const Matrix *m, Py_ssize_t vector_step, PanelPart *part) noexcept nogil:
+    part.source = m.numbers
+    part.row_stride = m.row_stride
+    part.column_stride = m.column_stride
+    part.vector_step = vector_step
+
+
+cdef void set_columns(const Matrix *m, Py_ssize_t column, int vectors, PanelPart *part) noexcept nogil:
+    # Vectors that stand apart belong to gates, and each ends with its gate.
+    cdef bint apart = part.vector_step != LANES
+    cdef int j
+    part.column = column
+    part.vectors = vectors
+    for j in range(vectors):
+        part.lanes[j] = lanes_left(m.columns - ((vectors - 1 - j) * part.vector_step if apart else 0),
+                                   column + j * part.vector_step)
+
+
+cdef void pack_part(const PanelPart *p) noexcept nogil:
+    if p.column_stride == 1:
+        pack_rows(p)
+    else:
+        pack_columns(p)
 
 
 cdef void pack_rows(const PanelPart *p) noexcept nogil:
@@ -88,42 +102,51 @@ cdef void pack_rows(const PanelPart *p) noexcept nogil:
 
 
 cdef void pack_columns(const PanelPart *p) noexcept nogil:
-    # Of a transposed source, whose columns lie along its memory, squares of LANES columns are turned over at a time.
+    # Of a transposed source, whose columns lie along its memory, LANES columns are turned over at a time.
     # LANES streams of memory at once: rows of all columns take 1.6 times as long.
     cdef const real *source
     cdef real *target
-    cdef Py_ssize_t k
+    cdef Py_ssize_t k, step = p.vectors * LANES
     cdef int j
     for j in range(p.vectors):
         source = p.source + (p.column + j * p.vector_step) * p.column_stride
         target = p.target + j * LANES
         k = 0
-        while k < p.depth:
-            if p.row_stride == 1 and p.depth - k >= LANES and p.lanes[j] == LANES:
-                transpose(source + k, p.column_stride, target + k * p.vectors * LANES, p.vectors * LANES)
-            else:
-                pack_elements(p, source + k * p.row_stride, min(p.depth - k, <Py_ssize_t>LANES), p.lanes[j],
-                              target + k * p.vectors * LANES)
-            k = k + LANES
+        if p.row_stride == 1 and p.lanes[j] == LANES:
+            k = p.depth // SQUARE * SQUARE
+            transpose(source, p.column_stride, k, target, step)
+        pack_elements(p, source + k * p.row_stride, p.depth - k, p.lanes[j], target + k * step)
 
 
-cdef inline void transpose(const real *source, Py_ssize_t source_stride, real *target,
-                           Py_ssize_t target_stride) noexcept nogil:
-    # Each round interleaves vector n with vector n + LANES / 2; after log2(LANES) rounds all are transposed.
-    cdef vec a[LANES]
-    cdef vec b[LANES]
+cdef inline void transpose(const real *source, Py_ssize_t stride, Py_ssize_t depth, real *target,
+                           Py_ssize_t step) noexcept nogil:
+    # `depth` numbers, a multiple of SQUARE, of each of LANES columns
+    cdef vec a[SQUARE]
+    cdef Py_ssize_t k = 0
+    cdef int n
+    while k < depth:
+        turn(source, stride, a)
+        source = source + SQUARE
+        for n in range(SQUARE):
+            v_store(target, a[n])
+            target = target + step
+        k = k + SQUARE
+
+
+cdef inline void turn(const real *source, Py_ssize_t stride, vec *a) noexcept nogil:
+    # SQUARE numbers of each of LANES columns. Each 16 bytes of the vectors are a square that is turned over by itself:
+    # each round interleaves vector n with vector n + SQUARE / 2, and after log2(SQUARE) rounds all are transposed.
+    cdef vec b[SQUARE]
     cdef int n, width = 1
-    for n in range(LANES):
-        a[n] = v_load(source + n * source_stride)
-    while width < LANES:
-        for n in range(LANES // 2):
-            b[2 * n] = v_interleave_lower(a[n], a[n + LANES // 2])
-            b[2 * n + 1] = v_interleave_upper(a[n], a[n + LANES // 2])
-        for n in range(LANES):
+    for n in range(SQUARE):
+        a[n] = v_load_squares(source + n * stride, SQUARE * stride)
+    while width < SQUARE:
+        for n in range(SQUARE // 2):
+            b[2 * n] = v_interleave_lower(a[n], a[n + SQUARE // 2])
+            b[2 * n + 1] = v_interleave_upper(a[n], a[n + SQUARE // 2])
+        for n in range(SQUARE):
             a[n] = b[n]
         width = 2 * width
-    for n in range(LANES):
-        v_store(target + n * target_stride, a[n])
 
 
 cdef void pack_elements(const PanelPart *p, const real *source, Py_ssize_t rows, int lanes,

@@ -44,6 +44,10 @@ enum { MANTISSA_BITS = 23, EXPONENT_BIAS = 127 };
 enum { PANELS = ROWS < 4 ? ROWS : 4 }; /* panels that a single row meets at a time */
 enum { LANES = BYTES / sizeof(real), IS_DOUBLE = FASTMASK_DOUBLE };
 
+/* vectors of columns that are turned over at a time: two chains of additions at least, and no more than 16 streams of
+ * memory, as lines of more would push each other out of the first-level cache */
+enum { TURNED = LANES < 8 ? 16 / LANES : 2 };
+
 typedef real vec __attribute__((vector_size(BYTES)));
 typedef bits ivec __attribute__((vector_size(BYTES)));
 typedef real unaligned_vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
@@ -214,14 +218,21 @@ INLINE vec v_divide(vec a, vec b, vec rest) {
 #endif
 }
 
-/* a0 b0 a1 b1 ... of the lower and of the upper halves of two vectors. */
+/* a0 b0 a1 b1 ... of the lower and of the upper halves of each 16 bytes of two vectors. */
+enum { SQUARE = 16 / sizeof(real) };
 #if defined(__AVX512F__) && !FASTMASK_DOUBLE
-#define LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define UPPER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif defined(__AVX512F__) || (defined(__AVX2__) && !FASTMASK_DOUBLE)
-#define LOWER 0, 8, 1, 9, 2, 10, 3, 11
-#define UPPER 4, 12, 5, 13, 6, 14, 7, 15
-#elif defined(__AVX2__) || !FASTMASK_DOUBLE
+#define LOWER 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define UPPER 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#elif defined(__AVX512F__)
+#define LOWER 0, 8, 2, 10, 4, 12, 6, 14
+#define UPPER 1, 9, 3, 11, 5, 13, 7, 15
+#elif defined(__AVX2__) && !FASTMASK_DOUBLE
+#define LOWER 0, 8, 1, 9, 4, 12, 5, 13
+#define UPPER 2, 10, 3, 11, 6, 14, 7, 15
+#elif defined(__AVX2__)
+#define LOWER 0, 4, 2, 6
+#define UPPER 1, 5, 3, 7
+#elif !FASTMASK_DOUBLE
 #define LOWER 0, 4, 1, 5
 #define UPPER 2, 6, 3, 7
 #else
@@ -230,6 +241,22 @@ INLINE vec v_divide(vec a, vec b, vec rest) {
 #endif
 INLINE vec v_interleave_lower(vec a, vec b) { return __builtin_shufflevector(a, b, LOWER); }
 INLINE vec v_interleave_upper(vec a, vec b) { return __builtin_shufflevector(a, b, UPPER); }
+
+/* SQUARE numbers at p, behind them as many at p + stride, and so on. */
+INLINE vec v_load_squares(const real *p, intptr_t stride) {
+#if defined(__AVX512F__)
+    __m512 x = _mm512_castps128_ps512(_mm_loadu_ps((const float *)p));
+    x = _mm512_insertf32x4(x, _mm_loadu_ps((const float *)(p + stride)), 1);
+    x = _mm512_insertf32x4(x, _mm_loadu_ps((const float *)(p + 2 * stride)), 2);
+    return (vec)_mm512_insertf32x4(x, _mm_loadu_ps((const float *)(p + 3 * stride)), 3);
+#elif defined(__AVX2__)
+    __m256 x = _mm256_castps128_ps256(_mm_loadu_ps((const float *)p));
+    return (vec)_mm256_insertf128_ps(x, _mm_loadu_ps((const float *)(p + stride)), 1);
+#else
+    (void)stride;
+    return v_load(p);
+#endif
+}
 
 /* The first n < LANES numbers at p, zeros behind them; nothing past p[n - 1] is touched. */
 #if defined(__AVX512F__)

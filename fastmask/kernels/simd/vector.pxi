@@ -1,7 +1,7 @@
 # The vector vocabulary of simd.h and the mathematics written in it.
 
 from libc.math cimport erf, exp, log, log1p
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -19,6 +19,8 @@ cdef extern from "simd/simd.h" nogil:
         ROWS
         PANELS
         IS_DOUBLE
+        SQUARE
+        TURNED
     uint64_t flush_denormals()
     void set_float_mode(uint64_t mode)
     void v_prefetch(const real *p)
@@ -42,6 +44,7 @@ cdef extern from "simd/simd.h" nogil:
     vec v_divide(vec a, vec b, vec rest)
     vec v_interleave_lower(vec a, vec b)
     vec v_interleave_upper(vec a, vec b)
+    vec v_load_squares(const real *p, Py_ssize_t stride)
     double ROUNDER
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from fastmask import kernels
 from fastmask.ops import tuning
 from fastmask.ops._arrays import Array
-from fastmask.ops.rnn.forward import Forward, States, Tokens, infer, running_order
+from fastmask.ops.rnn.forward import Forward, States, Tokens, infer
 from fastmask.ops.rnn.inputs import Dropout, TableProducts
+from fastmask.ops.rnn.lying import run_lying
 from fastmask.ops.rnn.spec import RNNSpec
 from fastmask.ops.rnn.tape import Tape
 from fastmask.ops.rnn.weights import RNNWeights
@@ -93,17 +92,8 @@ class RNNProgram:
         self, tokens: Tokens, states: InitialStates, every_step: bool
     ) -> tuple[Array | None, States]:
         """The same bits without packed weights."""
-        spec, plan = self.spec, tokens.plan
-        shape = plan.batch_size, spec.units
-        after = tuple([
-            np.zeros(shape, spec.dtype) if state is None else state.copy()
-            for state in states or (None,) * len(spec.states)
-        ])
-        sequence = np.empty((plan.tokens, spec.units), spec.dtype) if every_step else None
-        order = plan.batch_sizes, plan.offsets, plan.sorted_indices
-        cell = self.weights.cell(kernels.module(spec.dtype))
-        cell.run(tokens.values, running_order(spec, tokens), order, after, sequence, states is None)
-        return sequence, after
+        cell = self.weights.cell(kernels.module(self.spec.dtype))
+        return run_lying(cell, self.spec, tokens, states, every_step)
 
     def __reduce__(self) -> tuple[Any, ...]:
         weights = self.weights

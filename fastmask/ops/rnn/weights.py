@@ -63,9 +63,9 @@ class RNNWeights:
         """The kernels' cell on the weights as they lie."""
         known, cell = self._cell
         if known is not module:
-            bias = None if self.bias is None else self.bias.reshape(-1)
+            biases = tuple([bias for bias in (self.input_bias, self.recurrent_bias) if bias is not None])
             code = getattr(module, self.spec.kind.code)
-            cell = module.Cell(code, *self.spec.codes, self.kernel, self.recurrent_kernel, bias)
+            cell = module.Cell(code, self.spec.codes, self.kernel, self.recurrent_kernel, biases, False)
             self._cell = module, cell
         return cell
 
