@@ -237,6 +237,17 @@ def test_rows_that_were_never_met_are_not_read(name, make):
 
 
 @with_state
+def test_another_state_is_not_known(name):
+    twins = Twins(MAKERS[name])
+    twins.step(0)
+    for optimizer in twins.optimizers:
+        for weight, state in optimizer._states.items():
+            optimizer._states[weight] = tuple(None if a is None else np.full_like(a, 0.5) for a in state)
+    twins.step(1)
+    twins.step(0)
+
+
+@with_state
 def test_steps_on_some_of_the_variables(name):
     """What is known of the rows of the others stays."""
     twins = Twins(MAKERS[name])
