@@ -11,9 +11,9 @@ from fastmask import kernels, threads
 from fastmask.ops._arrays import FLOATS, Array, Indices, check_float, check_shape, thread_count
 from fastmask.ops._embedding import SparseRows, check_ids
 
-Change = tuple[Array, Indices | None, Indices | None]
+Change = tuple[Array, Indices | None, Indices | None, Array | None]
 """The flat gradient of a parameter; where each of its rows finds its own there, -1 where it has none; the ids of the
-only rows to change. No more than one of the last two."""
+only rows to change, no more than one of these two; and which rows are known to be at rest."""
 
 _RULES = {
     "sgd": (0, ("velocity",)),
@@ -61,7 +61,11 @@ class UpdateProgram:
         ]
 
     def prepare(
-        self, gradients: Sequence[Array | SparseRows], rates: tuple[float, ...], lazy: bool = False
+        self,
+        gradients: Sequence[Array | SparseRows],
+        rates: tuple[float, ...],
+        lazy: bool = False,
+        resting: Sequence[Array | None] | None = None,
     ) -> Callable[[], None]:
         """Check the gradients of a step, and return what makes the step.
 
@@ -73,6 +77,9 @@ class UpdateProgram:
             The numbers that the function of the rule takes, all of them in its order.
         lazy : bool, default False
             Whether only the rows change that :class:`SparseRows` name. An id that comes twice is a ValueError then.
+        resting : sequence of arrays of uint8 or None, optional
+            For each parameter one number a row, not zero if all states of the row are known to be zeros: without a
+            gradient it is passed over and they are not read. The step keeps this true, and adds the rows that it finds.
 
         Raises
         ------
@@ -81,16 +88,19 @@ class UpdateProgram:
         """
         changes: list[Change] = []
         numbers = 0
-        for gradient, like in zip(gradients, self._parameters, strict=True):
+        known = [None] * len(self._parameters) if resting is None else resting
+        for gradient, like, rest in zip(gradients, self._parameters, known, strict=True):
             if isinstance(gradient, SparseRows):
-                change = _sparse_change(gradient, like, lazy)
+                change = _sparse_change(gradient, like, lazy, rest)
             else:
                 dense = gradient
                 fits = type(dense) is np.ndarray and dense.dtype == like.dtype and dense.shape == like.shape
                 if not (fits and dense.flags.c_contiguous and dense.flags.aligned):
                     dense = check_float("gradient", gradient, None, like.dtype)
                     check_shape("gradient", dense, like.shape)
-                change = dense.reshape(-1), None, None
+                if rest is not None:
+                    rest.fill(0)
+                change = dense.reshape(-1), None, None, None
             changes.append(change)
             numbers += change[0].size if change[1] is None else like.size
         parts = thread_count(30.0 * numbers)
@@ -117,19 +127,24 @@ def _in_place(name: str, array: object, like: Array | None) -> Array:
     return array
 
 
-def _sparse_change(gradient: SparseRows, parameter: Array, lazy: bool) -> Change:
+def _sparse_change(gradient: SparseRows, parameter: Array, lazy: bool, rest: Array | None) -> Change:
     if gradient.shape != parameter.shape or parameter.ndim != 2:
         raise ValueError(f"gradient: expected shape {parameter.shape}, got {gradient.shape}")
     rows = check_float("gradient", gradient.rows, 2, parameter.dtype)
     ids = check_ids("gradient", gradient.ids, parameter.shape[0])
     check_shape("gradient", rows, (ids.size, parameter.shape[1]))
+    if rest is not None:
+        if rest.dtype != np.uint8 or rest.shape != parameter.shape[:1] or not rest.flags.carray:
+            expected = f"{parameter.shape[0]} contiguous numbers of uint8"
+            raise ValueError(f"resting: expected {expected}, got shape {rest.shape} of {rest.dtype}")
+        rest[ids] = 0
     if not lazy:
         places = np.full(parameter.shape[0], -1, np.int64)
         places[ids] = np.arange(ids.size)
-        return rows.reshape(-1), places, None
+        return rows.reshape(-1), places, None, rest
     if np.unique(ids).size < ids.size:  # threads share out the rows
         raise ValueError("gradient: expected each id once, got one twice")
-    return rows.reshape(-1), None, np.ascontiguousarray(ids)
+    return rows.reshape(-1), None, np.ascontiguousarray(ids), None
 
 
 def _step(

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any, ClassVar
+from weakref import WeakSet
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastmask import ops
@@ -12,6 +14,38 @@ from fastmask.optimizers.base import Optimizer, State
 from fastmask.optimizers.gradients import Gradient
 
 Array = NDArray[Any]
+
+
+class _Resting:
+    """Which rows of embeddings are known to have states of zeros.
+
+    A shallow copy of an optimizer has its states, and shares this; other copies begin with nothing known.
+
+    Attributes
+    ----------
+    rows : dict
+        Of variables the state that is meant, and for each row whether it is known.
+    lent : WeakSet of Variable
+        What is around an array of a state and may write to it at any time.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[Variable, tuple[State, Array]] = {}
+        self.lent: WeakSet[Variable] = WeakSet()
+
+    def __reduce__(self) -> tuple[type["_Resting"], tuple[()]]:
+        return type(self), ()
+
+    def of(self, variable: Variable, state: State, grad: Gradient) -> Array | None:
+        """Return what is known of the rows of a variable, for a step to keep up to date; None before a sparse one."""
+        meant, rows = self.rows.get(variable, (None, None))
+        if meant is state:
+            return rows
+        if not isinstance(grad, ops.SparseRows):
+            return None
+        rows = np.zeros(variable.shape[:1], np.uint8)
+        self.rows[variable] = state, rows
+        return rows
 
 
 class Compiled(Optimizer):
@@ -30,6 +64,10 @@ class Compiled(Optimizer):
     lazy: ClassVar[bool] = False
     _prepared: tuple[Sequence[Array | None], ops.UpdateProgram | None] = ([], None)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._resting = _Resting()
+
     def _rates(self) -> tuple[float, ...]:
         """Return the numbers of the next step that the rule asks for."""
         raise NotImplementedError
@@ -43,8 +81,24 @@ class Compiled(Optimizer):
     ) -> Callable[[], None]:
         overridden = getattr(self.step, "__func__", None) is not Compiled.step
         if overridden or len(set(variables)) < len(variables):
+            self._resting.rows.clear()
             return super()._checked(grads, variables, params)
-        return self._program(variables, params).prepare(grads, self._rates(), self.lazy)
+        resting = self._known(grads, variables)
+        return self._program(variables, params).prepare(grads, self._rates(), self.lazy, resting)
+
+    def _known(self, grads: Sequence[Gradient], variables: Sequence[Variable]) -> Sequence[Array | None] | None:
+        # A class of the user's may keep what its `new_state` made.
+        if self._resting.lent or not type(self).__module__.startswith("fastmask."):
+            return None
+        pairs = zip(grads, variables, strict=True)
+        return [self._resting.of(variable, self._states[variable], grad) for grad, variable in pairs]
+
+    def _slot(self, variable: Variable, number: int, name: str) -> Variable | None:
+        slot = super()._slot(variable, number, name)
+        if slot is not None:
+            self._resting.rows.clear()
+            self._resting.lent.add(slot)
+        return slot
 
     def _program(self, variables: Sequence[Variable], params: Sequence[Array]) -> ops.UpdateProgram:
         parts = [(param, *self._states[variable]) for variable, param in zip(variables, params, strict=True)]

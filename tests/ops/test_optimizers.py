@@ -99,6 +99,62 @@ def test_sparse_rows_give_the_bits_of_the_dense_gradient(step, dtype):
             assert_same_bits(array, other)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step", STEPS)
+def test_known_rows_at_rest_give_the_bits_of_the_dense_gradient(step, dtype, count, set_threads):
+    """Steps meet more and more rows; in between a gradient is dense, but for the last rows."""
+    set_threads(count)
+    (name, slots, numbers), rng = STEPS[step], np.random.default_rng(3)
+    dense, sparse = arrays_of(slots, (400, 13), dtype), arrays_of(slots, (400, 13), dtype)
+    program, resting = ops.UpdateProgram(name.split("_")[0], [sparse]), np.zeros(400, np.uint8)
+    for number in range(20):
+        ids = rng.choice(20 * number + 10, number, replace=False)
+        grad = ops.SparseRows(ids, rng.standard_normal((number, 13)).astype(dtype), (400, 13))
+        whole = grad.dense()
+        if number == 12:
+            whole[:350] = rng.standard_normal((350, 13))
+            grad = whole
+        getattr(ops, name)(dense[0], whole, *dense[1:], *numbers)
+        with tuning.override(OPERATIONS_PER_THREAD=1000):
+            program.prepare([grad], numbers, resting=[resting])()
+        for array, other in zip(dense, sparse, strict=True):
+            if array is not None:
+                assert_same_bits(array, other)
+                assert not array[resting != 0].any() or array is dense[0]
+        assert not resting[ids].any()
+        assert resting.any() == (number != 12)
+
+
+def test_states_of_known_rows_are_not_read():
+    arrays, resting = arrays_of(["m", "v", "largest"], (40, 13), np.float32), np.zeros(40, np.uint8)
+    program = ops.UpdateProgram("adam", [arrays])
+
+    def step(row):
+        grad = ops.SparseRows(np.array([row]), np.ones((1, 13), np.float32), (40, 13))
+        program.prepare([grad], STEPS["adam"][2], resting=[resting])()
+
+    step(3)
+    for state in arrays[1:]:
+        state[5] = np.nan
+    kept = arrays[0][5].copy()
+    step(3)
+    assert_same_bits(arrays[0][5], kept)
+    resting[5] = 0
+    step(3)
+    assert np.isnan(arrays[0][5]).all()
+    assert not resting[5]
+
+
+def test_refused_rows_at_rest():
+    table = np.ones((4, 3), np.float32)
+    program = ops.UpdateProgram("sgd", [(table, None)])
+    grad = ops.SparseRows(np.array([1]), np.ones((1, 3), np.float32), (4, 3))
+    for bad in (np.zeros(3, np.uint8), np.zeros(4, np.int64), np.zeros(8, np.uint8)[::2], np.zeros((4, 1), np.uint8)):
+        with pytest.raises(ValueError, match=r"resting: expected 4 contiguous numbers of uint8"):
+            program.prepare([grad], (0.1, 0.0, False), resting=[bad])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [1.0, -1.0, -0.0, "denormal", "nan"])
 @pytest.mark.parametrize("columns", [1, 7, 131])

@@ -3,7 +3,8 @@
 #
 # Arrays are flat. A gradient has every row, or, with `places`, row r has the gradient gradient[places[r]], and zeros
 # where places[r] is negative. Such a row with state of zeros is at rest and stays as it is: the dense formula would
-# change no bit of it. With `ids`, the gradient's row n belongs to row ids[n], and no other row changes.
+# change no bit of it. `resting` tells of which rows that is known, so that their state is not read. With `ids`, the
+# gradient's row n belongs to row ids[n], and no other row changes.
 
 cdef enum:
     SGD = 0
@@ -17,6 +18,7 @@ cdef struct Update:
     real *state[3]              # NULL where a variant does without
     const int64_t *places       # [rows], or NULL
     const int64_t *ids          # [rows], or NULL
+    uint8_t *resting            # [rows], or NULL
     Py_ssize_t rows, columns    # a gradient of every row is one column
     real rate, decay, rest, rest_2, momentum, epsilon
     bint nesterov
@@ -125,13 +127,19 @@ cdef void update_rows(UpdateRow update, const Update *whole, Py_ssize_t begin, P
         move_to_row(whole, begin, begin, &u)
         update(&u, (end - begin) * whole.columns)
         return
-    for n in range(begin, end):
-        if whole.ids != NULL:
+    if whole.ids != NULL:
+        for n in range(begin, end):
             move_to_row(whole, whole.ids[n], n, &u)
-        else:
-            move_to_row(whole, n, whole.places[n], &u)
+            update(&u, whole.columns)
+        return
+    for n in range(begin, end):
+        if whole.resting != NULL and whole.resting[n]:
+            continue
+        move_to_row(whole, n, whole.places[n], &u)
         if u.gradient != NULL or not has_zero_state(&u):
             update(&u, whole.columns)
+        elif whole.resting != NULL:
+            whole.resting[n] = True
 
 
 cdef class Updates:
@@ -173,8 +181,9 @@ cdef class Updates:
         """Make one of several parts of a step, which may run at the same time.
 
         rates: of SGD learning rate, momentum and whether it is Nesterov's; of RMSPROP learning rate, rho, momentum and
-        epsilon; of ADAM alpha, the two betas and epsilon. changes: of each parameter its gradient, and the places or
-        the ids of its rows, or None.
+        epsilon; of ADAM alpha, the two betas and epsilon. changes: of each parameter its gradient, the places or the
+        ids of its rows, or None, and which of them are known to be at rest, or None. Those that are found to be are
+        added there; with places, no row that has a gradient may be among them.
         """
         cdef uint64_t mode
         cdef Py_ssize_t i, begin, rows, block = 0
@@ -186,8 +195,8 @@ cdef class Updates:
             for i in range(self.count):
                 updates[i] = self.updates[i]
                 set_rates(&updates[i], self.rule, rates)
-                gradient, places, ids = changes[i]
-                take_change(&updates[i], gradient, places, ids)
+                gradient, places, ids, resting = changes[i]
+                take_change(&updates[i], gradient, places, ids, resting)
             with nogil:
                 mode = flush_denormals()
                 for i in range(self.count):
@@ -225,11 +234,13 @@ cdef int set_rates(Update *u, int rule, tuple rates) except -1:
 
 
 cdef int take_change(Update *u, const real[::1] gradient, const int64_t[::1] places,
-                     const int64_t[::1] ids) except -1:
+                     const int64_t[::1] ids, uint8_t[::1] resting) except -1:
     u.gradient = numbers_of(gradient)
     if places is not None:
         u.rows = places.shape[0]
-        u.places = &places[0] if u.rows > 0 else NULL
+        if u.rows > 0:
+            u.places = &places[0]
+            u.resting = &resting[0] if resting is not None else NULL
     elif ids is not None:
         u.rows = ids.shape[0]
         u.ids = &ids[0] if u.rows > 0 else NULL
