@@ -95,7 +95,7 @@ def products_ahead(dtype):
     z = aligned_empty((4, 5), np.dtype(dtype))
     spec = RNNSpec("simple_rnn", 3, 5, np.dtype(dtype).name, use_bias=False)
     program = RNNWeights(spec, large(dtype, 3, 5), np.zeros((5, 5), dtype), None).program(kernel)
-    (run,) = prepare(Schedule([(0, 1)], 1, 1), kernel, program, spec, plan, (denormal(dtype, 4, 3), None, z))
+    (run,) = prepare(Schedule([(0, 1)], 1, 1), kernel, program, plan, (denormal(dtype, 4, 3), None, z))
     run.make_products()
     return [z]
 

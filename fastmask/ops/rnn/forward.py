@@ -13,7 +13,7 @@ from fastmask.batch.packing import Packing, TableRows
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, Indices
 from fastmask.ops.rnn.inputs import Dropout, TableProducts, masked_products, masked_values
-from fastmask.ops.rnn.schedule import capacity_of, choose, join_team, prepare, with_products
+from fastmask.ops.rnn.schedule import choose, join_team, prepare, with_products
 from fastmask.ops.rnn.spec import RNNSpec
 from fastmask.ops.rnn.weights import RNNWeights
 
@@ -69,11 +69,10 @@ def infer(
     inputs: Inputs = tokens.values, rows, None
     if tokens.shared:
         inputs = _shared_inputs(weights, module, tokens, rows, tables)
-    ranges, parts, ahead = choose(spec, module, plan, inputs[0] is None, True)
+    ranges, parts, ahead, capacity = choose(spec, module, plan, inputs[0] is None, True)
     if len(ranges) == parts == 1 and not ahead:
         state = None if states is None else tuple(states)
-        program, capacity = weights.program(module), capacity_of(spec, plan)
-        return module.infer(program, plan, inputs, state, every_step, capacity)  # type: ignore[no-any-return]
+        return module.infer(weights.program(module), plan, inputs, state, every_step, capacity)  # type: ignore[no-any-return]
     forward = Forward(weights, tokens, states, None, every_step, False, inputs)
     return forward.sequence if every_step else None, forward.final_states()
 
@@ -159,7 +158,7 @@ class Forward:
         if inputs[2] is None and spec.cell == "lstm":
             inputs = *inputs[:2], self.gates
         self.schedule = choose(spec, module, plan, inputs[0] is None, self.recurrent_dropout is None)
-        self.runs = prepare(self.schedule, module, self.weights.program(module), spec, plan, inputs)
+        self.runs = prepare(self.schedule, module, self.weights.program(module), plan, inputs)
         arguments = self.states, self.gates, self.every_step, self.zero_state, self.recurrent_dropout
         if len(self.runs) == 1 and not self.schedule.ahead:
             self.runs[0].forward(*arguments)

@@ -28,11 +28,14 @@ class Schedule(NamedTuple):
         Threads that share the units of every step of the one range; 1: each range is one thread's.
     ahead : int
         Steps of a block whose input products another thread makes ahead of the steps; 0: nobody does.
+    capacity : int
+        Tokens whose input products a run has room for, at least: those of a step, or as many as stay in a cache.
     """
 
     ranges: list[tuple[int, int]]
     parts: int = 1
     ahead: int = 0
+    capacity: int = 1
 
 
 def choose(spec: RNNSpec, module: ModuleType, plan: Packing, from_table: bool, divisible: bool) -> Schedule:
@@ -45,19 +48,21 @@ def choose(spec: RNNSpec, module: ModuleType, plan: Packing, from_table: bool, d
     divisible : bool
         Whether threads can share the units of a step.
     """
+    block = tuning.BLOCK_BYTES // (max(1, spec.columns) * spec.dtype.itemsize)
+    capacity = max(min(max(block, plan.batch_size), plan.tokens), 1)
     features = 0 if from_table else spec.features
     # A gate's activation takes about as long as 20 of its products.
     operations = 2.0 * plan.tokens * spec.columns * (spec.units + features + 20)
     ranges = [(0, plan.batch_size)]
     if operations < tuning.OPERATIONS_PER_THREAD or threads.get_num_threads() == 1:
-        return Schedule(ranges)
+        return Schedule(ranges, capacity=capacity)
     count = thread_count(operations)
     if count > 1:
         parts = _unit_parts(spec, module, plan, count) if divisible else 1
         if parts > 1:
-            return Schedule(ranges, parts)
+            return Schedule(ranges, parts, capacity=capacity)
         ranges = _row_ranges(plan, count)
-    return Schedule(ranges, 1, 0 if from_table or len(ranges) > 1 else _steps_of_block(plan))
+    return Schedule(ranges, 1, 0 if from_table or len(ranges) > 1 else _steps_of_block(plan), capacity)
 
 
 def _unit_parts(spec: RNNSpec, module: ModuleType, plan: Packing, threads: int) -> int:
@@ -85,14 +90,8 @@ def _steps_of_block(plan: Packing) -> int:
     return steps if steps < plan.batch_sizes.size else 0
 
 
-def capacity_of(spec: RNNSpec, plan: Packing) -> int:
-    """Tokens whose input products a run has room for: those of a step, or as many as stay in a cache."""
-    block: int = tuning.BLOCK_BYTES // (max(1, spec.columns) * spec.dtype.itemsize)
-    return max(min(block, plan.tokens), min(plan.batch_size, plan.tokens), 1)
-
-
 def prepare(
-    schedule: Schedule, module: ModuleType, program: Any, spec: RNNSpec, plan: Packing, inputs: tuple[Any, Any, Any]
+    schedule: Schedule, module: ModuleType, program: Any, plan: Packing, inputs: tuple[Any, Any, Any]
 ) -> list[Any]:
     """The kernels' runs of a schedule.
 
@@ -100,11 +99,10 @@ def prepare(
     token are or are to be kept, or None.
     """
     active = int(plan.batch_sizes[0]) if plan.tokens else 0
-    block = capacity_of(spec, plan)
     arrays = plan.batch_size, plan.batch_sizes, plan.offsets
     runs: list[Any] = []
+    capacity = max(2 * schedule.ahead * active, schedule.capacity)
     for begin, end in schedule.ranges:
-        capacity = max(2 * schedule.ahead * active, block)
         runs.append(module.Run(program, arrays, begin, end, inputs, capacity))
     for _ in range(1, schedule.parts):
         # The parts of a team read and write the same products.

@@ -103,7 +103,7 @@ class Chain:
         program = RNNWeights(spec, weights, recurrent, None).program(kernel)
         schedule = Schedule([(0, 1)], 1, 6 if threads.get_num_threads() > 1 else 0)
         with tuning.override(BLOCK_BYTES=1):
-            (self.run,) = prepare(schedule, kernel, program, spec, plan, (x, None, None))
+            (self.run,) = prepare(schedule, kernel, program, plan, (x, None, None))
         self.h = aligned_zeros((2, units), x.dtype)
 
     def run_steps(self):
