@@ -29,9 +29,11 @@ class Prepared:
     """
 
     def __init__(self, graph: Graph | None = None) -> None:
-        self._layers = [] if graph is None else _chain(graph)
+        chain = [] if graph is None else _chain(graph)
+        self._scans: list[Any] = [layer for layer in chain if hasattr(layer, "stateful")]
+        # Without a recurrent layer there is nothing that a chain can begin with.
+        self._layers = chain if self._scans else []
         self._weights = [weight for layer in self._layers for weight in layer.weights]
-        self._scans: list[Any] = [layer for layer in self._layers if hasattr(layer, "stateful")]
         self._kept = _NOTHING
 
     def run(self, x: Any, mask: Any = None) -> Any:

@@ -233,6 +233,15 @@ def test_what_goes_through_the_layers(model):
     assert_not_prepared(model, np.ones((2, 3, 4), np.float32))
 
 
+@pytest.mark.parametrize("layer", [layers.Dropout(0.5), layers.Dense(3)])
+def test_models_without_a_recurrent_layer(layer):
+    model = fm.Sequential([fm.Input((4,)), layer])
+    x = np.ones((2, 4), np.float32)
+    assert_not_prepared(model, x)
+    for _ in range(3):
+        assert_same_bits(model.predict_on_batch(x), one_by_one(model, x))
+
+
 @pytest.mark.parametrize(("x", "mask"), [
     (np.ones((2, 3, 4)), None), (np.ones((2, 3, 4), np.float16), None), (np.ones((2, 3, 5), np.float32), None),
     (np.ones((2, 0, 4), np.float32), None), (np.ones((2, 3), np.float32), None),
