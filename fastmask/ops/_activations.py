@@ -41,7 +41,7 @@ def activation_code(argument: str, name: str | None) -> int:
 
 
 def activate(kernel: ModuleType, code: int, x: Array, y: Array) -> None:
-    """``y = activation(x)``, row by row; y may be x. Arrays [rows, columns]."""
+    """``y = activation(x)``, row by row, on arrays [rows, columns]; y may be x itself."""
     if code == 0 and y is x:
         return
     if 20.0 * x.size < tuning.OPERATIONS_PER_THREAD:
@@ -62,8 +62,8 @@ def activate_backward(kernel: ModuleType, code: int, x: Array, y: Array, dy: Arr
     return dx
 
 
-def _as_rows(x: Array, code: int) -> Array:
-    """[rows, columns]: softmax needs its axis whole, the others are cut so that threads can share them."""
+def _as_rows(x: Array) -> Array:
+    """[rows, columns]: the last axis, along which softmax runs, stays whole; threads share the rows."""
     if x.size == 0:
         return x.reshape(0, 1)
     if x.ndim < 2:
@@ -96,7 +96,7 @@ def activation_vjp(x: ArrayLike, name: str | None, axis: int = -1) -> tuple[Arra
     if not -max(1, array.ndim) <= axis < max(1, array.ndim):
         raise ValueError(f"axis: expected an axis of an array of shape {array.shape}, got {axis}")
     moved = np.ascontiguousarray(np.moveaxis(array, axis, -1)) if array.ndim else array
-    rows = _as_rows(moved, code)
+    rows = _as_rows(moved)
     kernel = kernels.module(array.dtype)
     y = aligned_empty(rows.shape, array.dtype)
     activate(kernel, code, rows, y)
@@ -108,6 +108,6 @@ def activation_vjp(x: ArrayLike, name: str | None, axis: int = -1) -> tuple[Arra
     def pullback(dy: ArrayLike) -> Array:
         gradient = check_like("dy", dy, array)
         d = np.ascontiguousarray(np.moveaxis(gradient, axis, -1)) if array.ndim else gradient
-        return restore(activate_backward(kernel, code, rows, y, _as_rows(d, code)))
+        return restore(activate_backward(kernel, code, rows, y, _as_rows(d)))
 
     return restore(y), pullback

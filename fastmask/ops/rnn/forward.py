@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 from fastmask import kernels, threads
 from fastmask.batch.packing import Packing, TableRows
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, Indices
-from fastmask.ops.rnn.inputs import Dropout, TableProducts, masked_products, masked_values
+from fastmask.ops.rnn.inputs import Dropout, masked_products, masked_values
 from fastmask.ops.rnn.schedule import choose, join_team, prepare, with_products
 from fastmask.ops.rnn.spec import RNNSpec
 from fastmask.ops.rnn.weights import RNNWeights
@@ -49,47 +48,6 @@ def running_order(spec: RNNSpec, tokens: Tokens) -> Indices | None:
     if not spec.go_backwards:
         return tokens.index
     return tokens.plan.reverse if tokens.index is None else tokens.index[tokens.plan.reverse]
-
-
-def infer(
-    weights: RNNWeights, tokens: Tokens, states: Sequence[Array | None] | None, every_step: bool, tables: TableProducts
-) -> tuple[Array | None, States]:
-    """The outputs of all steps, or None, and the final states, of a run without dropout that keeps nothing.
-
-    Parameters
-    ----------
-    weights, tokens, states, every_step
-        As of a `Forward`.
-    tables : TableProducts
-        Where products of whole tables are kept.
-    """
-    spec, plan = weights.spec, tokens.plan
-    module = kernels.module(spec.dtype)
-    rows = running_order(spec, tokens) if spec.go_backwards else tokens.index
-    inputs: Inputs = tokens.values, rows, None
-    if tokens.shared:
-        inputs = _shared_inputs(weights, module, tokens, rows, tables)
-    ranges, parts, ahead, capacity = choose(spec, module, plan, inputs[0] is None, True)
-    if len(ranges) == parts == 1 and not ahead:
-        state = None if states is None else tuple(states)
-        return module.infer(weights.program(module), plan, inputs, state, every_step, capacity)  # type: ignore[no-any-return]
-    forward = Forward(weights, tokens, states, None, every_step, False, inputs)
-    return forward.sequence if every_step else None, forward.final_states()
-
-
-def _shared_inputs(
-    weights: RNNWeights, module: ModuleType, tokens: Tokens, rows: Indices | None, tables: TableProducts
-) -> Inputs:
-    """The products of values that tokens share, or of their whole table; the values, if no two tokens share one."""
-    source, spec = tokens.source, weights.spec
-    if source is not None:
-        row_bytes = spec.columns * spec.dtype.itemsize
-        kept = tables.get(source, module, row_bytes, partial(weights.products, module))
-        if kept is not None:
-            return None, source.ids if rows is None else source.ids[rows], kept
-    if len(tokens.values) >= tokens.plan.tokens:
-        return tokens.values, rows, None
-    return None, rows, weights.products(module, tokens.values)
 
 
 class Forward:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 from fastmask import kernels
 from fastmask.ops import tuning
 from fastmask.ops._arrays import Array
-from fastmask.ops.rnn.forward import Forward, States, Tokens, infer
+from fastmask.ops.rnn.forward import Forward, Inputs, States, Tokens, running_order
 from fastmask.ops.rnn.inputs import Dropout, TableProducts
 from fastmask.ops.rnn.lying import run_lying
+from fastmask.ops.rnn.schedule import choose
 from fastmask.ops.rnn.spec import RNNSpec
 from fastmask.ops.rnn.tape import Tape
 from fastmask.ops.rnn.weights import RNNWeights
@@ -65,17 +68,40 @@ class RNNProgram:
             After the last valid step; where a row has none, those it started from.
         """
         later, self._has_run = self._has_run, True
-        few, operations = tuning.FEW_TOKENS_AT_FIRST, tuning.FEW_OPERATIONS_AT_FIRST
-        if later:
-            few, operations = tuning.FEW_TOKENS, tuning.FEW_OPERATIONS
-        count, weights = tokens.plan.tokens, self.weights
-        is_short = count <= few or 2 * count * weights.size <= operations
-        if is_short and count > 0 and weights.lie_whole and dropout is None:
-            return self.run_few(tokens, states, every_step)
+        spec, plan, weights = self.spec, tokens.plan, self.weights
+        inputs: Inputs | None = None
         if dropout is None:
-            return infer(weights, tokens, states, every_step, self._tables)
-        forward = Forward(weights, tokens, states, dropout, every_step, training=False)
+            few, operations = tuning.FEW_TOKENS_AT_FIRST, tuning.FEW_OPERATIONS_AT_FIRST
+            if later:
+                few, operations = tuning.FEW_TOKENS, tuning.FEW_OPERATIONS
+            is_short = plan.tokens <= few or 2 * plan.tokens * weights.size <= operations
+            if is_short and plan.tokens > 0 and weights.lie_whole:
+                return self.run_few(tokens, states, every_step)
+            module = kernels.module(spec.dtype)
+            inputs = tokens.values, tokens.index, None
+            if tokens.shared or spec.go_backwards:
+                inputs = self._inputs(module, tokens)
+            ranges, parts, ahead, capacity = choose(spec, module, plan, inputs[0] is None, True)
+            if len(ranges) == parts == 1 and not ahead:
+                initial = None if states is None else tuple(states)
+                program = weights.program(module)
+                return module.infer(program, plan, inputs, initial, every_step, capacity)  # type: ignore[no-any-return]
+        forward = Forward(weights, tokens, states, dropout, every_step, False, inputs)
         return forward.sequence if every_step else None, forward.final_states()
+
+    def _inputs(self, module: ModuleType, tokens: Tokens) -> Inputs:
+        """Values and the row of each token in them, or the products of values that tokens share, or of their table."""
+        rows, source, spec = running_order(self.spec, tokens), tokens.source, self.spec
+        if not tokens.shared:
+            return tokens.values, rows, None
+        if source is not None:
+            row_bytes = spec.columns * spec.dtype.itemsize
+            kept = self._tables.get(source, module, row_bytes, partial(self.weights.products, module))
+            if kept is not None:
+                return None, source.ids if rows is None else source.ids[rows], kept
+        if len(tokens.values) >= tokens.plan.tokens:
+            return tokens.values, rows, None  # no two tokens share one
+        return None, rows, self.weights.products(module, tokens.values)
 
     def vjp(
         self, tokens: Tokens, states: InitialStates = None, *, dropout: Dropout | None = None
