@@ -194,7 +194,7 @@ class TestSeeds:
 
 @pytest.mark.parametrize("name", ["random_uniform", "random_normal", "glorot_uniform", "zeros", "ones"])
 def test_memory_of_large_weights(name):
-    """Little more than the result takes."""
+    """Making large weights takes little more memory than the result."""
     made = initializers.get(name)
     tracemalloc.start()
     try:

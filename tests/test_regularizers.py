@@ -136,7 +136,7 @@ PENALIZED = {
 
 @pytest.mark.parametrize("name", PENALIZED)
 def test_weights_of_zero_stay_in_training(name):
-    """Where nothing but the penalty acts on them: the zeros that L1 has made do not move again."""
+    """Weights that L1 has driven to zero do not move again where nothing but the penalty acts on them."""
     model = fm.Sequential(PENALIZED[name]())
     model.compile(fm.optimizers.SGD(0.1), "mse")
     model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])

@@ -79,7 +79,7 @@ def test_a_counter_is_awaited():
 
 @pytest.mark.parametrize("start", [0, 1])
 def test_a_counter_is_seen_to_change(start):
-    """By a thread that waits with the interpreter's lock let go."""
+    """A thread that waits without the interpreter's lock sees another thread change the counter."""
     counter = Counter()
     counter.add(start)
     other = threading.Timer(0.02, counter.add, [1 - 2 * start])
@@ -99,7 +99,7 @@ def test_threads_stay_awake_unless_they_are_told_not_to(policy, awake):
 
 @pytest.mark.parametrize("awake", [0.0, 5e-3])
 def test_tasks_of_every_length(awake, set_threads, monkeypatch):
-    """Those that end before the caller's, and those that it has to sleep for."""
+    """Some tasks end before the caller's own, for others the caller has to sleep."""
     monkeypatch.setattr(threads, "_AWAKE", awake)
     set_threads(3)
     for seconds in (0.0, 0.002, 0.02):
@@ -124,7 +124,7 @@ def ctrl_c():
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals of POSIX")
 @pytest.mark.parametrize("awake", [0.0, 5e-3, 3e-2, 60.0])
 def test_ctrl_c_while_the_caller_waits_for_the_last_task(awake, ctrl_c, set_threads, monkeypatch):
-    """It is raised, however often it comes, when the task has ended that another thread is at."""
+    """However often Ctrl-C comes, it is raised only when the task that another thread runs has ended."""
     begun, waits, returned, ended = threading.Event(), threading.Event(), threading.Event(), []
 
     class Watched:

@@ -158,7 +158,7 @@ class TestMakeFx:
         assert torch.equal(graph(IDS.flip(0)), embedding(IDS.flip(0)))
 
     def test_mask_within_a_transform(self, pre_dispatch):
-        """It would become a constant."""
+        """A mask made within a transform would be recorded as a constant, so it is refused."""
         layer = bridge.LSTM(3, 4, batch_first=True)
 
         def gradient(x, mask):

@@ -50,7 +50,7 @@ def values(name):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
 def test_branches_side_by_side(names, head, training):
-    """Each gives what it gives as a model of its own."""
+    """Each of two branches in a model gives what it gives as a model of its own."""
     inputs = [SOURCES[name][0]() for name in names]
     outputs = [HEADS[head](SOURCES[name][1](x)) for name, x in zip(names, inputs, strict=True)]
     batch = [values(name) for name in names]
@@ -90,7 +90,7 @@ def test_merged_branches(names, merge):
 
 
 def test_a_mask_passed_to_a_call():
-    """It counts where the values have come without one, and are packed as it says already."""
+    """A mask passed to a call counts although the values came without one and are packed as it says already."""
     x, mask, again, head = fm.Input((STEPS, FEATURES)), fm.Input((STEPS,), dtype="bool"), fm.Input((STEPS, 2)), Told()
     sequences = recurrent(x)
     batch = values("no mask")
@@ -102,7 +102,7 @@ def test_a_mask_passed_to_a_call():
 
 @pytest.mark.parametrize("shapes", [((3,), (1, 3)), ((1, 3), (3,))], ids=["rows first", "sentences first"])
 def test_rows_beside_documents_of_one_sentence(shapes):
-    """The same steps count, but the mask of documents has one more axis."""
+    """Rows and documents of one sentence have the same valid steps, but the mask of documents has one more axis."""
     inputs = [fm.Input(shape, dtype="int32") for shape in shapes]
     tables = [layers.Embedding(9, FEATURES, mask_zero=True)(x) for x in inputs]
     outputs = [layers.TimeDistributed(layers.LSTM(2))(x) if x.ndim == 4 else layers.LSTM(2)(x) for x in tables]
@@ -114,7 +114,7 @@ def test_rows_beside_documents_of_one_sentence(shapes):
 
 @pytest.mark.parametrize("lengths", [(3, 5), (5, 3)])
 def test_one_row_beside_a_shorter_one(lengths):
-    """The same steps count, but more padding follows."""
+    """Two inputs have the same valid steps, but more padding follows them in one of the two."""
     inputs = [fm.Input((None,), dtype="int32") for _ in lengths]
     outputs = [recurrent(layers.Embedding(9, FEATURES, mask_zero=True)(x)) for x in inputs]
     batch = [np.array([[1, 2, *[0] * (length - 2)]]) for length in lengths]

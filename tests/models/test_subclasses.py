@@ -79,7 +79,7 @@ class PlainStack(fm.Sequential):
 
 
 class HandsOn(fm.Model):
-    """Its constructor hands all but an argument of its own on."""
+    """A model whose constructor takes one argument itself and hands all others on."""
 
     def __init__(self, *args, units=2, **kwargs):
         super().__init__(*args, **kwargs)
@@ -185,7 +185,7 @@ def test_a_layer_that_holds_a_model(tmp_path):
 
 
 class Silent(fm.Model):
-    """Neither a config of its own nor attributes."""
+    """A model with neither a config of its own nor attributes that one could be made from."""
 
     def __init__(self, size):
         super().__init__(*chain(size))
@@ -252,7 +252,7 @@ def old_config(class_name):
 
 @pytest.mark.parametrize(("cls", "usual"), [(Plain, "Functional"), (PlainStack, "Sequential")])
 def test_files_of_keras_2(cls, usual, tmp_path):
-    """They give a subclass the layers, the rules for masks included, that they give a model of no class of its own."""
+    """A subclass gets from such a file the layers and rules for masks that a plain model gets."""
     pytest.importorskip("h5py")
     table = random(9, 3)
     table[2] = 0  # which Masking hides as well

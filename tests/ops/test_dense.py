@@ -205,7 +205,7 @@ class TestSequences:
 
     @pytest.mark.parametrize("repeat", [False, True])
     def test_unpack_reads_only_cotangents_that_count(self, mask, dtype, repeat):
-        """Those of a fill are dropped: NaN there is not seen."""
+        """Gradients of places that show a fill are dropped, so that NaN there is not seen."""
         valid = full_mask(make_mask(mask, 5, 6), 5, 6)
         x, dy = random_arrays(dtype, (5, 6, 7), (5, 6, 7))
         sequence = PackedSequence(reference.pack(x, valid), Packing.from_mask(valid), repeat=repeat)

@@ -109,7 +109,7 @@ def test_packed_ids(mask, dtype):
 
 @pytest.mark.parametrize("mask", MASK_KINDS)
 def test_gradient_of_tokens_is_summed_by_id(mask):
-    """Through expand and unpack, as a layer that needs the padded grid takes it."""
+    """The sum holds for gradients that come through expand and unpack, as from layers on the padded grid."""
     table, ids = make_table(9, 6, np.float64), make_ids((5, 7), 9)
     grid_mask = make_mask(mask, 5, 7)
     sequence, embedding_pullback = ops.embedding_vjp(PackedSequence.from_padded(ids, grid_mask), table)

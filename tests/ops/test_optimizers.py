@@ -227,7 +227,7 @@ def test_bad_ids_of_a_lazy_step_change_nothing(ids, error):
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("rule", ["sgd", "rmsprop", "adam", "lazy adam"])
 def test_a_program_of_several_parameters(rule, count, set_threads):
-    """It has the bits of one step after the other, with any number of threads."""
+    """One program for several parameters gives the bits of single steps, with any number of threads."""
     set_threads(count)
     step = {"sgd": "sgd nesterov", "rmsprop": "rmsprop all", "adam": "amsgrad", "lazy adam": "amsgrad"}[rule]
     (name, slots, numbers), rng = STEPS[step], np.random.default_rng(1)

@@ -26,7 +26,7 @@ def reads_a_row_not_met(optimizer, weight):
 @with_state
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_rows_that_were_never_met_are_not_read(name, make):
-    """But for the step after a slot was lent, a dense gradient or a copy, and while a slot is held."""
+    """Steps read such rows only after a slot was lent, a dense gradient or a copy, and while a slot is held."""
     optimizer, weight = MAKERS[name](), Variable(np.ones(SHAPE, np.float32), "w")
 
     def step(grad):
@@ -65,7 +65,7 @@ def test_another_state_is_not_known(name):
 
 @with_state
 def test_steps_on_some_of_the_variables(name):
-    """What is known of the rows of the others stays."""
+    """A step on some of the variables leaves what is known of the rows of the others."""
     twins = Twins(MAKERS[name])
     for ids in ([0], [1]):
         twins.step(*ids)

@@ -64,7 +64,7 @@ class Twins:
 
 
 def arrays_of(optimizer):
-    """The state, without asking for the variables around it."""
+    """Return the arrays of the state without making variables of them, as asking for those would lend them."""
     return [array for state in optimizer._states.values() for array in state if array is not None]
 
 
@@ -84,7 +84,7 @@ def test_bits_of_dense_gradients(name, options):
 @with_state
 @pytest.mark.parametrize("taken", ["before", "after"])
 def test_slots_that_are_held(name, taken):
-    """They were taken before the first step, or after some, and are assigned much later, and again."""
+    """A slot taken before the first step, or after some, may be assigned much later, and more than once."""
     twins = Twins(MAKERS[name])
     for optimizer, weights in zip(twins.optimizers, twins.weights, strict=True):
         optimizer.build(weights)
@@ -250,7 +250,7 @@ def test_states_that_are_overridden():
 
 
 def test_a_step_of_one_instance():
-    """It is replaced for some steps by one that changes the state by itself."""
+    """The step of one optimizer is replaced for a while by one that changes the state itself."""
     twins = Twins(MAKERS["adam"])
     twins.step(0)
     twins.step(1)
@@ -264,7 +264,7 @@ def test_a_step_of_one_instance():
 
 
 def test_direct_steps_on_states_of_ones_own():
-    """Each state stands for itself, whichever the optimizer has met before."""
+    """A step on a state that the caller holds depends on no state that the optimizer has met before."""
     optimizer = optimizers.Adam(0.01)
     optimizer.apply([gradient([0])], [Variable(np.zeros(SHAPE, np.float32), "w")])
     states, params = [], []
@@ -326,7 +326,7 @@ def test_arrays_that_are_replaced(name, what, programs):
 
 
 def test_a_variable_that_comes_twice():
-    """It takes one step after the other."""
+    """A variable that comes twice in one call takes one step after the other."""
     grads = [gradient([1, 2]), np.full(SHAPE, 0.5, np.float32)]
     first, second = (Variable(np.ones(SHAPE, np.float32), "w") for _ in range(2))
     twice, once = (optimizers.SGD(0.1, momentum=0.9) for _ in range(2))
@@ -340,7 +340,7 @@ def test_a_variable_that_comes_twice():
 @pytest.mark.parametrize("bad", [np.ones((2, 2), np.float32), gradient([30]), np.ones(SHAPE), gradient([1])._replace(
     rows=np.ones((1, 4), np.float32))], ids=["shape", "id", "dtype", "rows"])  # fmt: skip
 def test_a_refused_gradient_changes_nothing(name, bad):
-    """Neither the other weights nor anything else of the optimizer."""
+    """After a refused gradient the other weights and the optimizer are as they were."""
     optimizer = MAKERS[name](weight_decay=0.1)
     weights = [Variable(np.ones(SHAPE, np.float32), "w") for _ in range(2)]
     optimizer.apply([gradient([1])] * 2, weights)
@@ -353,7 +353,7 @@ def test_a_refused_gradient_changes_nothing(name, bad):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_versions(fails, monkeypatch):
-    """They are None as long as the step lasts, and others than before when it ends, be it by an error."""
+    """Versions are None while a step runs, and have changed when it ends, even if an error ends it."""
     optimizer, weights = optimizers.Adam(), [Variable(np.ones(SHAPE, np.float32), "w") for _ in range(3)]
     before, run = [weight.version for weight in weights], threads.run
 
@@ -382,7 +382,7 @@ class Dense(optimizers.Adam):
 
 
 def test_regularizers():
-    """They make the gradient dense for a while."""
+    """A regularizer makes the gradient dense, and without it the sparse steps go on from the same state."""
     found = []
     for optimizer in (optimizers.Adam(0.01), Dense(0.01)):
         fm.utils.set_random_seed(0)

@@ -62,14 +62,14 @@ def recurrent_calls(cell):
         return pullback(None, states(cell, denormal(dtype))).initial_state
 
     def gradients(dtype):
-        """Of inputs and kernel, each from a denormal number and a large one."""
+        """Gradients of inputs and kernel, each of them a product of a denormal number and a large one."""
         x = PackedSequence.from_padded(denormal(dtype, 2, 1, 3))
         _, pullback = vjp(x, *weights(cell, denormal(dtype), dtype(0)), **options)
         found = pullback(None, states(cell, large(dtype)))
         return [found.inputs, found.kernel]
 
     def gradients_apart(dtype):
-        """The same in products of their own."""
+        """The same gradients where each is a product of its own."""
         with tuning.override(GRADIENTS_AT_ONCE=0):
             return gradients(dtype)
 

@@ -229,7 +229,7 @@ def test_a_damaged_backup_gives_way_to_the_one_before(interrupted):
 
 
 def test_a_missing_backup_gives_way_to_the_one_before(interrupted):
-    """As when the process is killed between the renames."""
+    """A process that is killed between the two renames leaves the older backup alone."""
     (interrupted / "latest.npz").unlink()
     same_runs(fit(compiled()), fit(compiled(), [BackupAndRestore(interrupted)]))
 

@@ -83,7 +83,7 @@ WRITERS = {"tree": lambda path, found: found.save_weights(path), "legacy": legac
 @pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize("form", WRITERS)
 def test_weights(form, kind, tmp_path):
-    """Whichever array is damaged, the first or the last."""
+    """Weights are refused as a whole, whether the first array is damaged or the last."""
     path, source, target = tmp_path / "a.weights.h5", model(), model()
     WRITERS[form](path, source)
     content = path.read_bytes()

@@ -128,7 +128,7 @@ def test_a_thread_that_comes_first_waits_for_room(set_threads):
 
 @pytest.mark.usefixtures("runs")
 def test_products_of_steps_that_never_run_end(set_threads):
-    """As where Ctrl-C comes before the steps begin."""
+    """Products ahead come to an end although Ctrl-C has come before their steps began."""
     set_threads(2)
     chain = Chain(kernels.module(np.dtype(np.float32)))
     thread = threading.Thread(target=chain.run.make_products, daemon=True)
