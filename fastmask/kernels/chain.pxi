@@ -235,6 +235,8 @@ cdef class Scan(Stage):
             memset(f.c, 0, rows * row)
         elif program.cell == GRU_RESET_BEFORE:
             f.gates = <real *>scratch.take(4 * rows * row)
+        if program.column_units != NULL:
+            f.words = <real *>scratch.take(rows * (program.depth + 1) * sizeof(real))
         run.program = program
         run.zero_state = True
         run.shard = Shard(b.plan.steps, rows, 0, rows, b.plan.batch_sizes, b.plan.offsets)

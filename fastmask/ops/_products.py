@@ -38,9 +38,11 @@ def product_tasks(
     return [partial(product.fill, *rows) for rows in _ranges(tokens, 2.0 * tokens * columns * out.shape[1])]
 
 
-def fill_product(kernel: ModuleType, x: Array, panels: Array, start: Array | None, out: Array) -> None:
-    """``out = start + x @ matrix``, of which the panels are given."""
-    product = kernel.Matmul(((x, panels),), start, out, None)
+def fill_product(
+    kernel: ModuleType, x: Array, panels: Array, start: Array | None, out: Array, units: Array | None = None
+) -> None:
+    """``out = start + x @ matrix``, of which the panels are given, and the units if x and matrix are quantised."""
+    product = kernel.Matmul(((x, panels),), start, out, None, units)
     if 2.0 * x.size * out.shape[1] < tuning.OPERATIONS_PER_THREAD:
         product.fill(0, x.shape[0])
     else:

@@ -27,6 +27,7 @@ from .feedforward import (
     merge_directions_vjp,
 )
 from .packing import PackPlan, pack, pack_plan, reverse_order, unpack
+from .quantized import QuantizedKernel, abs_max_quantize
 from .recurrent import (
     RecurrentGradients,
     gru,
@@ -51,7 +52,9 @@ __all__ = [
     "ACTIVATIONS",
     "MERGE_MODES",
     "PackPlan",
+    "QuantizedKernel",
     "RecurrentGradients",
+    "abs_max_quantize",
     "activation",
     "activation_vjp",
     "adam_alpha",

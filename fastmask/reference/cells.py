@@ -138,7 +138,8 @@ def gru_step_reset_before(
     recurrent_kernel: Array, multiplier: Array | None, activation: str, recurrent_activation: str
 ) -> Step:
     """GRU that resets the state: ``n = a(x_n + (r h) R_n)``."""
-    gate_kernel, candidate_kernel = np.split(recurrent_kernel, [2 * len(recurrent_kernel)], axis=-1)
+    units = recurrent_kernel.shape[1] // 3
+    gate_kernel, candidate_kernel = recurrent_kernel[:, : 2 * units], recurrent_kernel[:, 2 * units :]
     gate_multiplier = candidate_multiplier = multiplier
     if multiplier is not None and multiplier.ndim == 3:
         gate_multiplier, candidate_multiplier = multiplier[:2], multiplier[2]

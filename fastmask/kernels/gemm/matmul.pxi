@@ -12,6 +12,7 @@ cdef struct Product:
     const int64_t *x_index
     Py_ssize_t x_stride
     const real *panels          # in   columns in panels of WIDTH vectors
+    const real *units           # in   [columns rounded up to LANES] of a quantised matrix, whose x is quantised, or NULL
     const real *start           # in   [columns rounded up to LANES], or NULL: zeros
     real *out                   # out  [*, out_stride]
     const int64_t *out_index
@@ -29,7 +30,7 @@ cdef inline void start_tile(const Product *p, const vec *zero, Py_ssize_t n, Py_
     # whole: all vectors of the tile stand in out; otherwise its results go to the tile's own room.
     cdef real *out
     cdef int i, j
-    t.start_step = 0 if p.start == NULL and not p.accumulate else LANES
+    t.start_step = 0 if p.units != NULL or p.start == NULL and not p.accumulate else LANES
     for i in range(rows):
         t.x[i] = p.x + indexed(p.x_index, n + i) * p.x_stride
         out = p.out + indexed(p.out_index, n + i) * p.out_stride + column
@@ -40,7 +41,13 @@ cdef inline void start_tile(const Product *p, const vec *zero, Py_ssize_t n, Py_
                     t.sums[i][j] = load(out + j * LANES, lanes_left(p.columns, column + j * LANES))
             t.start[i] = t.out[i]
         else:
-            t.start[i] = <const real *>zero if p.start == NULL else p.start + column
+            t.start[i] = <const real *>zero if p.units != NULL or p.start == NULL else p.start + column
+
+
+cdef inline void rescale_tile(const Product *p, Py_ssize_t column, int rows, int width, Tile *t) noexcept nogil:
+    cdef int i
+    for i in range(rows):
+        rescale(t.x[i][p.depth], p.units + column, p.start + column if p.start != NULL else NULL, LANES, width, t.out[i])
 
 
 cdef void store_rest(const Product *p, Py_ssize_t n, Py_ssize_t column, int rows, int width, Tile *t) noexcept nogil:
@@ -88,7 +95,11 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
             prefetch_rows(SECOND_LEVEL, p.x, p.x_index, p.x_stride, n + rows, min(n + 2 * rows, end), LANES,
                           (p.depth + LANES - 1) // LANES)
         prefetch_panel(&t, panel + width * p.depth * LANES, width, n - begin)
-        run_tile(rows, width, &t)
+        if p.units == NULL:
+            run_tile(rows, width, &t)
+        else:
+            run_integer_tile(rows, width, &t)
+            rescale_tile(p, column, rows, width, &t)
         if not whole:
             store_rest(p, n, column, rows, width, &t)
         n = n + rows
@@ -149,6 +160,8 @@ cdef void product_panel(const Product *p, const Columns *columns, Py_ssize_t row
     part.out = p.out + columns.begin
     if p.start != NULL:
         part.start = p.start + columns.begin
+    if p.units != NULL:
+        part.units = p.units + columns.begin
     product(&part, 0, rows)
 
 
@@ -156,16 +169,17 @@ cdef class Matmul:
     """out[out_index[n]] = start + the sum over pieces of x[n] @ matrix.
 
     pieces: pairs of x [tokens, depth] and the panels of a matrix [depth, columns], in the order of the sum. x and out
-    may be slices of columns. Without an out_index token n stands at out[n]; start of None: zeros.
+    may be slices of columns. Without an out_index token n stands at out[n]; start of None: zeros. units: of the columns
+    of a quantised matrix, which quantised rows meet in one piece.
     """
 
     cdef Product *products      # [count]
     cdef Py_ssize_t count
     cdef tuple owners           # keeps the arrays behind the pointers alive
 
-    def __cinit__(self, tuple pieces, start, out, out_index):
+    def __cinit__(self, tuple pieces, start, out, out_index, units=None):
         cdef Py_ssize_t i
-        self.owners = pieces, start, out, out_index
+        self.owners = pieces, start, out, out_index, units
         self.count = len(pieces)
         self.products = <Product *>malloc(max(1, self.count) * sizeof(Product))
         if self.products == NULL:
@@ -173,6 +187,7 @@ cdef class Matmul:
         for i in range(self.count):
             x, panels = pieces[i]
             set_product(&self.products[i], x, panels, start, out, out_index)
+            set_units(&self.products[i], units)
             self.products[i].accumulate = i > 0
 
     def __dealloc__(self):
@@ -187,6 +202,14 @@ cdef class Matmul:
             for i in range(self.count):
                 product(&self.products[i], begin, end)
             set_float_mode(mode)
+
+
+cdef int set_units(Product *p, const real[::1] units) except -1:
+    p.units = NULL
+    if units is not None:
+        p.units = &units[0]
+        p.depth = p.depth - 1   # the unit of a row follows its words
+    return 0
 
 
 cdef int set_product(Product *p, const real[:, :] x, const real[::1] panels, const real[::1] start, real[:, :] out,

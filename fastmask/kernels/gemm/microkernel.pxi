@@ -3,6 +3,9 @@
 # A right-hand matrix is packed into panels [panel][k][width][LANES] in the order in which the micro-kernel reads them.
 # Every sum over k is one chain of fused multiply-adds from k = 0 on, whatever the size of the tile: the
 # bits of a row do not depend on the rows beside it.
+#
+# Of quantised matrices a "number" of x or a panel is a word of two 16-bit integers, whose products are summed in 32-bit
+# integers; k counts words. Sums of integers are exact. See quantized.pxi for what becomes of them.
 
 cdef enum:
     WIDTH = 4
@@ -80,8 +83,9 @@ cdef inline void store_tile(const int rows, const int width, const bint add, con
         store_row(width, add, a + 5 * WIDTH, t.out[5])
 
 
-cdef inline void multiply(const int rows, const int width, const Form form, Tile *t) noexcept nogil:
-    # rows, width and form are literals after inlining: the loops over them unroll and `a` lives in registers. For one
+cdef inline void multiply(const int rows, const int width, const Form form, const bint integers,
+                          Tile *t) noexcept nogil:
+    # rows, width, form and integers are literals after inlining: the loops over them unroll and `a` lives in registers. For one
     # row, `rows` is the number of groups of `width` vectors that it meets: panels, or a wider piece of a matrix.
     cdef bint one_row = form == PANEL_GROUP or form == UNPACKED
     cdef vec a[ROWS * WIDTH]
@@ -104,7 +108,7 @@ cdef inline void multiply(const int rows, const int width, const Form form, Tile
         load_tile(rows, width, t, a)
     for k in range(depth):
         for i in range(1 if one_row else rows):
-            xk[i] = v_set1(column[i] if form == BY_COLUMNS else x[i][k])
+            xk[i] = v_broadcast(x[i] + k) if integers else v_set1(column[i] if form == BY_COLUMNS else x[i][k])
         for n in range(width * rows):
             # One loop, as two nested ones would not unroll in time.
             i = n // width if one_row else n % rows
@@ -113,7 +117,10 @@ cdef inline void multiply(const int rows, const int width, const Form form, Tile
                 b = v_load(panel[i] + j * LANES if form == PANEL_GROUP else panel[0] + n * LANES)
             elif i == 0:
                 b = v_hold(v_load(panel[0] + j * LANES))
-            a[i * WIDTH + j] = v_fma(xk[0 if one_row else i], b, a[i * WIDTH + j])
+            if integers:
+                a[i * WIDTH + j] = v_dot(xk[0 if one_row else i], b, a[i * WIDTH + j])
+            else:
+                a[i * WIDTH + j] = v_fma(xk[0 if one_row else i], b, a[i * WIDTH + j])
         for i in range(rows if form == PANEL_GROUP else 1):
             panel[i] = panel[i] + (t.panel_stride if form == UNPACKED else width * LANES)
         if form == BY_COLUMNS:
@@ -124,46 +131,47 @@ cdef inline void multiply(const int rows, const int width, const Form form, Tile
     store_tile(rows, width, form == BY_COLUMNS, a, t)
 
 
-cdef inline void multiply_rows(int rows, const int width, const Form form, Tile *t) noexcept nogil:
+cdef inline void multiply_rows(int rows, const int width, const Form form, const bint integers,
+                               Tile *t) noexcept nogil:
     if ROWS >= 6 and rows >= 6:
-        multiply(6, width, form, t)
+        multiply(6, width, form, integers, t)
     elif ROWS >= 5 and rows == 5:
-        multiply(5, width, form, t)
+        multiply(5, width, form, integers, t)
     elif ROWS >= 4 and rows == 4:
-        multiply(4, width, form, t)
+        multiply(4, width, form, integers, t)
     elif ROWS >= 3 and rows >= 3:
-        multiply(3, width, form, t)
+        multiply(3, width, form, integers, t)
     elif rows >= 2:
-        multiply(2, width, form, t)
+        multiply(2, width, form, integers, t)
     else:
-        multiply(1, width, form, t)
+        multiply(1, width, form, integers, t)
 
 
-cdef inline void multiply_width(int rows, int width, const Form form, Tile *t) noexcept nogil:
+cdef inline void multiply_width(int rows, int width, const Form form, const bint integers, Tile *t) noexcept nogil:
     if width == 4:
-        multiply_rows(rows, 4, form, t)
+        multiply_rows(rows, 4, form, integers, t)
     elif width == 3:
-        multiply_rows(rows, 3, form, t)
+        multiply_rows(rows, 3, form, integers, t)
     elif width == 2:
-        multiply_rows(rows, 2, form, t)
+        multiply_rows(rows, 2, form, integers, t)
     else:
-        multiply_rows(rows, 1, form, t)
+        multiply_rows(rows, 1, form, integers, t)
 
 
 cdef void run_tile(int rows, int width, Tile *t) noexcept nogil:
-    multiply_width(rows, width, BY_ROWS, t)
+    multiply_width(rows, width, BY_ROWS, False, t)
 
 
 cdef void run_column_tile(int rows, int width, Tile *t) noexcept nogil:
-    multiply_width(rows, width, BY_COLUMNS, t)
+    multiply_width(rows, width, BY_COLUMNS, False, t)
 
 
 cdef void run_panels(int width, Tile *t) noexcept nogil:
     # One row times PANELS panels
     if width == 4:
-        multiply(PANELS, 4, PANEL_GROUP, t)
+        multiply(PANELS, 4, PANEL_GROUP, False, t)
     else:
-        multiply(PANELS, 3, PANEL_GROUP, t)
+        multiply(PANELS, 3, PANEL_GROUP, False, t)
 
 
 cdef inline void keep_sums(Tile *t) noexcept nogil:

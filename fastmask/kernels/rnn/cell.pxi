@@ -37,7 +37,7 @@ cdef inline void row_vectors(const int groups, const int width, const real *matr
     for i in range(groups):
         t.start[i] = <const real *>zero if start == NULL else start + column + i * width * LANES
         t.out[i] = out + column + i * width * LANES
-    multiply(groups, width, UNPACKED, t)
+    multiply(groups, width, UNPACKED, False, t)
 
 
 cdef void row_tail(const real *x, const Matrix *m, const real *start, real *out, Py_ssize_t column) noexcept nogil:
@@ -245,6 +245,7 @@ cdef void step_of_rows(const CellWeights *w, const CellRows *r, const CellScratc
                        Py_ssize_t begin, Py_ssize_t rows) noexcept nogil:
     cdef Product p
     cdef Py_ssize_t i, token = r.offsets[t] + begin
+    p.units = NULL
     p.columns = p.out_stride = w.columns
     p.out_index = NULL
     p.accumulate = p.far = False

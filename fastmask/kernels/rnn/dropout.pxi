@@ -59,6 +59,7 @@ cdef void masked_forward(const MaskedProduct *m, const real *h, Py_ssize_t row, 
     p.out_stride = columns
     p.accumulate = True
     p.far = False
+    p.units = NULL
     for g in range(m.groups):
         multiply_masked(h, m.masks + (g * m.rows + row) * m.units, scratch, rows * m.units, False)
         p.panels = m.panels + g * m.panel_size
@@ -81,6 +82,7 @@ cdef void masked_backward(const MaskedProduct *m, const real *d, Py_ssize_t stri
     p.out_stride = m.units
     p.accumulate = False
     p.far = False
+    p.units = NULL
     for g in range(m.groups):
         p.x = d + g * p.depth
         p.panels = m.transposed + g * m.transposed_size

@@ -20,6 +20,7 @@ cdef void run_forward(Run run, Program program, const Forward *f) noexcept nogil
                 mask_states(&s, program, dropout, shard.begin, rows, f.masked)
             run.slices.downwards = t & 1
             for phase in range(program.phases):
+                set_operands(&s, program, phase, rows, f.words)
                 while next_panel(&run.slices, s.units, &columns):
                     program.forward[phase](&s, rows, &columns)
             z_index = z_index + rows
@@ -32,6 +33,8 @@ cdef void set_forward_program(Step *s, Program program, const MaskedProduct *dro
     s.recurrent_activation = program.recurrent_activation
     s.panels = program.panels
     s.candidate = program.candidate
+    s.column_units = program.column_units
+    s.candidate_units = program.candidate_units
     s.reset_mask = NULL
     if dropout != NULL and dropout.reset_mask != NULL:
         s.reset_mask = dropout.reset_mask + begin * s.units
@@ -40,7 +43,7 @@ cdef void set_forward_program(Step *s, Program program, const MaskedProduct *dro
 cdef inline void set_forward_step(Step *s, Run run, const Forward *f, Py_ssize_t t,
                                   const int64_t *z_index) noexcept nogil:
     cdef const Shard *shard = &run.shard
-    s.depth = s.candidate_depth = 0 if t == 0 and run.zero_state else s.units
+    s.depth = s.candidate_depth = 0 if t == 0 and run.zero_state else run.program.depth
     s.z = run.inputs.product.out
     s.z_index = z_index
     s.table = run.inputs.table
@@ -55,6 +58,24 @@ cdef inline void set_forward_step(Step *s, Run run, const Forward *f, Py_ssize_t
     s.gates = f.gates
     if f.training:
         s.gates = f.gates + (shard.offsets[t] + shard.begin) * 4 * s.units
+
+
+cdef void set_operands(Step *s, Program program, int phase, Py_ssize_t rows, real *words) noexcept nogil:
+    # The products of a phase meet h, or, of the candidate of GRU_RESET_BEFORE, r * h, whose unit follows its numbers.
+    cdef Py_ssize_t i
+    s.x = s.h_previous if phase == 0 else s.gates + 3 * s.units
+    s.x_stride = s.units if phase == 0 else 4 * s.units
+    if program.column_units == NULL:
+        return
+    for i in range(rows):
+        quantize_row(s.x + i * s.x_stride, s.units, phase == 0 and is_bounded(s.activation),
+                     words + i * (program.depth + 1))
+    s.x = words
+    s.x_stride = program.depth + 1
+
+
+cdef inline bint is_bounded(int activation) noexcept nogil:
+    return activation != LINEAR and activation != RELU and activation != ELU
 
 
 cdef void mask_states(Step *s, Program program, const MaskedProduct *dropout, Py_ssize_t begin, Py_ssize_t rows,
@@ -165,5 +186,6 @@ cdef void initial_state_gradient(Run run, BackwardStep *s, const MaskedProduct *
     p.out_stride = s.units
     p.accumulate = s.passes
     p.far = False
+    p.units = NULL
     while next_panel(&run.slices, s.units, &columns):
         product_panel(&p, &columns, rows)

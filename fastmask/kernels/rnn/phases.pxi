@@ -59,14 +59,29 @@ cdef inline void tile_cells(const int cell, const bint across, const Step *s, ve
         all_cells(cell, True, across, False, s, sums, row, unit, count)
 
 
+cdef inline bint starts_from_bias(const int cell, const Step *s) noexcept nogil:
+    # Sums of integers begin with zeros.
+    return cell != LSTM and s.start != NULL and s.column_units == NULL
+
+
+cdef inline void rescale_states(const int cell, const Step *s, real unit, Py_ssize_t column, real *sums) noexcept nogil:
+    rescale(unit, s.column_units + column, s.start + column if cell != LSTM and s.start != NULL else NULL, s.units,
+            state_gates(cell), sums)
+
+
 cdef inline void one_row(const int cell, const Step *s, Tile *t, Py_ssize_t unit) noexcept nogil:
     # PANELS vectors of units of row 0
     cdef int i
-    t.x[0] = s.h_previous
-    if cell != LSTM and s.start != NULL:
+    t.x[0] = s.x
+    if starts_from_bias(cell, s):
         for i in range(PANELS):
             t.start[i] = s.start + unit + i * LANES
-    run_panels(state_gates(cell), t)
+    if s.column_units == NULL:
+        run_panels(state_gates(cell), t)
+    else:
+        run_integer_panels(state_gates(cell), t)
+        for i in range(PANELS):
+            rescale_states(cell, s, t.x[0][t.depth], unit + i * LANES, t.out[i])
     tile_cells(cell, True, s, t.sums, 0, unit, PANELS)
 
 
@@ -78,8 +93,8 @@ cdef inline void all_rows(const int cell, const Step *s, Tile *t, Py_ssize_t row
     while row < rows:
         m = even_rows(rows - row)
         for i in range(m):
-            t.x[i] = s.h_previous + (row + i) * s.units
-            if cell != LSTM and s.start != NULL:
+            t.x[i] = s.x + (row + i) * s.x_stride
+            if starts_from_bias(cell, s):
                 t.start[i] = s.start + (row + i) * s.start_stride + unit
         prefetch_panel(t, following, state_gates(cell), row)
         if s.table:
@@ -91,7 +106,12 @@ cdef inline void all_rows(const int cell, const Step *s, Tile *t, Py_ssize_t row
             if cell == LSTM:
                 prefetch_cells(TO_WRITE, s.c + row * s.units + unit, 1, s.units, m, 1)
             prefetch_cells(TO_WRITE, s.h + row * s.units + unit, 1, s.units, m, 1)
-        run_tile(m, state_gates(cell), t)
+        if s.column_units == NULL:
+            run_tile(m, state_gates(cell), t)
+        else:
+            run_integer_tile(m, state_gates(cell), t)
+            for i in range(m):
+                rescale_states(cell, s, t.x[i][t.depth], unit, t.out[i])
         tile_cells(cell, False, s, t.sums, row, unit, m)
         row = row + m
 
@@ -105,7 +125,7 @@ cdef inline void phase_by_gates(const int cell, const Step *step, Py_ssize_t row
     cdef Py_ssize_t unit = columns.begin, following, panels, size = s.depth * state_gates(cell) * LANES
     keep_sums(&t)
     start_from(&zero, &t)
-    if cell != LSTM and s.start != NULL:
+    if starts_from_bias(cell, &s):
         t.start_step = s.units
     t.panel = s.panels + unit // LANES * size
     t.depth = s.depth
@@ -142,6 +162,7 @@ cdef inline void phase_by_columns(const int cell, const Step *step, Py_ssize_t r
     cdef Tile t
     cdef vec zero = v_set1(0.0)
     cdef const real *panels = s.panels if cell == SIMPLE_RNN else s.candidate
+    cdef const real *units = s.column_units if cell == SIMPLE_RNN else s.candidate_units
     cdef Py_ssize_t row = 0, unit = columns.begin
     cdef int i, m, width = panel_width(s.units, unit)
     keep_sums(&t)
@@ -152,14 +173,16 @@ cdef inline void phase_by_columns(const int cell, const Step *step, Py_ssize_t r
         m = even_rows(rows - row)
         prefetch_panel(&t, panels + columns.following * t.depth, width, row)
         for i in range(m):
-            if cell == SIMPLE_RNN:
-                t.x[i] = s.h_previous + (row + i) * s.units
-            else:
-                t.x[i] = s.gates + ((row + i) * 4 + 3) * s.units
+            t.x[i] = s.x + (row + i) * s.x_stride
         if cell == SIMPLE_RNN and s.table:
             prefetch_rows(FIRST_LEVEL, s.z + unit, s.z_index, s.units, row, row + m, LANES, width)
-        run_tile(m, width, &t)
+        if units == NULL:
+            run_tile(m, width, &t)
+        else:
+            run_integer_tile(m, width, &t)
         for i in range(m):
+            if units != NULL:
+                rescale(t.x[i][t.depth], units + unit, NULL, LANES, width, t.out[i])
             if cell == SIMPLE_RNN:
                 simple_rnn_cells(&s, t.sums[i], row + i, unit, width)
             else:

@@ -10,7 +10,8 @@ cdef class Program:
     cell: one of SIMPLE_RNN, LSTM, GRU and GRU_RESET_BEFORE. sizes: features and units. inputs: panels of the kernel,
     or None if only tables of products are met, and the readable bias or None. recurrent: panels of the recurrent kernel
     by gates, of GRU_RESET_BEFORE those of the first two gates; panels of its candidate, or None; and the readable
-    recurrent bias of a GRU, or None.
+    recurrent bias of a GRU, or None. Of a quantised layer the panels are of words, and inputs, and twice recurrent, end
+    with the readable units of the columns that each of the panels has; otherwise there are none.
     """
 
     cdef int cell, activation, recurrent_activation
@@ -23,6 +24,10 @@ cdef class Program:
     cdef const real *panels
     cdef const real *candidate
     cdef const real *bias
+    cdef const real *input_units        # of a quantised layer, and NULL otherwise
+    cdef const real *column_units
+    cdef const real *candidate_units
+    cdef Py_ssize_t input_depth, depth  # of the products of inputs and states: numbers, or words
     cdef int phases
     cdef ForwardPhase forward[MOST_PHASES]
     cdef BackwardPhase backward[MOST_PHASES]
@@ -43,7 +48,17 @@ cdef class Program:
         self.panels = numbers_of(recurrent[0])
         self.candidate = numbers_of(recurrent[1])
         self.bias = numbers_of(recurrent[2])
+        self.input_depth, self.depth = sizes
+        if len(inputs) > 2:
+            self.set_units(inputs[2], recurrent[3], recurrent[4])
         self.set_phases()
+
+    cdef set_units(self, of_inputs, of_columns, of_candidate):
+        self.input_units = numbers_of(of_inputs)
+        self.column_units = numbers_of(of_columns)
+        self.candidate_units = numbers_of(of_candidate)
+        self.input_depth = words_of(self.features)
+        self.depth = words_of(self.units)
 
     cdef void set_phases(self) noexcept:
         self.phases = 1

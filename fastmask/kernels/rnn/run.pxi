@@ -5,6 +5,7 @@ cdef struct Forward:
     real *c                     # in/out of an LSTM, in training [rows + tokens, units], otherwise [rows, units]
     real *gates                 # out  [tokens, 4 * units] in training, otherwise scratch of the run's rows, or NULL
     real *masked                # scratch for recurrent dropout
+    real *words                 # scratch for quantised states [rows, depth + 1], or NULL
     bint every_step, training
 
 
@@ -87,7 +88,9 @@ cdef class Run:
         cdef Inputs *inputs = &self.inputs
         cdef Product *p = &inputs.product
         inputs.rows = rows
-        p.depth = p.x_stride = self.program.features
+        p.depth = self.program.input_depth
+        p.x_stride = p.depth if self.program.input_units == NULL else p.depth + 1
+        p.units = self.program.input_units
         p.columns = p.out_stride = self.program.columns
         p.x = x
         p.x_index = inputs.x_index
@@ -147,7 +150,7 @@ cdef class Run:
         """
         cdef uint64_t mode
         cdef Forward f
-        cdef real[::1] masked
+        cdef real[::1] masked, words
         cdef Py_ssize_t active = active_rows(&self.shard, 0)
         self.zero_state = zero_state
         self.dropout = dropout
@@ -155,6 +158,10 @@ cdef class Run:
             return
         self.set_states(&f, states, gates)
         f.every_step = every_step
+        f.words = NULL
+        if self.program.column_units != NULL:
+            words = aligned_empty(active * (self.program.depth + 1), DTYPE)
+            f.words = &words[0]
         if dropout is not None:
             masked = aligned_empty(active * (self.program.units + self.program.state_columns) + LANES, DTYPE)
             f.masked = &masked[0]

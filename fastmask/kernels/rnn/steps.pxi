@@ -25,14 +25,18 @@ cdef inline bint is_gru(const int cell) noexcept nogil:
 cdef struct Step:
     # One time step over rows of a run. Gate k of a row stands at k * units.
     Py_ssize_t units
-    Py_ssize_t depth            # units, or 0 where no states are to be multiplied
+    Py_ssize_t depth            # units, or words of a quantised row, or 0 where no states are to be multiplied
     Py_ssize_t candidate_depth  # the same for the second product of GRU_RESET_BEFORE
+    const real *x               # in   [rows, x_stride] what the products of a phase meet: states, quantised or not
+    Py_ssize_t x_stride
     int activation, recurrent_activation
     const real *z               # in   [*, gates * units]  input products plus bias
     const int64_t *z_index      # in   [rows] or NULL
     bint table                  # z is a table: its rows come from anywhere
     const real *panels          # in   recurrent kernel: [units / LANES, rounded up][units][gates][LANES]
     const real *candidate       # in   GRU_RESET_BEFORE: U_n, as the kernel of a SimpleRNN in panels of WIDTH vectors
+    const real *column_units    # in   [gates * units] of a quantised recurrent kernel, or NULL
+    const real *candidate_units # in   [units] of a quantised U_n
     const real *start           # in   GRU: what the products start from, with LANES numbers behind it, or NULL
     Py_ssize_t start_stride     # from row to row of it; 0: one for all, a bias
     const real *reset_mask      # in   [rows, units] or NULL: dropout of the h that GRU_RESET_BEFORE resets

@@ -79,6 +79,7 @@ cdef void input_gradient(const WeightGradients *g, const int64_t *rows, real *sc
     p.out_index = rows
     p.accumulate = False
     p.far = False
+    p.units = NULL
     transposed_product(&p, g, g.first, 0, g.rest, scratch)
     if g.first > 0:
         p.accumulate = True

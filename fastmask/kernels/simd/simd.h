@@ -116,6 +116,42 @@ INLINE vec v_fma(vec a, vec b, vec c) {
 #endif
 }
 
+/* A number for each lane, as its bits stand in memory: pairs of 16-bit integers do not survive arithmetic. */
+INLINE vec v_broadcast(const real *p) {
+    ivec x = {0};
+    bits b;
+    memcpy(&b, p, sizeof(b));
+    return (vec)(x + b);
+}
+
+/* Products of signed 16-bit integers, summed in pairs into 32-bit integers: each lane of x and b holds two of the
+ * former, each of a one of the latter. Lanes of 64 bits hold no integers. */
+INLINE vec v_dot(vec x, vec b, vec a) {
+#if FASTMASK_DOUBLE
+    (void)x, (void)b;
+    return a;
+#elif defined(__AVX512BW__)
+    return (vec)((ivec)a + (ivec)_mm512_madd_epi16((__m512i)x, (__m512i)b));
+#elif defined(__AVX2__)
+    return (vec)((ivec)a + (ivec)_mm256_madd_epi16((__m256i)x, (__m256i)b));
+#elif defined(__SSE2__)
+    return (vec)((ivec)a + (ivec)_mm_madd_epi16((__m128i)x, (__m128i)b));
+#else
+    ivec lower = ((ivec)x << 16 >> 16) * ((ivec)b << 16 >> 16);
+    return (vec)((ivec)a + lower + ((ivec)x >> 16) * ((ivec)b >> 16));
+#endif
+}
+
+/* The numbers that 32-bit integers stand for. */
+INLINE vec v_from_integers(vec x) { return __builtin_convertvector((ivec)x, vec); }
+
+/* The integers n of t = n + ROUNDER, as LANES neighbouring 16-bit integers at p. */
+typedef int16_t shorts __attribute__((vector_size(2 * LANES)));
+INLINE void v_store_shorts(int16_t *p, vec t) {
+    shorts n = __builtin_convertvector((ivec)t, shorts);
+    memcpy(p, &n, sizeof(n));
+}
+
 /* a where the sign bit of x is set, b elsewhere. */
 INLINE vec v_where_negative(vec x, vec a, vec b) {
 #if defined(__AVX512F__) && FASTMASK_DOUBLE

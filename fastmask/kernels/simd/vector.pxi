@@ -1,7 +1,7 @@
 # The vector vocabulary of simd.h and the mathematics written in it.
 
 from libc.math cimport erf, exp, log, log1p
-from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
+from libc.stdint cimport int16_t, int64_t, uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -33,6 +33,10 @@ cdef extern from "simd/simd.h" nogil:
     vec v_set1(double x)
     vec v_hold(vec x)
     vec v_fma(vec a, vec b, vec c)
+    vec v_broadcast(const real *p)
+    vec v_dot(vec x, vec b, vec a)
+    vec v_from_integers(vec x)
+    void v_store_shorts(int16_t *p, vec t)
     vec v_min(vec a, vec b)
     vec v_max(vec a, vec b)
     vec v_sqrt(vec x)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastmask.batch.packing import PackedSequence
 from fastmask.ops._arrays import Array, check_float, check_packed
+from fastmask.ops._quantized import Quantized
 from fastmask.ops.rnn.checks import check_dropout, check_states
 from fastmask.ops.rnn.forward import States, Tokens
 from fastmask.ops.rnn.program import RNNProgram
@@ -21,14 +22,19 @@ class _Call:
     """Arguments of an operation, checked."""
 
     def __init__(
-        self, cell: str, x: PackedSequence, weights: tuple[Array, Array, Array | None],
+        self, cell: str, x: PackedSequence, weights: tuple[Any, Any, Array | None],
         initial_state: tuple[Array, ...] | None, masks: tuple[Array | None, Array | None], **options: Any,
     ) -> None:
         values = check_float("x", check_packed("x", x).values, 2)
         kernel, recurrent_kernel, bias = weights
-        recurrent = check_float("recurrent_kernel", recurrent_kernel, 2, values.dtype, strided=True)
+        recurrent: Array | Quantized = recurrent_kernel
+        precision = "int8"
+        if not isinstance(recurrent_kernel, Quantized):
+            recurrent = check_float("recurrent_kernel", recurrent_kernel, 2, values.dtype, strided=True)
+            precision = values.dtype.name
         sizes = values.shape[1], recurrent.shape[0]
-        spec = RNNSpec(cell, *sizes, values.dtype.name, use_bias=bias is not None, **options)
+        spec = RNNSpec(cell, *sizes, precision, use_bias=bias is not None, **options)
+        check_float("x", values, 2, spec.dtype)
         self.program = RNNProgram(spec, kernel, recurrent, bias)
         self.plan = x.packing
         self.tokens = Tokens(values, x.packing, x.index, x.index is not None and not x.apart, x.source)

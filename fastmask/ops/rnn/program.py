@@ -10,6 +10,7 @@ from typing import Any
 from fastmask import kernels
 from fastmask.ops import tuning
 from fastmask.ops._arrays import Array
+from fastmask.ops._quantized import Quantized
 from fastmask.ops.rnn.forward import Forward, Inputs, States, Tokens, running_order
 from fastmask.ops.rnn.inputs import Dropout, TableProducts
 from fastmask.ops.rnn.lying import run_lying
@@ -30,8 +31,8 @@ class RNNProgram:
     Parameters
     ----------
     spec : RNNSpec
-    kernel : array (F, gates * H), float32 or float64 as the spec says
-    recurrent_kernel : array (H, gates * H)
+    kernel : array (F, gates * H), float32 or float64 as the spec says, or a `Quantized`
+    recurrent_kernel : array (H, gates * H), or a `Quantized`
     bias : array (gates * H,), for a GRU that resets after the product (2, gates * H); or None
 
     Raises
@@ -40,7 +41,9 @@ class RNNProgram:
         If an array does not fit.
     """
 
-    def __init__(self, spec: RNNSpec, kernel: Array, recurrent_kernel: Array, bias: Array | None = None) -> None:
+    def __init__(
+        self, spec: RNNSpec, kernel: Array | Quantized, recurrent_kernel: Array | Quantized, bias: Array | None = None
+    ) -> None:
         self.spec = spec
         self.weights = RNNWeights(spec, kernel, recurrent_kernel, bias)
         self._tables = TableProducts()
@@ -79,7 +82,7 @@ class RNNProgram:
                 return self.run_few(tokens, states, every_step)
             module = kernels.module(spec.dtype)
             inputs = tokens.values, tokens.index, None
-            if tokens.shared or spec.go_backwards:
+            if tokens.shared or spec.go_backwards or weights.quantized:
                 inputs = self._inputs(module, tokens)
             ranges, parts, ahead, capacity = choose(spec, module, plan, inputs[0] is None, True)
             if len(ranges) == parts == 1 and not ahead:
@@ -93,14 +96,14 @@ class RNNProgram:
         """Values and the row of each token in them, or the products of values that tokens share, or of their table."""
         rows, source, spec = running_order(self.spec, tokens), tokens.source, self.spec
         if not tokens.shared:
-            return tokens.values, rows, None
+            return self.weights.operands(module, tokens.values), rows, None
         if source is not None:
             row_bytes = spec.columns * spec.dtype.itemsize
             kept = self._tables.get(source, module, row_bytes, partial(self.weights.products, module))
             if kept is not None:
                 return None, source.ids if rows is None else source.ids[rows], kept
         if len(tokens.values) >= tokens.plan.tokens:
-            return tokens.values, rows, None  # no two tokens share one
+            return self.weights.operands(module, tokens.values), rows, None  # no two tokens share one
         return None, rows, self.weights.products(module, tokens.values)
 
     def vjp(
@@ -123,4 +126,5 @@ class RNNProgram:
 
     def __reduce__(self) -> tuple[Any, ...]:
         weights = self.weights
-        return type(self), (self.spec, weights.kernel, weights.recurrent_kernel, weights.bias)
+        kernels = weights.quantized or (weights.kernel, weights.recurrent_kernel)
+        return type(self), (self.spec, *kernels, weights.bias)

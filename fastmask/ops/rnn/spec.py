@@ -50,7 +50,8 @@ class RNNSpec:
     cell : {"simple_rnn", "lstm", "gru"}
     features, units : int
         Widths F of the inputs and H of the states.
-    precision : {"float32", "float64"}, default "float32"
+    precision : {"float32", "float64", "int8"}, default "float32"
+        Of the products; with int8, kernels, inputs and states are quantised, and all else is float32.
     activation, recurrent_activation : str or None
         Names of :data:`fastmask.ops.RECURRENT_ACTIVATIONS`; None is linear. A SimpleRNN has no second one.
     reset_after : bool, default True
@@ -107,7 +108,7 @@ class RNNSpec:
         columns = kind.gates * self.units
         second = 0 if self.cell == "simple_rnn" else recurrent_code("recurrent_activation", self.recurrent_activation)
         self.__dict__.update(
-            kind=kind, gates=kind.gates, states=kind.states, dtype=np.dtype(self.precision), columns=columns,
+            kind=kind, gates=kind.gates, states=kind.states, dtype=np.dtype("float32" if self.precision == "int8" else self.precision), columns=columns,
             recurrent_columns=2 * self.units if before else columns,
             kernel_shape=(self.features, columns), recurrent_shape=(self.units, columns),
             bias_shape=(2, columns) if kind.code == "GRU" else (columns,),

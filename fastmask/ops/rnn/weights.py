@@ -10,6 +10,7 @@ import numpy as np
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._arrays import Array, check_float, check_shape, gate_panels, product_panels, readable_bias
 from fastmask.ops._products import fill_product
+from fastmask.ops._quantized import Quantized, check_quantized, quantized_rows, readable_units, words
 from fastmask.ops.rnn.spec import RNNSpec
 
 Made = tuple[ModuleType | None, Any]
@@ -25,6 +26,7 @@ class RNNWeights:
     ----------
     spec : RNNSpec
     kernel, recurrent_kernel : arrays of the spec's shapes and precision, in any order of memory
+        Each a `Quantized` if the precision is int8.
     bias : array of the spec's shape, or None
 
     Attributes
@@ -40,12 +42,22 @@ class RNNWeights:
         If an array does not fit.
     """
 
-    def __init__(self, spec: RNNSpec, kernel: Array, recurrent_kernel: Array, bias: Array | None) -> None:
+    def __init__(
+        self, spec: RNNSpec, kernel: Array | Quantized, recurrent_kernel: Array | Quantized, bias: Array | None
+    ) -> None:
         self.spec = spec
-        self.recurrent_kernel = check_float("recurrent_kernel", recurrent_kernel, 2, spec.dtype, strided=True)
-        check_shape("recurrent_kernel", self.recurrent_kernel, spec.recurrent_shape)
-        self.kernel = check_float("kernel", kernel, 2, spec.dtype, strided=True)
-        check_shape("kernel", self.kernel, spec.kernel_shape)
+        self.quantized: tuple[Quantized, Quantized] | None = None
+        if spec.precision == "int8":
+            self.quantized = (
+                check_quantized("kernel", kernel, spec.kernel_shape),
+                check_quantized("recurrent_kernel", recurrent_kernel, spec.recurrent_shape),
+            )
+            self.kernel, self.recurrent_kernel = (words(matrix.values) for matrix in self.quantized)
+        else:
+            self.recurrent_kernel = check_float("recurrent_kernel", recurrent_kernel, 2, spec.dtype, strided=True)
+            check_shape("recurrent_kernel", self.recurrent_kernel, spec.recurrent_shape)
+            self.kernel = check_float("kernel", kernel, 2, spec.dtype, strided=True)
+            check_shape("kernel", self.kernel, spec.kernel_shape)
         self.bias = self.input_bias = self.recurrent_bias = None
         if bias is not None:
             self.bias = self.input_bias = check_float("bias", bias, len(spec.bias_shape), spec.dtype)
@@ -55,7 +67,7 @@ class RNNWeights:
         self.size = self.kernel.size + self.recurrent_kernel.size
         self.lie_whole: bool = (
             self.kernel.size > 0 and self.kernel.flags.c_contiguous and self.recurrent_kernel.flags.c_contiguous
-            and not spec.resets_before
+            and not spec.resets_before and self.quantized is None
         )
         self._inputs = self._cell = self._transposed = self._packed = _NOTHING
 
@@ -83,9 +95,13 @@ class RNNWeights:
         if spec.resets_before:
             candidate = product_panels(module, self.recurrent_kernel[:, columns:])
         second = None if self.recurrent_bias is None else readable_bias(module, self.recurrent_bias)
+        recurrent = panels, candidate, second
+        if self.quantized is not None:
+            units = readable_units(module, self.quantized[1])
+            recurrent += (units, units[columns:] if spec.resets_before else None)
         program = module.Program(
-            getattr(module, spec.kind.code), *spec.codes, (spec.features, spec.units),
-            self._input_panels(module), (panels, candidate, second),
+            getattr(module, spec.kind.code), *spec.codes, (spec.features, spec.units), self._input_panels(module),
+            recurrent,
         )
         self._packed = module, program
         return program
@@ -104,15 +120,22 @@ class RNNWeights:
     def products(self, module: ModuleType, values: Array) -> Array:
         """``values @ kernel + bias`` [U, gates * H], the bias being that of the inputs."""
         out = aligned_empty((values.shape[0], self.spec.columns), self.spec.dtype)
-        fill_product(module, values, *self._input_panels(module), out)
+        panels, bias, *units = self._input_panels(module)
+        fill_product(module, self.operands(module, values), panels, bias, out, *units)
         return out
 
-    def _input_panels(self, module: ModuleType) -> tuple[Array, Array | None]:
-        """The panels of the kernel, and the bias of the inputs as the compiled kernels read it."""
+    def operands(self, module: ModuleType, values: Array) -> Array:
+        """What meets the kernel: values (U, F), or quantised rows."""
+        return values if self.quantized is None else quantized_rows(module, values)
+
+    def _input_panels(self, module: ModuleType) -> tuple[Array | None, ...]:
+        """The panels of the kernel, the bias of the inputs as the compiled kernels read it, and units if there are."""
         known, made = self._inputs
         if known is not module:
             bias = None if self.input_bias is None else readable_bias(module, self.input_bias)
             made = product_panels(module, self.kernel), bias
+            if self.quantized is not None:
+                made += (readable_units(module, self.quantized[0]),)
             self._inputs = module, made
         return made  # type: ignore[no-any-return]
 
