@@ -89,7 +89,7 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
     t.depth = p.depth
     t.panel = panel
     while n < end:
-        rows = even_rows(end - n)
+        rows = even_rows(end - n, p.units != NULL)
         start_tile(p, &zero, n, column, rows, width, whole, &t)
         if p.far and column == 0:
             prefetch_rows(SECOND_LEVEL, p.x, p.x_index, p.x_stride, n + rows, min(n + 2 * rows, end), LANES,

@@ -201,12 +201,13 @@ cdef inline int rows_left(Py_ssize_t rows) noexcept nogil:
     return ROWS if rows >= ROWS else <int>rows
 
 
-cdef inline int even_rows(Py_ssize_t rows) noexcept nogil:
+cdef inline int even_rows(Py_ssize_t rows, bint integers) noexcept nogil:
     # Rows of the next tile when the last three are to be of about one height: one or two rows cost as much as three.
-    if rows <= ROWS:
+    cdef int most = INTEGER_ROWS if integers else ROWS
+    if rows <= most:
         return <int>rows
-    if rows <= 2 * ROWS:
+    if rows <= 2 * most:
         return <int>((rows + 1) // 2)
-    if rows <= 3 * ROWS:
+    if rows <= 3 * most:
         return <int>((rows + 2) // 3)
-    return ROWS
+    return most

@@ -91,7 +91,7 @@ cdef inline void all_rows(const int cell, const Step *s, Tile *t, Py_ssize_t row
     cdef Py_ssize_t row = 0
     cdef int i, m
     while row < rows:
-        m = even_rows(rows - row)
+        m = even_rows(rows - row, s.column_units != NULL)
         for i in range(m):
             t.x[i] = s.x + (row + i) * s.x_stride
             if starts_from_bias(cell, s):
@@ -170,7 +170,7 @@ cdef inline void phase_by_columns(const int cell, const Step *step, Py_ssize_t r
     t.depth = s.depth if cell == SIMPLE_RNN else s.candidate_depth
     t.panel = panels + unit * t.depth
     while row < rows:
-        m = even_rows(rows - row)
+        m = even_rows(rows - row, units != NULL)
         prefetch_panel(&t, panels + columns.following * t.depth, width, row)
         for i in range(m):
             t.x[i] = s.x + (row + i) * s.x_stride
@@ -265,7 +265,7 @@ cdef inline void phase_backward(const int cell, const BackwardStep *s, Py_ssize_
     t.panel = s.panels + unit * s.depth
     while row < rows:
         ends = row >= going_on
-        m = even_rows((rows if ends else going_on) - row)
+        m = even_rows((rows if ends else going_on) - row, False)
         prefetch_panel(&t, s.panels + columns.following * s.depth, width, row)
         if s.units > NARROW:
             prefetch_backward(cell, s, row, unit, m, width)
@@ -310,7 +310,7 @@ cdef void candidate_backward(const BackwardStep *s, Py_ssize_t _going_on, Py_ssi
     t.depth = s.candidate_depth
     t.panel = s.candidate + unit * t.depth
     while row < rows:
-        m = even_rows(rows - row)
+        m = even_rows(rows - row, False)
         prefetch_panel(&t, s.candidate + columns.following * t.depth, width, row)
         for i in range(m):
             t.x[i] = s.d + (s.token + row + i) * s.stride

@@ -17,6 +17,7 @@ cdef extern from "simd/simd.h" nogil:
     enum:
         LANES
         ROWS
+        INTEGER_ROWS
         PANELS
         IS_DOUBLE
         SQUARE
