@@ -33,8 +33,11 @@ class Prepared:
         self._scans: list[Any] = [layer for layer in chain if hasattr(layer, "stateful")]
         # Without a recurrent layer there is nothing that a chain can begin with.
         self._layers = chain if self._scans else []
-        self._weights = [weight for layer in self._layers for weight in layer.weights]
+        self._find_weights()
         self._kept = _NOTHING
+
+    def _find_weights(self) -> None:
+        self._weights = [weight for layer in self._layers for weight in layer.weights]
 
     def run(self, x: Any, mask: Any = None) -> Any:
         """Return the output for a padded batch, and its number of tokens; None if it must go through the layers.
@@ -52,7 +55,8 @@ class Prepared:
         versions = [*[weight.version for weight in self._weights], *[scan.stateful for scan in self._scans]]
         known, of_module, chain = self._kept
         if known != versions or of_module is not module:
-            self._kept = versions, module, None
+            self._find_weights()  # quantised layers have others
+            self._kept = [*[w.version for w in self._weights], *[scan.stateful for scan in self._scans]], module, None
             return None
         if chain is None:
             chain = None if None in versions else self._make(module)

@@ -131,11 +131,16 @@ cdef class LookUp(Stage):
     """Rows of a table by ids. mask_zero: id 0 is padding."""
 
     cdef const real[:, ::1] table
+    cdef Py_ssize_t ids, width
     cdef bint mask_zero
 
     def __init__(self, const real[:, ::1] table, bint mask_zero):
         self.table = table
+        self.ids, self.width = table.shape[0], table.shape[1]
         self.mask_zero = mask_zero
+
+    cdef void copy(self, int64_t i, real *out) noexcept:
+        memcpy(out, &self.table[i, 0], self.width * sizeof(real))
 
     cdef bint enter(self, x, mask, Batch *batch, Chain chain, Scratch scratch) except -1:
         cdef const int64_t[:, ::1] ids
@@ -143,7 +148,7 @@ cdef class LookUp(Stage):
         cdef uint8_t *nonzero
         cdef real *values
         cdef Py_ssize_t n, places
-        cdef size_t row = self.table.shape[1] * sizeof(real)
+        cdef size_t row = self.width * sizeof(real)
         cdef int64_t i
         if x.ndim != 2 or x.size == 0 or row == 0 or x.dtype.kind != "i":
             return False
@@ -162,14 +167,32 @@ cdef class LookUp(Stage):
         values = <real *>scratch.take(batch.tokens * row)
         for n in range(batch.tokens):
             i = (&ids[0, 0])[batch.plan.positions[n]]
-            if i < 0 or i >= self.table.shape[0]:
+            if i < 0 or i >= self.ids:
                 return False
-            memcpy(values + n * self.table.shape[1], &self.table[i, 0], row)
+            self.copy(i, values + n * self.width)
         batch.values = values
         batch.index = NULL
-        batch.width = self.table.shape[1]
+        batch.width = self.width
         batch.by_token = True
         return True
+
+
+cdef class QuantizedLookUp(LookUp):
+    """Rows of a table of integers, which are divided by the scale of their row."""
+
+    cdef const int8_t[:, ::1] integers
+    cdef const real[::1] scale
+
+    def __init__(self, const int8_t[:, ::1] integers, const real[::1] scale, bint mask_zero):
+        self.integers = integers
+        self.scale = scale
+        self.ids, self.width = integers.shape[0], integers.shape[1]
+        self.mask_zero = mask_zero
+
+    cdef void copy(self, int64_t i, real *out) noexcept:
+        cdef Py_ssize_t k
+        for k in range(self.width):
+            out[k] = self.integers[i, k] / self.scale[i]
 
 
 cdef class Scan(Stage):
@@ -242,12 +265,19 @@ cdef class Scan(Stage):
         run.shard = Shard(b.plan.steps, rows, 0, rows, b.plan.batch_sizes, b.plan.offsets)
         run.set_capacity(b.tokens)
         run.inputs.product.out = <real *>scratch.take(b.tokens * program.columns * sizeof(real))
-        run.point_at(b.values, backward_index(b, scratch) if backwards else b.index)
+        self.set_inputs(run, b, backward_index(b, scratch) if backwards else b.index, scratch)
         with nogil:
             mode = flush_denormals()
             run_forward(run, program, &f)
             set_float_mode(mode)
         self.leave(b, f.h, units, backwards, out)
+        return 0
+
+    cdef int set_inputs(self, Run run, Batch *b, const int64_t *index, Scratch scratch) except -1:
+        if run.program.input_units == NULL:
+            run.point_at(b.values, index)
+        else:
+            run.point_at(quantized_values(b, index, b.tokens, scratch), NULL)
         return 0
 
     cdef void leave(self, const Batch *b, const real *h, Py_ssize_t units, bint backwards, real *out) noexcept:
@@ -282,17 +312,32 @@ cdef const int64_t *backward_index(Batch *b, Scratch scratch) except NULL:
     return memory
 
 
+cdef const real *quantized_values(const Batch *b, const int64_t *index, Py_ssize_t count,
+                                  Scratch scratch) except NULL:
+    # The values that index names, in its order, as quantised rows
+    cdef Py_ssize_t n, size = words_of(b.width) + 1
+    cdef real *out = <real *>scratch.take(count * size * sizeof(real))
+    cdef uint64_t mode = flush_denormals()
+    for n in range(count):
+        quantize_row(b.values + indexed(index, n) * b.width, b.width, False, out + n * size)
+    set_float_mode(mode)
+    return out
+
+
 cdef class FullyConnected(Stage):
-    """A Dense layer. panels: of its kernel. start: its readable bias, or None."""
+    """A Dense layer. panels: of its kernel. start: its readable bias, or None. units: of a quantised kernel, or None."""
 
     cdef const real[::1] panels
     cdef const real[::1] start
+    cdef const real[::1] units
     cdef Py_ssize_t columns
     cdef int activation
 
-    def __init__(self, const real[::1] panels, const real[::1] start, Py_ssize_t columns, int activation):
+    def __init__(self, const real[::1] panels, const real[::1] start, Py_ssize_t columns, int activation,
+                 const real[::1] units):
         self.panels = panels
         self.start = start
+        self.units = units
         self.columns = columns
         self.activation = activation
 
@@ -308,6 +353,12 @@ cdef class FullyConnected(Stage):
         p.panels = &self.panels[0]
         p.start = &self.start[0] if self.start is not None else NULL
         p.out = <real *>scratch.take(count * self.columns * sizeof(real))
+        if self.units is not None:
+            p.x = quantized_values(batch, batch.index, count, scratch)
+            p.x_index = NULL
+            p.depth = words_of(batch.width)
+            p.x_stride = p.depth + 1
+            p.units = &self.units[0]
         with nogil:
             mode = flush_denormals()
             product(&p, 0, count)

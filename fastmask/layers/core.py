@@ -1,7 +1,7 @@
 """Layers that act on one step at a time (Dense, Activation, the dropouts and Identity)."""
 
 from collections.abc import Sequence
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -121,6 +121,8 @@ class Dense(RowLayer):
         self.use_bias = bool(use_bias)
         self._kept: Kept[ops.DenseProgram] = Kept()
 
+    quantizable = MappingProxyType({"kernel": 0})
+
     def create_weights(self, input_shape: Shape) -> None:
         features = self.known_features(input_shape)
         self.kernel = add_kept(self, "kernel", (features, self.units))
@@ -130,14 +132,17 @@ class Dense(RowLayer):
         return (*input_shape[:-1], self.units)
 
     def _make_program(self) -> ops.DenseProgram:
-        return ops.DenseProgram(self.kernel.value, None if self.bias is None else self.bias.value, self.activation)
+        return ops.DenseProgram(self.matrix("kernel"), None if self.bias is None else self.bias.value, self.activation)
 
     def stages(self, module: ModuleType) -> list[Any] | None:
-        program = self._kept.get(self._make_program, self.kernel, self.bias)
-        return [module.FullyConnected(*program.packed(module), self.units, program.code)]
+        program = self._kept.get(self._make_program, *self._variables)
+        panels, start, units = program.packed(module)
+        return [module.FullyConnected(panels, start, self.units, program.code, units)]
 
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
-        program = self._kept.get(self._make_program, self.kernel, self.bias)
+        program = self._kept.get(self._make_program, *self._variables)
+        if call.keep and self.quantization_mode is not None:
+            self.refuse_training()
         rows = np.ascontiguousarray(as_rows(values))
         flat, back = program.vjp(rows) if call.keep else (program.run(rows), same)
         y = flat.reshape(*values.shape[:-1], self.units)

@@ -1,7 +1,7 @@
 """Embedding: ids to vectors, each distinct id of a packed batch once."""
 
 from collections.abc import Hashable
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ class Embedding(Layer):
 
     supports_masking = True
     takes_ids = True
+    quantizable = MappingProxyType({"embeddings": 1})
 
     def __init__(
         self,
@@ -118,10 +119,14 @@ class Embedding(Layer):
         return PackedSequence.from_padded(ids, self.compute_mask(ids, mask))
 
     def stages(self, module: ModuleType) -> list[Any] | None:
+        if self.quantization_mode is not None:
+            return [module.QuantizedLookUp(*self.matrix("embeddings"), self.mask_zero)]
         return [module.LookUp(self.embeddings.value, self.mask_zero)]
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        table, version = self.embeddings.value, self.embeddings.version
+        table, version = self.matrix("embeddings"), self.embeddings.version
+        if call.keep and self.quantization_mode is not None:
+            self.refuse_training()
         if isinstance(x, PackedSequence) and self.mask_zero and not x.values.all():
             x = self.pack_input(x.pad())
         elif call.mask is not None and not self.mask_zero:
@@ -129,7 +134,7 @@ class Embedding(Layer):
         if isinstance(x, PackedSequence) and x.values.ndim > 1:
             return self._several_each(x, call.keep)
         packed = isinstance(x, PackedSequence) and x.packing.masked
-        fill = table[0 if x.fill is None else int(x.fill)].copy() if packed else None
+        fill = ops.rows_of(table, 0 if x.fill is None else int(x.fill)).copy() if packed else None
         y: Array | PackedSequence
         back: Back = same
         if call.keep:
@@ -149,7 +154,7 @@ class Embedding(Layer):
     def _several_each(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Pullback]:
         """Look up the ids (N, ...) of tokens that have several each."""
         fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill, x.dtype)
-        stored, back = run("embedding", keep, np.concatenate([x.values, fill[None]]), self.embeddings.value)
+        stored, back = run("embedding", keep, np.concatenate([x.values, fill[None]]), self.matrix("embeddings"))
         y = x.with_values(stored[:-1], fill=stored[-1] if x.packing.masked else None)
 
         def pullback(dy: Any) -> Gradients:

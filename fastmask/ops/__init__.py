@@ -10,7 +10,7 @@ from fastmask.ops._activations import ACTIVATIONS, RECURRENT_ACTIVATIONS, activa
 from fastmask.ops._arrays import check_float
 from fastmask.ops._attention import AttentionGradients, attention, attention_vjp
 from fastmask.ops._dense import DenseGradients, DenseProgram, dense, dense_vjp, matmul
-from fastmask.ops._embedding import SparseRows, embedding, embedding_vjp
+from fastmask.ops._embedding import SparseRows, embedding, embedding_vjp, rows_of
 from fastmask.ops._losses import sparse_crossentropy
 from fastmask.ops._merging import MERGES, batch_dot, batch_dot_vjp, merge, merge_vjp
 from fastmask.ops._normalization import (
@@ -25,6 +25,7 @@ from fastmask.ops._normalization import (
 )
 from fastmask.ops._optimizers import UpdateProgram, adam_step, lazy_adam_step, rmsprop_step, sgd_step
 from fastmask.ops._pooling import average_pool, average_pool_vjp, max_pool, max_pool_vjp
+from fastmask.ops._quantized import DEEPEST, Quantized, abs_max_quantize
 from fastmask.ops._sequences import (
     MERGE_MODES,
     expand_vjp,
@@ -57,6 +58,7 @@ from fastmask.ops.rnn import (
 
 __all__ = [
     "ACTIVATIONS",
+    "DEEPEST",
     "MERGES",
     "MERGE_MODES",
     "RECURRENT_ACTIVATIONS",
@@ -66,12 +68,14 @@ __all__ = [
     "DenseProgram",
     "Dropout",
     "NormalizationGradients",
+    "Quantized",
     "RNNProgram",
     "RNNSpec",
     "RecurrentGradients",
     "SparseRows",
     "Tokens",
     "UpdateProgram",
+    "abs_max_quantize",
     "activation",
     "activation_vjp",
     "adam_step",
@@ -112,6 +116,7 @@ __all__ = [
     "pack",
     "pack_vjp",
     "rmsprop_step",
+    "rows_of",
     "sgd_step",
     "simple_rnn",
     "simple_rnn_vjp",

@@ -13,6 +13,7 @@ from fastmask.kernels.memory import aligned_empty
 from fastmask.ops._activations import activate, activate_backward, activation_code
 from fastmask.ops._arrays import Array, check_float, check_shape, product_panels, readable_bias, thread_count
 from fastmask.ops._products import fill_product, gradient_tasks, multiply_tasks
+from fastmask.ops._quantized import Quantized, check_quantized, quantized_rows, readable_units, words
 
 
 class DenseGradients(NamedTuple):
@@ -30,7 +31,7 @@ class DenseProgram:
 
     Parameters
     ----------
-    kernel : float32 or float64 array (k, m)
+    kernel : float32 or float64 array (k, m), or Quantized
     bias : array (m,) of the same dtype, optional
     activation : str or None
         One of :data:`fastmask.ops.ACTIVATIONS`; None is linear.
@@ -41,15 +42,21 @@ class DenseProgram:
         If an argument does not fit.
     """
 
-    def __init__(self, kernel: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None) -> None:
-        self.kernel = check_float("kernel", kernel, 2)
+    def __init__(
+        self, kernel: ArrayLike | Quantized, bias: ArrayLike | None = None, activation: str | None = None
+    ) -> None:
+        self.quantized = kernel if isinstance(kernel, Quantized) else None
+        if isinstance(kernel, Quantized):
+            self.kernel = words(check_quantized("kernel", kernel, kernel.values.shape).values)
+        else:
+            self.kernel = check_float("kernel", kernel, 2)
         self.bias = None
         if bias is not None:
             self.bias = check_float("bias", bias, 1, self.kernel.dtype)
             check_shape("bias", self.bias, self.kernel.shape[1:])
         self.activation = activation
         self.code = activation_code("activation", activation)
-        self._packed: tuple[ModuleType | None, Array | None, Array | None] = None, None, None
+        self._packed: tuple[ModuleType | None, Any] = None, None
 
     def run(self, rows: Array) -> Array:
         """``activation(rows @ kernel + bias)`` for checked rows (n, k)."""
@@ -80,23 +87,24 @@ class DenseProgram:
 
         return y, pullback
 
-    def packed(self, module: ModuleType) -> tuple[Array, Array | None]:
-        """The panels of the kernel, and the bias as the compiled kernels read it."""
-        known, panels, start = self._packed
-        if known is not module or panels is None:
-            panels = product_panels(module, self.kernel)
+    def packed(self, module: ModuleType) -> tuple[Array, Array | None, Array | None]:
+        """What the compiled kernels read: panels of the kernel, the bias, and the units of a quantised kernel."""
+        known, made = self._packed
+        if known is not module:
             start = None if self.bias is None else readable_bias(module, self.bias)
-            self._packed = module, panels, start
-        return panels, start
+            units = None if self.quantized is None else readable_units(module, self.quantized)
+            made = product_panels(module, self.kernel), start, units
+            self._packed = module, made
+        return made  # type: ignore[no-any-return]
 
     def _products(self, module: ModuleType, rows: Array) -> Array:
-        panels, start = self.packed(module)
+        panels, start, units = self.packed(module)
         out = aligned_empty((rows.shape[0], self.kernel.shape[1]), rows.dtype)
-        fill_product(module, rows, panels, start, out)
+        fill_product(module, rows if units is None else quantized_rows(module, rows), panels, start, out, units)
         return out
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.kernel, self.bias, self.activation)
+        return type(self), (self.quantized or self.kernel, self.bias, self.activation)
 
 
 def _program(

@@ -14,6 +14,7 @@ from fastmask.core.arguments import as_array
 from fastmask.kernels import packing
 from fastmask.ops._arrays import Array, Indices, check_float, check_shape
 from fastmask.ops._products import segment_sum
+from fastmask.ops._quantized import Quantized
 
 
 class SparseRows(NamedTuple):
@@ -63,7 +64,8 @@ def distinct_ids(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
 
 
 def embedding(
-    ids: ArrayLike | PackedSequence, embeddings: ArrayLike, version: int | None = None, fill: Array | None = None
+    ids: ArrayLike | PackedSequence, embeddings: ArrayLike | Quantized, version: int | None = None,
+    fill: Array | None = None,
 ) -> Array | PackedSequence:
     """The rows of a table that ids name.
 
@@ -71,7 +73,7 @@ def embedding(
     ----------
     ids : integer array of any shape, or PackedSequence of integers
         From 0 to V - 1; anything else is an IndexError, floats are a TypeError.
-    embeddings : float32 or float64 array (V, D)
+    embeddings : float32 or float64 array (V, D), or Quantized with a scale for each row
     version : int, optional
         Another one after each change of the table, and no other table's. With it a packed result tells its
         `source`, so that a recurrent program can keep the products of the whole table.
@@ -83,6 +85,8 @@ def embedding(
     array of shape ``ids.shape + (D,)``, or PackedSequence
         From a PackedSequence comes one whose values are the rows of the distinct ids (U, D), with an index.
     """
+    if isinstance(embeddings, Quantized):
+        return _look_up(ids, embeddings, None, fill)[0]
     table = check_float("embeddings", embeddings, 2)
     return _look_up(ids, table, version, fill)[0]
 
@@ -110,17 +114,25 @@ def embedding_vjp(
     return out, pullback
 
 
+def rows_of(table: Array | Quantized, ids: Any) -> Array:
+    """Rows of a table, as NumPy's index `ids` names them; those of a quantised one in float32."""
+    rows: Array = table.values[ids] / table.scale[ids][..., None] if isinstance(table, Quantized) else table[ids]
+    return rows
+
+
 def _look_up(
-    ids: ArrayLike | PackedSequence, table: Array, version: int | None, fill: Array | None
+    ids: ArrayLike | PackedSequence, table: Array | Quantized, version: int | None, fill: Array | None
 ) -> tuple[Array | PackedSequence, Indices, Indices]:
     """The result, the distinct ids, and the place of each given id among them."""
     given = ids.values if isinstance(ids, PackedSequence) else as_array("ids", ids)
     unique, index = distinct_ids(given, table.shape[0])
-    rows = take_rows(table, unique)
+    rows = rows_of(table, unique) if isinstance(table, Quantized) else take_rows(table, unique)
     if not isinstance(ids, PackedSequence):
         return take_rows(rows, index).reshape(*given.shape, table.shape[1]), unique, index
     if given.ndim != 1:
         raise ValueError(f"ids: expected one id for each token, got values of shape {given.shape}")
     places = index if ids.index is None else index[ids.index]
-    source = None if version is None else TableRows(table, unique, version)
+    source = None
+    if version is not None and not isinstance(table, Quantized):
+        source = TableRows(table, unique, version)
     return PackedSequence(rows, ids.packing, places, fill, ids.repeat, source=source), unique, index

@@ -77,7 +77,7 @@ def quantized(kernel: Array) -> Quantized:
     return Quantized(*abs_max_quantize(kernel))
 
 
-def check_quantized(name: str, matrix: Any, shape: tuple[int, int]) -> Quantized:
+def check_quantized(name: str, matrix: Any, shape: tuple[int, ...]) -> Quantized:
     """``matrix``; TypeError or ValueError unless it is a `Quantized` of the shape, not too deep to be summed."""
     if not isinstance(matrix, Quantized):
         raise TypeError(f"{name}: expected Quantized, as the others are, got {type(matrix).__name__}")

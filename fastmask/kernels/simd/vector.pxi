@@ -1,7 +1,7 @@
 # The vector vocabulary of simd.h and the mathematics written in it.
 
 from libc.math cimport erf, exp, log, log1p
-from libc.stdint cimport int16_t, int64_t, uint8_t, uint64_t, uintptr_t
+from libc.stdint cimport int8_t, int16_t, int64_t, uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 

@@ -12,6 +12,7 @@ from fastmask.layers.base.checks import Shape
 from fastmask.layers.base.holder import AnyLayer, describe
 
 _name_counts: Counter[str] = Counter()
+_INT8_POLICY = "int8_from_float32"
 
 
 def auto_name(class_name: str) -> str:
@@ -30,7 +31,10 @@ def reset_names() -> None:
 def layer_dtype(dtype: Any) -> np.dtype[Any]:
     """Return float32 or float64, given as dtype, name or Keras's policy; else ValueError."""
     if isinstance(dtype, Mapping):
-        dtype = dtype["config"]["name"]
+        policy = dtype["config"]
+        dtype = policy["name"] if "name" in policy else policy.get("source_name")
+    if dtype == _INT8_POLICY:
+        dtype = "float32"
     if dtype is None:
         dtype = config.floatx()
     try:
@@ -40,6 +44,24 @@ def layer_dtype(dtype: Any) -> np.dtype[Any]:
     if found not in (np.float32, np.float64):
         raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
     return found
+
+
+def quantization_mode(dtype: Any) -> str | None:
+    """Return the mode of Keras's quantised policy, "int8", or None for other dtypes; else ValueError."""
+    if isinstance(dtype, Mapping):
+        mode: str | None = dtype["config"].get("mode")
+        if mode not in (None, "int8"):
+            raise ValueError(f"dtype: expected a policy with the mode 'int8', got {mode!r}")
+        return mode
+    return "int8" if isinstance(dtype, str) and dtype == _INT8_POLICY else None
+
+
+def dtype_config(dtype: np.dtype[Any], mode: str | None) -> Any:
+    """Return a layer's dtype as a config has it: its name, or Keras's quantised policy."""
+    if mode is None:
+        return dtype.name
+    policy = {"mode": mode, "source_name": dtype.name}
+    return {"module": "keras", "class_name": "QuantizedDTypePolicy", "config": policy, "registered_name": None}
 
 
 def declared_shape(class_name: str, kwargs: dict[str, Any]) -> Shape | None:

@@ -14,8 +14,8 @@ from fastmask.layers.base.calls import Call as Call
 from fastmask.layers.base.calls import Gradients as Gradients
 from fastmask.layers.base.calls import Pullback as Pullback
 from fastmask.layers.base.checks import Shape
-from fastmask.layers.base.holder import WeightHolder
 from fastmask.layers.base.holder import describe as describe
+from fastmask.layers.base.quantization import QuantizableHolder
 from fastmask.layers.base.support import require_mask_support
 from fastmask.random import SeedGenerator
 
@@ -26,7 +26,7 @@ _NOT_IN_CONFIG = {
 }  # fmt: skip
 
 
-class Layer(WeightHolder):
+class Layer(QuantizableHolder):
     """Base of all layers, those of users included.
 
     A layer of your own defines ``call(self, x)`` on arrays, ``vjp(self, x) -> (y, pullback)`` for
@@ -103,7 +103,7 @@ class Layer(WeightHolder):
         self.activity_regularizer = None
         self.declared_shape = arguments.declared_shape(type(self).__name__, kwargs)
         self.name = arguments.auto_name(type(self).__name__) if name is None else str(name)
-        self.dtype = arguments.layer_dtype(dtype)
+        self.dtype, self._mode_wanted = arguments.layer_dtype(dtype), arguments.quantization_mode(dtype)
         super().__init__(trainable)
         self.built = False
         self.input_shape: Shape | None = None
@@ -330,6 +330,8 @@ class Layer(WeightHolder):
         if not self.built:
             self.create_weights(shape)
             self.built = True
+            if self._mode_wanted is not None and self.quantizable:
+                self.quantize(self._mode_wanted)
         self._check_features(shape)
         self.input_shape = shape
         self.output_shape = self.compute_output_shape(shape)
@@ -372,7 +374,8 @@ class Layer(WeightHolder):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments in a form that JSON can hold."""
-        base = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype.name}
+        dtype = arguments.dtype_config(self.dtype, self.quantization_mode or self._mode_wanted)
+        base = {"name": self.name, "trainable": self.trainable, "dtype": dtype}
         return base | self.kept_arguments(base)
 
     def kept_arguments(self, others: Collection[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What SimpleRNN, LSTM and GRU share: everything but their equations."""
 
-from types import ModuleType
+from dataclasses import replace
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,6 +41,7 @@ class Recurrent(Layer):
     supports_masking = True
     takes_state = True
     input_rank = 3
+    quantizable = MappingProxyType({"kernel": 0, "recurrent_kernel": 0})
     kernel_initializer: Any
     recurrent_initializer: Any
     bias_initializer: Any
@@ -132,7 +134,10 @@ class Recurrent(Layer):
 
     def _make_program(self) -> ops.RNNProgram:
         bias = None if self.bias is None else self.bias.value
-        return ops.RNNProgram(self.spec, self.kernel.value, self.recurrent_kernel.value, bias)
+        return ops.RNNProgram(self.spec, self.matrix("kernel"), self.matrix("recurrent_kernel"), bias)
+
+    def weights_quantized(self) -> None:
+        self.spec = replace(self.spec, precision="int8")
 
     @property
     def is_plain(self) -> bool:
@@ -145,7 +150,7 @@ class Recurrent(Layer):
 
     def scanned(self, module: ModuleType) -> tuple[Any, bool]:
         """Return the kernels' program, and whether it runs backwards."""
-        program = self._kept.get(self._make_program, self.kernel, self.recurrent_kernel, self.bias)
+        program = self._kept.get(self._make_program, *self._variables)
         return program.weights.program(module), self.go_backwards
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
@@ -198,9 +203,11 @@ class Recurrent(Layer):
         initial = dropout = None
         if call.initial_state is not None or self.states is not None:
             initial = self.initial_states(call.initial_state, plan.batch_size)
+        if self.quantization_mode is not None and (call.keep or (call.training and self.stochastic)):
+            self.refuse_training()
         if call.training and self.stochastic:
             dropout = self.draw_dropout(plan)
-        program = self._kept.get(self._make_program, self.kernel, self.recurrent_kernel, self.bias)
+        program = self._kept.get(self._make_program, *self._variables)
         op_back: Back = same
         sequence: Array | None
         if call.keep:

@@ -107,8 +107,9 @@ class RNNSpec:
         kind = _RESET_BEFORE if before else CELLS[self.cell]
         columns = kind.gates * self.units
         second = 0 if self.cell == "simple_rnn" else recurrent_code("recurrent_activation", self.recurrent_activation)
+        dtype = np.dtype("float32" if self.precision == "int8" else self.precision)
         self.__dict__.update(
-            kind=kind, gates=kind.gates, states=kind.states, dtype=np.dtype("float32" if self.precision == "int8" else self.precision), columns=columns,
+            kind=kind, gates=kind.gates, states=kind.states, dtype=dtype, columns=columns,
             recurrent_columns=2 * self.units if before else columns,
             kernel_shape=(self.features, columns), recurrent_shape=(self.units, columns),
             bias_shape=(2, columns) if kind.code == "GRU" else (columns,),

@@ -95,7 +95,7 @@ class RNNWeights:
         if spec.resets_before:
             candidate = product_panels(module, self.recurrent_kernel[:, columns:])
         second = None if self.recurrent_bias is None else readable_bias(module, self.recurrent_bias)
-        recurrent = panels, candidate, second
+        recurrent: tuple[Array | None, ...] = panels, candidate, second
         if self.quantized is not None:
             units = readable_units(module, self.quantized[1])
             recurrent += (units, units[columns:] if spec.resets_before else None)
@@ -128,7 +128,7 @@ class RNNWeights:
         """What meets the kernel: values (U, F), or quantised rows."""
         return values if self.quantized is None else quantized_rows(module, values)
 
-    def _input_panels(self, module: ModuleType) -> tuple[Array | None, ...]:
+    def _input_panels(self, module: ModuleType) -> tuple[Any, ...]:
         """The panels of the kernel, the bias of the inputs as the compiled kernels read it, and units if there are."""
         known, made = self._inputs
         if known is not module:
