@@ -325,7 +325,7 @@ cdef const real *quantized_values(const Batch *b, const int64_t *index, Py_ssize
 
 
 cdef class FullyConnected(Stage):
-    """A Dense layer. panels: of its kernel. start: its readable bias, or None. units: of a quantised kernel, or None."""
+    """A Dense layer. panels: of its kernel. start: its readable bias, or None. units: of a quantised kernel."""
 
     cdef const real[::1] panels
     cdef const real[::1] start

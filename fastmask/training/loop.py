@@ -70,6 +70,7 @@ class Loop:
     tokens_seen = 0
     scores: Scores
     place: Place | None = None
+    refuse_quantized: Callable[[], None]  # of layers
 
     @property
     def losses(self) -> list[float]:
@@ -117,6 +118,8 @@ class Loop:
             slopes.append(None if slope is None else collapse(slope))
             parts.append((loss, tokens))
         pairs, penalty = regularized(pullback(slopes))
+        if not pairs:
+            self.refuse_quantized()
         return total + penalty, pairs, parts
 
     def test_step(self, batch: Batch) -> None:

@@ -12,7 +12,7 @@ cdef struct Product:
     const int64_t *x_index
     Py_ssize_t x_stride
     const real *panels          # in   columns in panels of WIDTH vectors
-    const real *units           # in   [columns rounded up to LANES] of a quantised matrix, whose x is quantised, or NULL
+    const real *units           # in   [columns rounded up to LANES] of a quantised matrix, as x is then; or NULL
     const real *start           # in   [columns rounded up to LANES], or NULL: zeros
     real *out                   # out  [*, out_stride]
     const int64_t *out_index
@@ -45,9 +45,10 @@ cdef inline void start_tile(const Product *p, const vec *zero, Py_ssize_t n, Py_
 
 
 cdef inline void rescale_tile(const Product *p, Py_ssize_t column, int rows, int width, Tile *t) noexcept nogil:
+    cdef const real *start = p.start + column if p.start != NULL else NULL
     cdef int i
     for i in range(rows):
-        rescale(t.x[i][p.depth], p.units + column, p.start + column if p.start != NULL else NULL, LANES, width, t.out[i])
+        rescale(t.x[i][p.depth], p.units + column, start, LANES, width, t.out[i])
 
 
 cdef void store_rest(const Product *p, Py_ssize_t n, Py_ssize_t column, int rows, int width, Tile *t) noexcept nogil:

@@ -85,8 +85,8 @@ cdef inline void store_tile(const int rows, const int width, const bint add, con
 
 cdef inline void multiply(const int rows, const int width, const Form form, const bint integers,
                           Tile *t) noexcept nogil:
-    # rows, width, form and integers are literals after inlining: the loops over them unroll and `a` lives in registers. For one
-    # row, `rows` is the number of groups of `width` vectors that it meets: panels, or a wider piece of a matrix.
+    # rows, width, form and integers are literals after inlining: the loops over them unroll and `a` lives in registers.
+    # For one row, `rows` is the number of groups of `width` vectors that it meets: panels, or a wider part of a matrix.
     cdef bint one_row = form == PANEL_GROUP or form == UNPACKED
     cdef vec a[ROWS * WIDTH]
     cdef vec xk[ROWS]

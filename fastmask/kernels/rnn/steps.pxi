@@ -36,7 +36,7 @@ cdef struct Step:
     const real *panels          # in   recurrent kernel: [units / LANES, rounded up][units][gates][LANES]
     const real *candidate       # in   GRU_RESET_BEFORE: U_n, as the kernel of a SimpleRNN in panels of WIDTH vectors
     const real *column_units    # in   [gates * units] of a quantised recurrent kernel, or NULL
-    const real *candidate_units # in   [units] of a quantised U_n
+    const real *candidate_units  # in  [units] of a quantised U_n
     const real *start           # in   GRU: what the products start from, with LANES numbers behind it, or NULL
     Py_ssize_t start_stride     # from row to row of it; 0: one for all, a bias
     const real *reset_mask      # in   [rows, units] or NULL: dropout of the h that GRU_RESET_BEFORE resets

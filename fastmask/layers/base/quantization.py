@@ -101,7 +101,13 @@ class QuantizableHolder(WeightHolder):
 
     def refuse_training(self) -> NoReturn:
         """Raise the error of a quantised layer that is to train."""
-        raise ValueError(f"training: expected inference with {describe(self)}, which is quantised to int8, got training")
+        raise ValueError(f"training: expected inference, since {describe(self)} is quantised to int8, got training")
+
+    def refuse_quantized(self) -> None:
+        """Raise ValueError if a layer is quantised, so that nothing can be trained."""
+        for layer in _layers(self):
+            if layer.quantization_mode is not None:
+                layer.refuse_training()
 
 
 def _layers(holder: WeightHolder) -> Iterator[QuantizableHolder]:

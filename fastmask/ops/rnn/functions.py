@@ -27,9 +27,8 @@ class _Call:
     ) -> None:
         values = check_float("x", check_packed("x", x).values, 2)
         kernel, recurrent_kernel, bias = weights
-        recurrent: Array | Quantized = recurrent_kernel
-        precision = "int8"
-        if not isinstance(recurrent_kernel, Quantized):
+        recurrent, precision = recurrent_kernel, "int8"
+        if not any(isinstance(matrix, Quantized) for matrix in (kernel, recurrent_kernel)):
             recurrent = check_float("recurrent_kernel", recurrent_kernel, 2, values.dtype, strided=True)
             precision = values.dtype.name
         sizes = values.shape[1], recurrent.shape[0]
