@@ -9,7 +9,7 @@ import numpy as np
 from fastmask import ops
 from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
-from fastmask.layers.base.arguments import own_arguments
+from fastmask.layers.base.arguments import check_quantization_config, own_arguments
 from fastmask.layers.base.checks import Array, Shape
 from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, fill_of, leave, pulled, run, same, summed
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback
@@ -86,8 +86,10 @@ class Dense(RowLayer):
         See `fastmask.regularizers`.
     kernel_constraint, bias_constraint : str or callable, optional
         See `fastmask.constraints`.
-    activity_regularizer, lora_rank, lora_alpha, quantization_config
+    activity_regularizer, lora_rank, lora_alpha
         Only None yet.
+    quantization_config : mapping, optional
+        None, or what Keras writes for int8.
     **kwargs
         See `Layer`.
 
@@ -114,7 +116,8 @@ class Dense(RowLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
-        checks.not_supported(lora_rank=lora_rank, lora_alpha=lora_alpha, quantization_config=quantization_config)
+        checks.not_supported(lora_rank=lora_rank, lora_alpha=lora_alpha)
+        check_quantization_config(quantization_config)
         keep_options(self, **own_arguments(locals()))
         self.units = checks.positive_int("units", units)
         self.activation = checks.activation_name("activation", activation, ops.ACTIVATIONS)

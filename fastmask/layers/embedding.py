@@ -9,6 +9,7 @@ import numpy as np
 from fastmask import initializers, ops
 from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
+from fastmask.layers.base.arguments import check_quantization_config
 from fastmask.layers.base.checks import Array, Shape
 from fastmask.layers.base.flow import Back, Shown, add, cotangents, run, same, unread_ids
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback
@@ -32,8 +33,10 @@ class Embedding(Layer):
         See `fastmask.regularizers`; it makes the gradient dense.
     embeddings_constraint : str or callable, optional
         See `fastmask.constraints`.
-    lora_rank, lora_alpha, quantization_config
+    lora_rank, lora_alpha
         Only None yet.
+    quantization_config : mapping, optional
+        None, or what Keras writes for int8.
     mask_zero : bool, default False
         Whether id 0 stands for padding, which later layers then skip.
     weights : array_like (input_dim, output_dim), or a list of one, optional
@@ -74,7 +77,8 @@ class Embedding(Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        checks.not_supported(lora_rank=lora_rank, lora_alpha=lora_alpha, quantization_config=quantization_config)
+        checks.not_supported(lora_rank=lora_rank, lora_alpha=lora_alpha)
+        check_quantization_config(quantization_config)
         keep_options(self, embeddings_initializer=embeddings_initializer)
         keep_options(self, embeddings_regularizer=embeddings_regularizer, embeddings_constraint=embeddings_constraint)
         self.input_dim = checks.positive_int("input_dim", input_dim)

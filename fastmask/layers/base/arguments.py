@@ -61,7 +61,19 @@ def dtype_config(dtype: np.dtype[Any], mode: str | None) -> Any:
     if mode is None:
         return dtype.name
     policy = {"mode": mode, "source_name": dtype.name}
-    return {"module": "keras", "class_name": "QuantizedDTypePolicy", "config": policy, "registered_name": None}
+    module = "keras.dtype_policies"
+    return {"module": module, "class_name": "QuantizedDTypePolicy", "config": policy, "registered_name": None}
+
+
+def check_quantization_config(value: Any) -> None:
+    """Raise NotImplementedError unless `value` is None, or what Keras writes beside its policy of mode "int8"."""
+    if value is None:
+        return
+    config = value.get("config", {}) if isinstance(value, Mapping) else {}
+    quantizer = config.get("activation_quantizer") or {}
+    known = quantizer.get("config", {}).items() >= {"epsilon": 1e-7, "output_dtype": "int8"}.items()
+    if not known or config.get("weight_quantizer") is not None or quantizer.get("class_name") != "AbsMaxQuantizer":
+        raise NotImplementedError(f"quantization_config: expected None, or Keras's default for int8, got {value!r}")
 
 
 def declared_shape(class_name: str, kwargs: dict[str, Any]) -> Shape | None:
