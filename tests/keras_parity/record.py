@@ -44,6 +44,7 @@ RECORDINGS = {  # file name: (module in recording/, function, Keras backend)
     "pytorch": ("pytorch", "record_pytorch", "torch"),
     "graphs": ("graphs", "record_graphs", "tensorflow"),
     "interfaces": ("interfaces", "record_interfaces", "tensorflow"),
+    "quantized": ("quantized", "record_quantized", "torch"),
     "utilities": ("utilities", "record_utilities", "tensorflow"),
     "files": ("files", "record_files", "torch"),
     "files_keras2": ("files", "record_files_keras2", "tensorflow"),

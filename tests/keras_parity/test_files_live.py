@@ -148,6 +148,16 @@ def pointed():
 MODELS = (tagger, normalized, merged, ordered, states, shared, nested, stepwise, pointed)
 
 
+def quantized_tagger(folder):
+    """Save a model in 8-bit integers, of layers that Keras can quantise as well."""
+    parts = [layers.Embedding(10, 3, mask_zero=True), layers.Dense(4, activation="tanh"), layers.Dense(2)]
+    model = fm.Sequential([fm.Input((None,), dtype="int32"), *parts])
+    model.quantize("int8")
+    model.save(folder / "quantized.keras")
+    np.savez(folder / "quantized.npz", x0=IDS)
+    np.savez(folder / "quantized.ours.npz", y=model.predict(IDS, verbose=0))
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """Save all models, let Keras answer, and return both sides by name."""
@@ -172,10 +182,13 @@ def answers(tmp_path_factory):
             path.with_suffix(".npz"), **{f"x{i}": v for i, v in enumerate(x)}, **{f"y{i}": v for i, v in enumerate(y)}
         )
         saved[build.__name__] = (model, inputs, targets)
+    quantized_tagger(folder)
     script = Path(__file__).with_name("live.py")
     run = subprocess.run([PYTHON, script, folder], capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
-    return {name: (*parts, np.load(folder / f"{name}.out.npz")) for name, parts in saved.items()}
+    found = {name: (*parts, np.load(folder / f"{name}.out.npz")) for name, parts in saved.items()}
+    found["quantized"] = [np.load(folder / f"quantized.{side}.npz") for side in ("ours", "out")]
+    return found
 
 
 def arrays(answer, key):
@@ -195,3 +208,8 @@ def test_keras_opens(name, answers):
         model.train_on_batch(x, y)
     for mine, theirs in zip(model.get_weights(), arrays(answer, "later"), strict=True):
         assert_close(mine, theirs, 2e-5, name)
+
+
+def test_keras_opens_8_bit_integers(answers):
+    ours, theirs = answers["quantized"]
+    assert_close(ours["y"], theirs["output0"], 1e-6, "predictions")
