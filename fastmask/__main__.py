@@ -37,7 +37,7 @@ def info() -> str:
         "usable here": ", ".join(kernels.available()),
         "threads": str(threads.get_num_threads()),
         "FMA peak, one core": f"{kernels.peak_gflops():.0f} GFLOP/s float32, "
-        f"{kernels.peak_gflops(np.float64):.0f} GFLOP/s float64",
+        f"{kernels.peak_gflops(np.float64):.0f} GFLOP/s float64, {kernels.peak_gflops(np.int8):.0f} GOP/s int8",
         "NumPy": np.__version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
     }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
@@ -40,6 +43,16 @@ def value(name: str, kind: int, shape: list[Any]) -> Any:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
+def in_int8(model: Any) -> Any:
+    """The model as ONNX Runtime's dynamic quantisation makes it."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        quantize_dynamic(model, path, per_channel=True, weight_type=QuantType.QInt8)
+        return onnx.load(path)
+
+
 class OnnxRuntime:
     def __init__(self, threads: int) -> None:
         self.options = onnxruntime.SessionOptions()
@@ -48,10 +61,15 @@ class OnnxRuntime:
         # Its threads spin while it works, but leave the cores to the others between two calls.
         self.options.add_session_config_entry("session.force_spinning_stop", "1")
 
-    def session(self, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: dict[str, Array]) -> Any:
+    def session(
+        self, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: dict[str, Array], int8: bool = False
+    ) -> Any:
+        """A session; with int8 quantised dynamically, the weights by columns."""
         initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
         graph = helper.make_graph(nodes, "case", inputs, outputs, initializers)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        if int8:
+            model = in_int8(model)
         providers = ["CPUExecutionProvider"]
         return onnxruntime.InferenceSession(model.SerializeToString(), self.options, providers)
 
