@@ -98,6 +98,16 @@ class TestResults:
         layer.reset_states()
         assert_same_bits(layer(x), last)
 
+    @pytest.mark.parametrize("make", [lambda: layers.Dense(4), lambda: layers.GRU(7), lambda: layers.SimpleRNN(3)])
+    def test_any_memory(self, make):
+        layer = make()
+        x = features(layer)
+        layer.quantize("int8")
+        expected = layer(x)
+        shifted = np.frombuffer(b"." + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+        for other in (np.asfortranarray(x), x[::-1].copy()[::-1], x.astype(np.float64), x.astype(">f4"), shifted):
+            assert_same_bits(layer(other), expected)
+
     def test_copies(self):
         model = tagger()
         model.quantize("int8")
