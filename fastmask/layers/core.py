@@ -138,7 +138,9 @@ class Dense(RowLayer):
 
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         program = self._kept.get(self._make_program, self.kernel, self.bias)
-        rows = np.ascontiguousarray(as_rows(values))
+        rows = as_rows(values)
+        if not (rows.flags.c_contiguous and rows.flags.aligned):
+            rows = rows.copy()
         flat, back = program.vjp(rows) if call.keep else (program.run(rows), same)
         y = flat.reshape(*values.shape[:-1], self.units)
 
