@@ -146,7 +146,9 @@ class Dense(RowLayer):
         program = self._kept.get(self._make_program, *self._variables)
         if call.keep and self.quantization_mode is not None:
             self.refuse_training()
-        rows = np.ascontiguousarray(as_rows(values))
+        rows = as_rows(values)
+        if not (rows.flags.c_contiguous and rows.flags.aligned):
+            rows = rows.copy()
         flat, back = program.vjp(rows) if call.keep else (program.run(rows), same)
         y = flat.reshape(*values.shape[:-1], self.units)
 
