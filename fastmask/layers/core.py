@@ -135,7 +135,8 @@ class Dense(RowLayer):
         return (*input_shape[:-1], self.units)
 
     def _make_program(self) -> ops.DenseProgram:
-        return ops.DenseProgram(self.matrix("kernel"), None if self.bias is None else self.bias.value, self.activation)
+        kernel = self.kernel.value if self.quantization_mode is None else self.quantized("kernel")
+        return ops.DenseProgram(kernel, None if self.bias is None else self.bias.value, self.activation)
 
     def stages(self, module: ModuleType) -> list[Any] | None:
         program = self._kept.get(self._make_program, *self._variables)

@@ -124,11 +124,14 @@ class Embedding(Layer):
 
     def stages(self, module: ModuleType) -> list[Any] | None:
         if self.quantization_mode is not None:
-            return [module.QuantizedLookUp(*self.matrix("embeddings"), self.mask_zero)]
+            return [module.QuantizedLookUp(*self.quantized("embeddings"), self.mask_zero)]
         return [module.LookUp(self.embeddings.value, self.mask_zero)]
 
+    def _table(self) -> Any:
+        return self.embeddings.value if self.quantization_mode is None else self.quantized("embeddings")
+
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        table, version = self.matrix("embeddings"), self.embeddings.version
+        table, version = self._table(), self.embeddings.version
         if call.keep and self.quantization_mode is not None:
             self.refuse_training()
         if isinstance(x, PackedSequence) and self.mask_zero and not x.values.all():
@@ -158,7 +161,7 @@ class Embedding(Layer):
     def _several_each(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Pullback]:
         """Look up the ids (N, ...) of tokens that have several each."""
         fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill, x.dtype)
-        stored, back = run("embedding", keep, np.concatenate([x.values, fill[None]]), self.matrix("embeddings"))
+        stored, back = run("embedding", keep, np.concatenate([x.values, fill[None]]), self._table())
         y = x.with_values(stored[:-1], fill=stored[-1] if x.packing.masked else None)
 
         def pullback(dy: Any) -> Gradients:

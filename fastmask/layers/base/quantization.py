@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NoReturn, cast
+from typing import ClassVar, NoReturn, cast
 
 from fastmask import ops
 from fastmask.layers.base import checks
@@ -94,10 +94,9 @@ class QuantizableHolder(WeightHolder):
     def weights_quantized(self) -> None:
         """Take notice that weights have become integers."""
 
-    def matrix(self, name: str) -> Any:
-        """Return the weight `name` as operations take it: an array, or `ops.Quantized`."""
-        value = getattr(self, name).value
-        return value if self.quantization_mode is None else ops.Quantized(value, getattr(self, f"{name}_scale").value)
+    def quantized(self, name: str) -> ops.Quantized:
+        """Return the integers and scale of the weight `name`."""
+        return ops.Quantized(getattr(self, name).value, getattr(self, f"{name}_scale").value)
 
     def refuse_training(self) -> NoReturn:
         """Raise the error of a quantised layer that is to train."""

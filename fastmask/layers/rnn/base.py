@@ -134,7 +134,9 @@ class Recurrent(Layer):
 
     def _make_program(self) -> ops.RNNProgram:
         bias = None if self.bias is None else self.bias.value
-        return ops.RNNProgram(self.spec, self.matrix("kernel"), self.matrix("recurrent_kernel"), bias)
+        if self.quantization_mode is None:
+            return ops.RNNProgram(self.spec, self.kernel.value, self.recurrent_kernel.value, bias)
+        return ops.RNNProgram(self.spec, self.quantized("kernel"), self.quantized("recurrent_kernel"), bias)
 
     def weights_quantized(self) -> None:
         self.spec = replace(self.spec, precision="int8")
