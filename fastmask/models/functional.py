@@ -8,16 +8,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmask.batch.data import Batch, InputSpec, Layout, as_batch
 from fastmask.batch.packing import PackedSequence
+from fastmask.core.stored import stored_property
+from fastmask.core.structure import aligned, flatten, map_structure, pack_as
+from fastmask.graph.copies import flat, restored
 from fastmask.graph.order import Graph, from_intermediate, make_graph
 from fastmask.graph.prepared import Prepared
 from fastmask.graph.run import Entry, Plans, Run
-from fastmask.graph.structure import flatten, map_structure, pack_as
 from fastmask.layers import Gradients, Layer
 from fastmask.layers.base.arguments import auto_name
 from fastmask.layers.base.calls import Pullback
 from fastmask.layers.base.flow import leave_all
 from fastmask.layers.base.serialization import layer_configs
-from fastmask.layers.base.symbolic import KerasTensor, Node, connect, is_symbolic, symbolic_masks
+from fastmask.layers.base.symbolic import KerasTensor, Node, connect, is_symbolic, symbolic_list, symbolic_masks
 from fastmask.layers.logic import MaskOperation
 from fastmask.models import configs
 from fastmask.models.summary import table
@@ -28,6 +30,8 @@ from fastmask.training.trainer import Trainer
 
 Array = NDArray[Any]
 Shape = tuple[int | None, ...]
+
+_OF_GRAPH = ("graph", "layout", "_prepared", "inputs", "outputs", "input_structure", "output_structure", "_tensors")
 
 
 class Model(Layer, Trainer):
@@ -78,10 +82,7 @@ class Model(Layer, Trainer):
         self, inputs: Any = None, outputs: Any = None, name: str | None = None, trainable: bool = True
     ) -> None:
         self._begin(name)
-        if isinstance(inputs, Mapping):
-            inputs = {key: inputs[key] for key in inputs}
-        starts, ends = _tensors("inputs", inputs), _tensors("outputs", outputs)
-        starts, ends = from_intermediate(starts, ends)
+        starts, ends = from_intermediate(_tensors("inputs", inputs), _tensors("outputs", outputs))
         self._set_graph(pack_as(inputs, starts), pack_as(outputs, ends))
         self.layers = [layer for layer in self.graph.layers if not isinstance(layer, MaskOperation)]
         if not trainable:
@@ -97,26 +98,55 @@ class Model(Layer, Trainer):
         super().__init__(name=auto_name(plain) if name is None else name)
         self.layers = []
         self.scores = Scores()
-        self._prepared = Prepared()
 
     def _set_graph(self, inputs: Any, outputs: Any) -> None:
+        """Take symbolic tensors as the ends of the model; what depends on them is worked out at first need."""
+        self._forget_graph()
         self.input_structure, self.output_structure = inputs, outputs
-        self.graph: Graph = make_graph(flatten(inputs), flatten(outputs))
-        self.graph.layers = in_keras_order(self.graph)
-        self.inputs, self.outputs = self.graph.inputs, self.graph.outputs
+        self.inputs, self.outputs = _tensors("inputs", inputs), _tensors("outputs", outputs)
         self.takes_list = not isinstance(inputs, KerasTensor)
         self.built = True
         self.dtype = self.outputs[0].history.layer.dtype
         self.input_names = [tensor.history.layer.name for tensor in self.inputs]
-        names = sorted(outputs) if isinstance(outputs, Mapping) else [t.history.layer.name for t in self.outputs]
-        self.output_names = names if len(names) == len(self.outputs) else [t.history.layer.name for t in self.outputs]
-        self.keyed_outputs = isinstance(outputs, Mapping)
+        self.output_names = [tensor.history.layer.name for tensor in self.outputs]
+        self.output_form = pack_as(outputs, self.output_names)
         self.input_shape = _only([tensor.shape for tensor in self.inputs])
         self.output_shape = _only([tensor.shape for tensor in self.outputs])
-        self._layout = self._made_layout()
+
+    def _forget_graph(self) -> None:
+        for name in ("graph", "layout", "_prepared"):
+            vars(self).pop(name, None)
+
+    @stored_property
+    def graph(self) -> Graph:
+        """The calls between the inputs and the outputs."""
+        graph = make_graph(self.inputs, self.outputs)
+        graph.layers = in_keras_order(graph)
+        return graph
+
+    @stored_property
+    def _prepared(self) -> Prepared:
         # What a class of a user's does in `run` has to count.
-        if type(self).run.__module__.startswith("fastmask."):
-            self._prepared = Prepared(self.graph)
+        own = type(self).run.__module__.startswith("fastmask.")
+        return Prepared(self.graph if self.built and own else None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: the calls of the graph as a flat list, and nothing that comes of them."""
+        tensors = self._kept_tensors()
+        state = {name: value for name, value in super().__getstate__().items() if name not in _OF_GRAPH}
+        return state | {"calls": flat(flatten(tensors)), "ends": map_structure(lambda tensor: None, tensors)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        calls, ends = state.pop("calls"), state.pop("ends")
+        vars(self).update(state)
+        self._take_tensors(pack_as(ends, restored(*calls)))
+
+    def _kept_tensors(self) -> Any:
+        """Return the tensors that the graph is made of."""
+        return self.input_structure, self.output_structure
+
+    def _take_tensors(self, tensors: Any) -> None:
+        self._set_graph(*tensors)
 
     @property
     def sublayers(self) -> Mapping[str, Layer]:
@@ -146,17 +176,15 @@ class Model(Layer, Trainer):
         """Return whether input number `index` holds integer ids."""
         return self.graph.takes_ids(index)
 
-    @property
-    def layout(self) -> Layout:
+    @stored_property
+    def layout(self) -> Layout:  # type: ignore[override]
         """What data for this model must look like."""
-        return self._layout
-
-    def _made_layout(self) -> Layout:
         inputs = [
             InputSpec(name, self.input_takes_ids(i), self._data_shape(tensor))
             for i, (name, tensor) in enumerate(zip(self.input_names, self.inputs, strict=True))
         ]
-        return Layout(tuple(inputs), tuple(self.output_names), self.takes_list and len(inputs) == 1)
+        form = pack_as(self.input_structure, self.input_names)
+        return Layout(tuple(inputs), tuple(self.output_names), form, self.output_form)
 
     def _data_shape(self, tensor: KerasTensor) -> Shape:
         """Return the shape that data for an input must have."""
@@ -207,28 +235,11 @@ class Model(Layer, Trainer):
 
     def compute_output_shape(self, input_shape: Any, **options: Any) -> Any:
         """Return the shape of the output, or the shapes of several, for inputs of other lengths."""
-        given = input_shape if self.takes_list else [input_shape]
-        known = dict(zip(self.inputs, map(tuple, given), strict=True))
-        for step in self.graph.steps:
-            node = step.node
-            found: Any = [known[tensor] for tensor in node.inputs]
-            shapes = node.layer.compute_output_shape(found if node.layer.takes_list else found[0], **node.options)
-            known |= dict(zip(node.outputs, shapes if len(node.outputs) > 1 else [shapes], strict=True))
-        return _only([known[tensor] for tensor in self.outputs])
+        shapes = self._flat("input_shape", input_shape) if self.takes_list else [input_shape]
+        return _only(self.graph.output_shapes(shapes))
 
     def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
-        known = dict(zip(self.inputs, masked, strict=True))
-        for step in self.graph.steps:
-            node = step.node
-            pairs = zip(node.inputs, node.masks, strict=True)
-            given = [known[tensor] if explicit is None else explicit.ndim for tensor, explicit in pairs]
-            if any(given):
-                node.layer.require_masking(axes=max(given))
-            flows = [tensor.mask_axes for tensor in node.outputs]
-            if given != node.mask_axes and not node.layer.makes_mask:
-                flows = node.layer.mask_flow(given, len(node.outputs))
-            known |= dict(zip(node.outputs, flows, strict=True))
-        return [known[tensor] for tensor in self.outputs]
+        return self.graph.mask_flow(masked)
 
     def __call__(
         self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
@@ -252,15 +263,19 @@ class Model(Layer, Trainer):
             As `predict` returns it, but packed for a packed `x` and symbolic for a symbolic one.
         """
         self._check_options(options)
-        if is_symbolic(x):
-            inputs = self._flat_inputs(x)
-            for own, given in zip(self.inputs, inputs, strict=True):
-                self._require_shape(own, given.shape)
-            outputs = connect(Node(self, inputs, [], training, masks=symbolic_masks(mask, inputs, self)))
-            return pack_as(self.output_structure, outputs)
-        if any(isinstance(value, PackedSequence) for value in flatten(x)):
-            return pack_as(self.output_structure, self.run(self._flat_inputs(x), training=bool(training))[0])
+        if type(x) is not np.ndarray:
+            if is_symbolic(x):
+                return self._connected(self._flat("x", x), mask, training)
+            if isinstance(x, PackedSequence) or (isinstance(x, (list, tuple, Mapping)) and _holds_packed(x)):
+                return self.pack_outputs(self.run(self._flat("x", x), training=bool(training))[0])
         return self.predict_step(as_batch(x, None, None, self.layout), mask, bool(training))
+
+    def _connected(self, inputs: Sequence[KerasTensor], mask: Any, training: bool | None) -> Any:
+        """Return the symbolic outputs for symbolic inputs."""
+        for own, given in zip(self.inputs, symbolic_list("x", inputs), strict=True):
+            self._require_shape(own, given.shape)
+        node = Node(self, [*inputs], [], training, masks=symbolic_masks(mask, inputs, self))
+        return pack_as(self.output_structure, connect(node))
 
     def predict_outputs(self, batch: Batch, mask: Any = None, training: bool = False) -> list[Any]:
         """Return the outputs of one batch, prepared if it is small."""
@@ -282,7 +297,7 @@ class Model(Layer, Trainer):
         """Return the output, a tuple of several, and the pullback; padded arrays in give padded arrays."""
         if initial_state is not None:
             raise TypeError(f"initial_state: expected None for model {self.name!r}, got one")
-        values = self._flat_inputs(x)
+        values = self._flat("x", x)
         padded = not any(isinstance(value, (Entry, PackedSequence)) for value in values)
         plans: Plans = []
         entries = [v if isinstance(v, (Entry, PackedSequence)) else _entry(v, mask, plans) for v in values]
@@ -332,21 +347,17 @@ class Model(Layer, Trainer):
 
     def pack_outputs(self, outputs: Sequence[Any]) -> Any:
         """Return one entry per output in the form of the model's outputs."""
-        if isinstance(self.output_structure, KerasTensor):
+        structure = self.output_structure
+        if isinstance(structure, KerasTensor) or (len(structure) == len(outputs) == 1 and _is_list_of_one(structure)):
             return outputs[0]
-        return pack_as(self.output_structure, outputs)
+        return pack_as(structure, outputs)
 
-    def _flat_inputs(self, x: Any) -> list[Any]:
-        if isinstance(x, Mapping):
-            missing = [name for name in self.input_names if name not in x]
-            if missing:
-                raise ValueError(f"x: expected the inputs {', '.join(self.input_names)}, got none named {missing[0]!r}")
-            return [x[name] for name in self.input_names]
-        listed = self.takes_list and isinstance(x, (list, tuple))
-        values = flatten(x) if is_symbolic(x) else list(x) if listed else [x]
-        if len(values) != len(self.inputs):
-            raise ValueError(f"x: expected {len(self.inputs)} inputs for model {self.name!r}, got {len(values)}")
-        return values
+    def _flat(self, argument: str, x: Any) -> list[Any]:
+        """Return an entry for each input, however they are given."""
+        alone = len(self.inputs) == 1 and isinstance(x, (list, tuple)) and len(x) == 1
+        if alone and (self.takes_list or isinstance(x[0], (KerasTensor, PackedSequence))):
+            return list(x)
+        return aligned(argument, x, self.layout.input_form, required=True)
 
     def reset_states(self) -> None:
         """Forget the states that stateful layers keep."""
@@ -392,9 +403,6 @@ class Model(Layer, Trainer):
         given = configs.beside_graph(cls is Model, config) | {"inputs": inputs, "outputs": outputs}
         return cast(Self, configs.made(cls, given))
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
-
 
 def _tensors(name: str, structure: Any) -> list[KerasTensor]:
     tensors = flatten(structure)
@@ -404,6 +412,15 @@ def _tensors(name: str, structure: Any) -> list[KerasTensor]:
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor, got {structure!r}")
     return cast(list[KerasTensor], tensors)
+
+
+def _is_list_of_one(structure: Any) -> bool:
+    """Return whether a structure is a tensor in a list or tuple, which Keras returns without it."""
+    return isinstance(structure, (list, tuple)) and isinstance(structure[0], KerasTensor)
+
+
+def _holds_packed(x: Any) -> bool:
+    return any(isinstance(value, PackedSequence) for value in flatten(x))
 
 
 def _only(values: list[Any]) -> Any:

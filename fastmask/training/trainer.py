@@ -26,7 +26,7 @@ class Trainer(Loop, Storable):
     loss: Any = None
     compile_arguments: Mapping[str, Any] = {}
     output_names: Sequence[str] = ("y",)
-    keyed_outputs = False
+    output_form: Any = "y"
 
     @property
     def layout(self) -> data.Layout:
@@ -69,7 +69,7 @@ class Trainer(Loop, Storable):
             If a name is unknown (the message lists the legal ones) or an argument of another type.
         """
         chosen = optimizers.get(optimizer)
-        self.scores = Scores(self.output_names, loss, loss_weights, metrics, weighted_metrics, self.keyed_outputs)
+        self.scores = Scores(self.output_form, loss, loss_weights, metrics, weighted_metrics)
         self.optimizer, found = chosen, [head.loss for head in self.scores.heads]
         self.loss = found[0] if len(found) == 1 else loss
         self.compile_arguments = {

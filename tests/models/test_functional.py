@@ -9,7 +9,7 @@ from helpers.numeric import assert_gradient, assert_weight_gradient
 import fastmask as fm
 from fastmask import layers
 from fastmask.batch import packing
-from fastmask.graph.structure import flatten
+from fastmask.core.structure import flatten
 
 F64 = {"dtype": "float64"}
 WORDS = np.array([[1, 2, 0, 3], [4, 0, 0, 0], [0, 5, 6, 2], [0, 0, 0, 0]])
