@@ -62,10 +62,9 @@ def aligned(argument: str, values: Any, names: Any, required: bool = False) -> l
         if found is None and isinstance(values, (list, tuple)) and len(values) == len(flat):
             found = list(values)
     if found is None or (required and any(entry is None for entry in found)):
-        raise ValueError(
-            f"{argument}: expected an entry for each of {', '.join(flat)}, in the form {names!r}, in a list or in a dict "
-            f"by name, got {_described(values)}"
-        )
+        form = f"an entry for each of {', '.join(flat)}, in the form {names!r}, in a list or in a dict by name"
+        form = form if len(flat) > 1 else f"an entry for {flat[0]}"
+        raise ValueError(f"{argument}: expected {form}, got {_described(values)}")
     return found
 
 
@@ -94,7 +93,7 @@ def _by_name(names: list[str], values: Mapping[Any, Any], spare: bool) -> list[A
 
 def _described(values: Any) -> str:
     if isinstance(values, Mapping):
-        return f"the keys {', '.join(map(str, values)) or 'of none'}"
+        return f"the keys {', '.join(map(str, values))}" if values else "none"
     return f"{len(values)} entries" if isinstance(values, (list, tuple)) else type(values).__name__
 
 

@@ -85,7 +85,7 @@ def functional_config(model: Any, map_structure: Callable[..., Any]) -> Config:
 
 def sequential_config(model: Any) -> Config:
     """Return the config of a stack of layers, that of its input first if it is known."""
-    start = [model.inputs[0].history.layer] if model.built else []
+    start = [tensor.history.layer for tensor in model.start]
     config = {"name": model.name, "trainable": model.trainable, "layers": [*map(serialize, [*start, *model.layers])]}
     return config | ({"build_input_shape": model.input_shape} if model.built else {})
 
@@ -176,13 +176,5 @@ def _node_config(node: Node, numbers: Mapping[Node, int]) -> Config:
             "config": {"shape": shape, "dtype": tensor.dtype, "keras_history": history},
         }
 
-    inputs = [of(tensor) for tensor in node.inputs]
-    kwargs: Config = {**node.options}
-    if node.states:
-        kwargs["initial_state"] = [of(tensor) for tensor in node.states]
-    if any(mask is not None for mask in node.masks):
-        masks = [None if mask is None else of(mask) for mask in node.masks]
-        kwargs["mask"] = masks if node.layer.takes_list else masks[0]
-    if node.training is not None:
-        kwargs["training"] = node.training
-    return {"args": [inputs if node.layer.takes_list else inputs[0]], "kwargs": kwargs}
+    x, kwargs = node.arguments(of)
+    return {"args": [x], "kwargs": kwargs}

@@ -25,13 +25,14 @@ from fastmask.models import configs
 from fastmask.models.summary import table
 from fastmask.saving.masks import in_keras_order
 from fastmask.training.loop import GradientOf
+from fastmask.training.options import require_own_steps
 from fastmask.training.scores import Scores
 from fastmask.training.trainer import Trainer
 
 Array = NDArray[Any]
 Shape = tuple[int | None, ...]
 
-_OF_GRAPH = ("graph", "layout", "_prepared", "inputs", "outputs", "input_structure", "output_structure", "_tensors")
+_OF_GRAPH = ("graph", "layout", "_prepared", "inputs", "outputs", "input_structure", "output_structure")
 
 
 class Model(Layer, Trainer):
@@ -94,6 +95,7 @@ class Model(Layer, Trainer):
                 f"{type(self).__name__} must not define call: a model is made of inputs and outputs; what a call does "
                 "belongs into a Layer with call and vjp, or the model under real Keras"
             )
+        require_own_steps(self)
         plain = "functional" if type(self) is Model else type(self).__name__
         super().__init__(name=auto_name(plain) if name is None else name)
         self.layers = []
@@ -114,7 +116,7 @@ class Model(Layer, Trainer):
         self.output_shape = _only([tensor.shape for tensor in self.outputs])
 
     def _forget_graph(self) -> None:
-        for name in ("graph", "layout", "_prepared"):
+        for name in _OF_GRAPH:
             vars(self).pop(name, None)
 
     @stored_property
@@ -133,7 +135,7 @@ class Model(Layer, Trainer):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has: the calls of the graph as a flat list, and nothing that comes of them."""
         tensors = self._kept_tensors()
-        state = {name: value for name, value in super().__getstate__().items() if name not in _OF_GRAPH}
+        state = {name: value for name, value in super().__getstate__().items() if name not in (*_OF_GRAPH, "_tensors")}
         return state | {"calls": flat(flatten(tensors)), "ends": map_structure(lambda tensor: None, tensors)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -190,11 +192,11 @@ class Model(Layer, Trainer):
         """Return the shape that data for an input must have."""
         return tensor.shape
 
-    def _require_shape(self, tensor: KerasTensor, shape: Shape) -> None:
+    def _require_shape(self, tensor: KerasTensor, shape: Shape, argument: str = "x") -> None:
         wanted = self._data_shape(tensor)
         pairs = zip(wanted[1:], shape[1:], strict=False)
         if len(shape) != len(wanted) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-            raise ValueError(f"x: expected shape {wanted} for input {tensor.history.layer.name!r}, got {shape}")
+            raise ValueError(f"{argument}: expected shape {wanted} for input {tensor.history.layer.name!r}, got {shape}")
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """Return a layer by its name or its place.

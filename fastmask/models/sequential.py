@@ -117,6 +117,8 @@ class Sequential(Model):
     def build(self, input_shape: Any = None) -> None:
         """Create the weights of all layers for inputs of a shape (with the batch axis).
 
+        A model that is built already only checks that it takes such inputs.
+
         Raises
         ------
         ValueError
@@ -124,9 +126,15 @@ class Sequential(Model):
         TypeError
             If it cannot take the mask that reaches it.
         """
-        if input_shape is None or (self.built and checks.plain_shape(input_shape) == self.input_shape):
+        if input_shape is None:
             return
         self._layers_or_fail()
+        if self.built:
+            self._require_shape(self.inputs[0], checks.plain_shape(input_shape), "input_shape")
+            return
+        for tensor in self._tensors[:0:-1]:  # calls on a shape that has turned out to say too little
+            nodes = tensor.history.layer.nodes
+            del nodes[len(nodes) - (nodes[-1] is tensor.node) :]
         self._tensors, self.mask_sources = [Input(batch_shape=input_shape)], []
         self._chain(self.layers)
         self._renew()
@@ -155,6 +163,11 @@ class Sequential(Model):
         else:
             self._forget_graph()
             self.built, self.input_shape, self.output_shape = False, None, None
+
+    @property
+    def start(self) -> list[KerasTensor]:
+        """The symbolic input in a list, which is empty while its shape is unknown."""
+        return self._tensors[:1]
 
     @property
     def operations(self) -> list[Layer]:
@@ -195,7 +208,10 @@ class Sequential(Model):
     @stored_property
     def layout(self) -> Layout:  # type: ignore[override]
         """What data for this model must look like."""
-        return super().layout if self.built else Layout((InputSpec("x", self.takes_ids, None),))
+        if self.built:
+            return super().layout
+        rank = self._layers_or_fail()[0].input_rank
+        return Layout((InputSpec("x", self.takes_ids, None if rank is None else (None,) * rank),))
 
     def _kept_tensors(self) -> Any:
         return self._tensors

@@ -68,6 +68,7 @@ class Trainer(Loop, Storable):
         ValueError, TypeError
             If a name is unknown (the message lists the legal ones) or an argument of another type.
         """
+        options.require_own_steps(self)
         chosen = optimizers.get(optimizer)
         self.scores = Scores(self.output_form, loss, loss_weights, metrics, weighted_metrics)
         self.optimizer, found = chosen, [head.loss for head in self.scores.heads]
@@ -158,10 +159,11 @@ class Trainer(Loop, Storable):
         self.history, self.stop_training = History(), False
         with _Listening(self, callbacks, verbose, train, epochs, self.history) as listeners:
             self.place = place = Place(train, held_out, listeners.callbacks, initial_epoch)
+            logs: dict[str, float] = {}
             listeners.call("on_train_begin", {})
             while place.due(epochs):
-                self.epoch(place, options.due(place.epoch, validation_freq), listeners, class_weight)
-            listeners.call("on_train_end", {})
+                logs = self.epoch(place, options.due(place.epoch, validation_freq), listeners, class_weight)
+            listeners.call("on_train_end", logs)
         return self.history
 
     def evaluate(
@@ -223,15 +225,8 @@ class Trainer(Loop, Storable):
             at masked places what Keras shows there. Several outputs come as the model has them.
         """
         batches = self._source(x, batch_size=batch_size, steps=steps)
-        found: list[list[Any]] = []
-        self.tokens_seen = 0
         with _Listening(self, callbacks, verbose, batches) as listeners:
-            listeners.call("on_predict_begin", {})
-            for i, batch in enumerate(batches.epoch()):
-                listeners.call("on_predict_batch_begin", i, {})
-                found.append(self.predict_outputs(batch))
-                listeners.call("on_predict_batch_end", i, {})
-            listeners.call("on_predict_end", {})
+            found = self.predict_epoch(batches, listeners)
         return self.pack_outputs([_joined(parts) for parts in zip(*found, strict=True)])
 
     def predict_batches(self, x: Any, batch_size: int | None = None, steps: int | None = None) -> Iterator[Any]:
@@ -337,10 +332,10 @@ class _Listening:
     ) -> None:
         self.model, self.batches = model, batches
         self.progress = _progress(verbose)
-        callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
+        given = [] if callbacks is None else callbacks if isinstance(callbacks, Iterable) else [callbacks]
         own = [*self.progress, *([history] if history is not None else [])]
         params = {"verbose": verbose, "epochs": epochs, "steps": batches.steps}
-        self.listeners = CallbackList([*(callbacks or ()), *own], model, params)
+        self.listeners = CallbackList([*given, *own], model, params)
 
     def __enter__(self) -> CallbackList:
         return self.listeners
