@@ -349,10 +349,11 @@ class Model(Layer, Trainer):
 
     def pack_outputs(self, outputs: Sequence[Any]) -> Any:
         """Return one entry per output in the form of the model's outputs."""
-        structure = self.output_structure
-        if isinstance(structure, KerasTensor) or (len(structure) == len(outputs) == 1 and _is_list_of_one(structure)):
+        if isinstance(self.output_structure, KerasTensor):
             return outputs[0]
-        return pack_as(structure, outputs)
+        found = pack_as(self.output_structure, outputs)
+        # As in Keras, what a list holds alone is returned without it.
+        return found[0] if isinstance(found, (list, tuple)) and len(found) == 1 else found
 
     def _flat(self, argument: str, x: Any) -> list[Any]:
         """Return an entry for each input, however they are given."""
@@ -414,11 +415,6 @@ def _tensors(name: str, structure: Any) -> list[KerasTensor]:
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor, got {structure!r}")
     return cast(list[KerasTensor], tensors)
-
-
-def _is_list_of_one(structure: Any) -> bool:
-    """Return whether a structure is a tensor in a list or tuple, which Keras returns without it."""
-    return isinstance(structure, (list, tuple)) and isinstance(structure[0], KerasTensor)
 
 
 def _holds_packed(x: Any) -> bool:
