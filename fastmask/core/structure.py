@@ -4,7 +4,7 @@ The order is that of Keras: entries of a dict come by its sorted keys, those of 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -54,7 +54,8 @@ def aligned(argument: str, values: Any, names: Any, required: bool = False) -> l
     flat = flatten(names)
     if isinstance(values, Mapping):
         found = _under(names, values, required) if isinstance(names, Mapping) else None
-        found = _by_name(flat, values, required) if found is None else found
+        if found is None and _covers(values, flat, required):
+            found = [values.get(name) for name in flat]
     elif len(flat) == 1:
         found = [values]
     else:
@@ -75,7 +76,7 @@ def _under(names: Any, values: Any, spare: bool) -> list[Any] | None:
     if values is None:
         return [None] * len(flatten(names))
     if isinstance(names, Mapping):
-        fits = isinstance(values, Mapping) and (names.keys() <= values.keys() if spare else values.keys() <= names.keys())
+        fits = isinstance(values, Mapping) and _covers(values, names, spare)
         pairs = [(names[key], values.get(key)) for key in _keys(names)] if fits else []
     else:
         fits = isinstance(values, (list, tuple)) and len(values) == len(names)
@@ -86,9 +87,9 @@ def _under(names: Any, values: Any, spare: bool) -> list[Any] | None:
     return [entry for entries in found for entry in entries or ()]
 
 
-def _by_name(names: list[str], values: Mapping[Any, Any], spare: bool) -> list[Any] | None:
-    fits = {*names} <= values.keys() if spare else values.keys() <= {*names}
-    return [values.get(name) for name in names] if fits else None
+def _covers(values: Mapping[Any, Any], names: Collection[Any], spare: bool) -> bool:
+    """Return whether the keys are all among `names`; all of these and maybe others if `spare`."""
+    return {*names} <= values.keys() if spare else values.keys() <= {*names}
 
 
 def _described(values: Any) -> str:
@@ -111,6 +112,7 @@ def _filled(structure: Any, leaves: Iterator[Any]) -> Any:
     found = [_filled(entry, leaves) for entry in _entries(structure)]
     if isinstance(structure, Mapping):
         known = dict(zip(_keys(structure), found, strict=True))
-        return {key: known[key] for key in structure}
+        ordered = ((key, known[key]) for key in structure)
+        return OrderedDict(ordered) if isinstance(structure, OrderedDict) else dict(ordered)
     kind = type(structure)
     return kind(*found) if hasattr(kind, "_fields") else kind(found)

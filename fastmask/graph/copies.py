@@ -12,13 +12,12 @@ Calls = list[dict[str, Any]]
 def flat(tensors: Sequence[KerasTensor]) -> tuple[Calls, list[int]]:
     """Return the calls that tensors depend on, and which of all outputs of these the tensors are."""
     nodes = upstream(tensors)
-    places: dict[Any, int] = {None: -1}
-    for tensor in [tensor for node in nodes for tensor in node.outputs]:
-        places[tensor] = len(places) - 1
+    places = {tensor: i for i, tensor in enumerate(tensor for node in nodes for tensor in node.outputs)}
     calls = [
         {
             "layer": node.layer,
-            "sources": [[places[t] for t in group] for group in (node.inputs, node.states, node.masks)],
+            "sources": ([places[t] for t in node.inputs], [places[t] for t in node.states]),
+            "masks": [None if t is None else places[t] for t in node.masks],
             "options": (node.training, node.options),
             "outputs": [(t.shape, t.dtype, t.name, t.mask_source, t.mask_axes) for t in node.outputs],
         }
@@ -29,10 +28,11 @@ def flat(tensors: Sequence[KerasTensor]) -> tuple[Calls, list[int]]:
 
 def restored(calls: Calls, places: Sequence[int]) -> list[KerasTensor]:
     """Return the tensors of which `flat` has made this, as results of calls that their layers then have, too."""
-    known: list[Any] = []
+    known: list[KerasTensor] = []
     for call in calls:
         layer, (training, options) = call["layer"], call["options"]
-        inputs, states, masks = ([None if i < 0 else known[i] for i in group] for group in call["sources"])
+        inputs, states = ([known[i] for i in group] for group in call["sources"])
+        masks = [None if i is None else known[i] for i in call["masks"]]
         node = Node(layer, inputs, states, training, options, masks=masks)
         for i, (shape, dtype, name, source, axes) in enumerate(call["outputs"]):
             node.outputs.append(KerasTensor(shape, dtype, name, source, History(layer, len(layer.nodes), i), axes))

@@ -206,7 +206,7 @@ class Sequential(Model):
         return (tensor.shape[0], None, *tensor.shape[2:]) if tensor.ndim > 2 or self.takes_ids else tensor.shape
 
     @stored_property
-    def layout(self) -> Layout:  # type: ignore[override]
+    def layout(self) -> Layout:
         """What data for this model must look like."""
         if self.built:
             return super().layout

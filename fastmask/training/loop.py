@@ -147,7 +147,7 @@ class Loop:
     def epoch(
         self, place: Place, validate: bool, listeners: CallbackList, class_weight: ClassWeight
     ) -> dict[str, float]:
-        """Train on the batches of an epoch, then validate if that is due and data is held out for it; return the logs."""
+        """Train on the batches of an epoch, validate if that is due and data is held out for it; return the logs."""
         number = place.epoch
         listeners.call("on_epoch_begin", number, {})
         logs = self.train_epoch(place, listeners, class_weight)

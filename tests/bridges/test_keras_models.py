@@ -94,6 +94,7 @@ def test_nested_losses_and_metrics_are_those_of_keras(options, y, weighted):
     assert list(found) == list(expected)
     if "metrics" not in options:  # all metrics honour the mask, as those of Keras do not
         np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=2e-5)
+    if options["loss"] is LOSSES and "metrics" not in options:  # else Keras's order is that of its backend
         listed = theirs.evaluate(X, y, sample_weight=weights, verbose=0)
         np.testing.assert_allclose(mine.evaluate(X, y, sample_weight=weights, verbose=0), listed, rtol=2e-5)
 
@@ -195,7 +196,7 @@ def test_callbacks_of_keras_hear_and_stop(tmp_path):
     heard, stop = Heard(), keras.callbacks.EarlyStopping("loss", patience=0, min_delta=100, restore_best_weights=True)
     plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=100)
     rates = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
-    files = [keras.callbacks.ModelCheckpoint(str(tmp_path / "m.keras")), keras.callbacks.CSVLogger(str(tmp_path / "log"))]
+    files = [keras.callbacks.ModelCheckpoint(f"{tmp_path}/m.keras"), keras.callbacks.CSVLogger(f"{tmp_path}/log")]
     history = model.fit(ROWS, y, epochs=5, callbacks=[heard, stop, rates, plateau, *files], verbose=0)
     assert len(history.epoch) == 2
     assert heard.model is model
