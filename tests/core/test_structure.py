@@ -57,7 +57,7 @@ def test_entries_are_given_in_the_form_or_flat_or_by_name(values, required, expe
     ],
 )  # fmt: skip
 def test_what_has_another_form_is_named(values, required):
-    with pytest.raises(ValueError, match="y: expected an entry for each of one, two, three, in the form {'y': "):
+    with pytest.raises(ValueError, match=r"y: expected an entry for each of one, two, three, in the form {'y': "):
         aligned("y", values, NAMES, required)
 
 

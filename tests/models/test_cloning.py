@@ -133,7 +133,7 @@ def test_json_of_keras_2():
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"class_name": "Dense", "config": {"units": 2}}', None])
 def test_json_that_is_no_model(text):
-    with pytest.raises(FileFormatError, match="^json_string: "):
+    with pytest.raises(FileFormatError, match=r"^json_string: "):
         model_from_json(text)
 
 

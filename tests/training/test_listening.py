@@ -158,7 +158,8 @@ def test_evaluation_and_prediction_stop_after_a_batch_when_told_to():
     # The next call begins anew.
     assert model.predict(x, batch_size=2).shape == (6, 1)
     assert model.evaluate(x, y, batch_size=2, verbose=0) != stopped
-    assert not (model.stop_evaluating or model.stop_predicting)
+    assert not model.stop_evaluating
+    assert not model.stop_predicting
 
 
 class Foreign:
@@ -179,7 +180,7 @@ def test_any_object_with_the_methods_of_a_callback_is_one():
     assert foreign.epochs == [(i, loss, 5) for i, loss in enumerate(history.history["loss"])]
     assert len(foreign.epochs) == 2
     for other in (print, "early", Foreign, object()):
-        with pytest.raises(TypeError, match="callbacks: expected objects of classes in fastmask.callbacks, or others"):
+        with pytest.raises(TypeError, match=r"callbacks: expected objects of classes in fastmask.callbacks, or others"):
             make().fit(x, y, callbacks=[other])
 
 

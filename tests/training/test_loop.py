@@ -294,7 +294,7 @@ def test_wrong_types():
             make().fit(X, Y, class_weight=given)
     with pytest.raises(TypeError, match="y: expected real numbers, got dtype <U1"):
         make().fit(X, list("0123"))
-    with pytest.raises(TypeError, match="callbacks: expected objects of classes in fastmask.callbacks, or others"):
+    with pytest.raises(TypeError, match=r"callbacks: expected objects of classes in fastmask.callbacks, or others"):
         make().fit(X, Y, callbacks=[print])
 
 
