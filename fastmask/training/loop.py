@@ -14,6 +14,7 @@ from fastmask.batch.tokens import Tokens, align, split_rows
 from fastmask.callbacks import Callback, CallbackList
 from fastmask.layers.base.flow import add
 from fastmask.layers.base.variable import Variable
+from fastmask.training.options import due
 from fastmask.training.scores import Head, Scores
 from fastmask.training.sources import Source
 
@@ -143,6 +144,17 @@ class Loop:
         """Return the outputs of one batch: arrays, or lists of arrays that follow lists of sequences."""
         outputs = self.run(batch.x, mask, training=training)[0]
         return [_shown(output, batch) for output in outputs]
+
+    def train_epochs(
+        self, place: Place, epochs: int, frequency: Any, listeners: CallbackList, class_weight: ClassWeight
+    ) -> None:
+        """Train up to an epoch, and validate every so many epochs or after some of them."""
+        self.stop_training = False
+        logs: dict[str, float] = {}
+        listeners.call("on_train_begin", {})
+        while place.due(epochs):
+            logs = self.epoch(place, due(place.epoch, frequency), listeners, class_weight)
+        listeners.call("on_train_end", logs)
 
     def epoch(
         self, place: Place, validate: bool, listeners: CallbackList, class_weight: ClassWeight
