@@ -163,6 +163,8 @@ class Sequential(Model):
         else:
             self._forget_graph()
             self.built, self.input_shape, self.output_shape = False, None, None
+            self.output_form = self.layers[-1].name if self.layers else "y"
+            self.output_names = [self.output_form]
 
     @property
     def start(self) -> list[KerasTensor]:
@@ -211,7 +213,8 @@ class Sequential(Model):
         if self.built:
             return super().layout
         rank = self._layers_or_fail()[0].input_rank
-        return Layout((InputSpec("x", self.takes_ids, None if rank is None else (None,) * rank),))
+        spec = InputSpec("x", self.takes_ids, None if rank is None else (None,) * rank)
+        return Layout((spec,), tuple(self.output_names), "x", self.output_form)
 
     def _kept_tensors(self) -> Any:
         return self._tensors

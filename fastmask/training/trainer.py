@@ -123,7 +123,7 @@ class Trainer(Loop, Storable):
         class_weight : mapping of class number to weight, optional
             Weight of every token (row, if the output has no time axis) by the class in `y`.
         sample_weight : array_like (B,) or (B, T), or sequence of B arrays (t_i,), optional
-            Weights of rows or tokens, with as many of the axes of a mask as are wanted; by output also in a form of `y`.
+            Weights of rows or tokens, with as many of the axes of a mask as are wanted; for several outputs also as y.
         initial_epoch : int, default 0
         steps_per_epoch, validation_steps : int, optional
             Batches per epoch and per validation; by default all. An epoch goes on in the rows where the one before

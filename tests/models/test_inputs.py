@@ -120,6 +120,18 @@ def test_targets_of_outputs_without_a_loss_may_be_left_out():
     assert model.evaluate(DATA, {"d2": COLUMN}, verbose=0) == 299
 
 
+@pytest.mark.parametrize("first", [[fm.Input((1,), name="in")], []])
+def test_a_single_output_may_be_named(first):
+    model = fm.Sequential([*first, layers.Dense(1, name="out")])
+    model.compile("sgd", {"out": "mae"}, metrics={"out": ["mse"]})
+    history = model.fit(COLUMN, {"out": COLUMN}, sample_weight=np.zeros(4), verbose=0).history
+    assert list(history) == ["loss", "mse"]
+    assert history["loss"] == [0]
+    for call in (lambda: model.compile("sgd", {"in": "mae"}), lambda: model.train_on_batch(COLUMN, {"in": COLUMN})):
+        with pytest.raises(ValueError, match="expected an entry for out, got the keys in"):
+            call()
+
+
 def test_a_model_of_dicts_within_a_model_and_in_files(tmp_path):
     model, (one, two) = nested(), (fm.Input((1,)), fm.Input((1,)))
     found = model({"rest": (two, two), "z": one})
