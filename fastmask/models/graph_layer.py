@@ -24,7 +24,7 @@ _OF_GRAPH = ("graph", "layout", "_prepared", "inputs", "outputs", "input_structu
 
 
 class GraphLayer(Layer):
-    """A layer that consists of layers, and of calls of these on what its inputs stand for."""
+    """A layer that is made of other layers and of their calls, between symbolic inputs and outputs."""
 
     is_graph = True
     supports_masking = True
