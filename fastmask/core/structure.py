@@ -7,12 +7,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+_NESTED = (list, tuple, dict, Mapping)
+
 
 def flatten(value: Any) -> list[Any]:
     """Return the leaves of nested lists, tuples and dicts."""
-    if isinstance(value, (Mapping, list, tuple)):
-        return [leaf for entry in _entries(value) for leaf in flatten(entry)]
-    return [value]
+    if not isinstance(value, _NESTED):
+        return [value]
+    return [leaf for entry in _entries(value) for leaf in (flatten(entry) if isinstance(entry, _NESTED) else [entry])]
 
 
 def pack_as(structure: Any, leaves: Iterable[Any]) -> Any:
@@ -27,7 +29,7 @@ def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:
 
 def paths(structure: Any) -> list[tuple[Any, ...]]:
     """Return the keys and numbers that lead to each leaf."""
-    if not isinstance(structure, (Mapping, list, tuple)):
+    if not isinstance(structure, _NESTED):
         return [()]
     keys = _keys(structure) if isinstance(structure, Mapping) else range(len(structure))
     return [(key, *rest) for key in keys for rest in paths(structure[key])]
@@ -71,7 +73,7 @@ def aligned(argument: str, values: Any, names: Any, required: bool = False) -> l
 
 def _under(names: Any, values: Any, spare: bool) -> list[Any] | None:
     """Return what a structure has where one of names has its leaves; None if it has another form."""
-    if not isinstance(names, (Mapping, list, tuple)):
+    if not isinstance(names, _NESTED):
         return [values]
     if values is None:
         return [None] * len(flatten(names))
@@ -81,7 +83,7 @@ def _under(names: Any, values: Any, spare: bool) -> list[Any] | None:
     else:
         fits = isinstance(values, (list, tuple)) and len(values) == len(names)
         pairs = list(zip(names, values, strict=True)) if fits else []
-    found = [_under(own, entry, spare) for own, entry in pairs]
+    found = [[entry] if isinstance(own, str) else _under(own, entry, spare) for own, entry in pairs]
     if not fits or any(entries is None for entries in found):
         return None
     return [entry for entries in found for entry in entries or ()]
@@ -107,7 +109,7 @@ def _entries(structure: Any) -> list[Any]:
 
 
 def _filled(structure: Any, leaves: Iterator[Any]) -> Any:
-    if not isinstance(structure, (Mapping, list, tuple)):
+    if not isinstance(structure, _NESTED):
         return next(leaves)
     found = [_filled(entry, leaves) for entry in _entries(structure)]
     if isinstance(structure, Mapping):
