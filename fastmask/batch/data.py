@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.core.arguments import real_numbers
+from fastmask.core.structure import aligned
 
 Array = NDArray[Any]
 Values = Array | list[Array]  # an array whose first axis counts rows, or one array per row
@@ -21,6 +22,11 @@ class InputSpec:
     name: str
     ids: bool
     shape: tuple[int | None, ...] | None = None
+
+    def is_whole(self, x: Any) -> bool:
+        """Return whether what stands in a list alone is the whole input, not the one row of a batch."""
+        axes = None if self.shape is None else len(self.shape)
+        return (x.ndim if hasattr(x, "ndim") else _depth(x)) == axes
 
     def fitted(self, x: Array) -> Array:
         """Return an array with as many axes as the input: a last one of size 1 is added or taken off.
@@ -47,11 +53,12 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The inputs of a model and the names of its outputs; `listed` if the one input stands in a list."""
+    """The inputs of a model, and the names of inputs and outputs in the form in which the model has them."""
 
     inputs: tuple[InputSpec, ...]
-    outputs: tuple[str, ...]
-    listed: bool = False
+    outputs: tuple[str, ...] = ("y",)
+    input_form: Any = "x"
+    output_form: Any = "y"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +132,8 @@ def as_batch(x: Any, y: Any, sample_weight: Any, layout: Layout) -> Batch:
         return Batch(inputs, nothing, nothing)
     if isinstance(y, (list, tuple)) and len(y) == 1 == len(layout.outputs) and len(inputs[0]) != 1:
         y = y[0]
-    given = {"y": split("y", y, layout.outputs), "sample_weight": _shared(sample_weight, layout.outputs)}
+    form = layout.output_form
+    given = {"y": aligned("y", y, form), "sample_weight": _shared(sample_weight, form, len(layout.outputs))}
     checked = {name: [_per_row(name, value) for value in values] for name, values in given.items()}
     for name, parts in checked.items():
         for part in parts:
@@ -141,10 +149,8 @@ def as_inputs(x: Any, layout: Layout) -> list[Values]:
     specs = layout.inputs
     if len(specs) == 1 and type(x) is np.ndarray and x.dtype != np.object_:
         return [_input(x, specs[0])]
-    shape = specs[0].shape
-    alone = layout.listed and isinstance(x, (list, tuple)) and len(x) == 1
-    alone = alone and shape is not None and np.ndim(x[0]) == len(shape)
-    parts = list(x) if alone else split("x", x, [spec.name for spec in specs], required=True)
+    alone = len(specs) == 1 and isinstance(x, (list, tuple)) and len(x) == 1 and specs[0].is_whole(x[0])
+    parts = list(x) if alone else aligned("x", x, layout.input_form, required=True)
     inputs = [_input(entry, spec) for entry, spec in zip(parts, specs, strict=True)]
     for part in inputs:
         if len(part) != len(inputs[0]):
@@ -152,34 +158,23 @@ def as_inputs(x: Any, layout: Layout) -> list[Values]:
     return inputs
 
 
-def split(argument: str, values: Any, names: Sequence[str], required: bool = False) -> list[Any]:
-    """Return an entry for each name from a dict, a list, or what is given for a single one."""
-    if isinstance(values, Mapping):
-        missing = [name for name in names if name not in values] if required else []
-        unknown = [] if required else [name for name in values if name not in names]
-        if missing or unknown:
-            raise ValueError(
-                f"{argument}: expected the keys {', '.join(names)}, got {', '.join(map(str, values)) or 'none'}"
-            )
-        return [values.get(name) for name in names]
-    if len(names) == 1:
-        return [values]
-    if values is None and not required:
-        return [None] * len(names)
-    if not isinstance(values, (list, tuple)) or len(values) != len(names):
-        found = f"{len(values)} entries" if isinstance(values, (list, tuple)) else type(values).__name__
-        raise ValueError(
-            f"{argument}: expected a list or dict with one entry for each of {', '.join(names)}, got {found}"
-        )
-    return list(values)
-
-
-def _shared(weights: Any, outputs: Sequence[str]) -> list[Any]:
+def _shared(weights: Any, names: Any, count: int) -> list[Any]:
     """Return the sample weights of each output; those that are not given by output hold for all."""
-    count = len(outputs)
-    listed = isinstance(weights, (list, tuple)) and len(weights) == count
-    by_output = isinstance(weights, Mapping) or (listed and any(w is None or np.ndim(w) for w in weights))
-    return split("sample_weight", weights, outputs) if by_output and count > 1 else [weights] * count
+    listed = isinstance(weights, (list, tuple)) and len(weights) in (count, len(names))
+    by_output = isinstance(weights, Mapping) or (listed and any(w is None or _has_axes(w) for w in weights))
+    return aligned("sample_weight", weights, names) if by_output and count > 1 else [weights] * count
+
+
+def _depth(x: Any) -> int:
+    """Return how many lists stand one in another."""
+    depth = 0
+    while isinstance(x, (list, tuple)) and len(x):
+        x, depth = x[0], depth + 1
+    return depth + np.ndim(x)
+
+
+def _has_axes(values: Any) -> bool:
+    return isinstance(values, (list, tuple, Mapping)) or np.ndim(values) > 0
 
 
 def _input(x: Any, spec: InputSpec) -> Values:

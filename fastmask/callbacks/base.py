@@ -122,22 +122,60 @@ def check_save_freq(save_freq: Any) -> None:
         raise ValueError(f"save_freq: expected 'epoch' or a positive integer, got {save_freq!r}")
 
 
+HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
+
+
+class Adapted(Callback):
+    """A callback of a class that is not of fastmask, such as one of Keras: it hears of all that it has methods for.
+
+    Parameters
+    ----------
+    callback : object
+        With methods of the names of those of `Callback`.
+
+    Raises
+    ------
+    TypeError
+        If it has none that begin with ``on_``.
+    """
+
+    def __init__(self, callback: Any) -> None:
+        self.callback = callback
+        own = [name for name in HOOKS if callable(getattr(callback, name, None))]
+        if not own or isinstance(callback, type):
+            raise TypeError(
+                f"callbacks: expected objects of classes in fastmask.callbacks, or others with methods such as "
+                f"on_epoch_end, got {callback!r}"
+            )
+        for name in own:
+            setattr(self, name, getattr(callback, name))
+
+    def set_model(self, model: Any) -> None:
+        if hasattr(self.callback, "set_model"):
+            self.callback.set_model(model)
+        else:
+            self.callback.model = model
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        if hasattr(self.callback, "set_params"):
+            self.callback.set_params(params)
+        else:
+            self.callback.params = params
+
+
 class CallbackList:
     """Several callbacks, told everything in order, but for those that come last.
 
     Parameters
     ----------
-    callbacks : iterable of Callback
+    callbacks : iterable of Callback, or of other objects with methods of the same names
     model : Model
     params : dict
         As `Callback.params`.
     """
 
-    def __init__(self, callbacks: Iterable[Callback], model: Any, params: dict[str, Any]) -> None:
-        given = list(callbacks)
-        for callback in given:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks: expected Callback objects, got {callback!r}")
+    def __init__(self, callbacks: Iterable[Any], model: Any, params: dict[str, Any]) -> None:
+        given = [callback if isinstance(callback, Callback) else Adapted(callback) for callback in callbacks]
         self.callbacks = sorted(given, key=lambda callback: callback.comes_last)
         for callback in self.callbacks:
             callback.set_model(model)

@@ -68,8 +68,8 @@ class ProgressBar(Callback):
         self._open("Predict")
 
     def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Move the bar on."""
-        self._step(batch, logs)
+        """Move the bar on; the logs are the outputs."""
+        self._step(batch, None)
 
     def on_predict_end(self, logs: Logs | None = None) -> None:
         """Close the bar."""

@@ -1,1 +1,1 @@
-"""What stands below everything else: errors, checks of arguments, limits of memory, names of objects."""
+"""What stands below everything else: errors, checks of arguments, limits of memory, names, nested structures."""

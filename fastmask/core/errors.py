@@ -33,7 +33,7 @@ def require_h5py() -> ModuleType:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path | str) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into a `FileFormatError` that names it.
 
     Only memory that is short says nothing about the file: MemoryError stays.

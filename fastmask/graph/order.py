@@ -1,9 +1,12 @@
 """Graphs of layers: what is called in which order, worked out once from symbolic tensors."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fastmask.layers import Layer
+from fastmask.layers.base.checks import Shape
 from fastmask.layers.base.symbolic import KerasTensor, Node, connect
 from fastmask.layers.input import Input, InputLayer
 
@@ -67,6 +70,31 @@ class Graph:
             if source == place
         ) or any(place in step.masks for step in self.steps)
 
+    def output_shapes(self, input_shapes: Sequence[Shape]) -> list[Shape]:
+        """Return the shapes of the outputs for inputs of other lengths."""
+        known = dict(zip(self.inputs, map(tuple, input_shapes), strict=True))
+        for step in self.steps:
+            node = step.node
+            found: Any = [known[tensor] for tensor in node.inputs]
+            shapes = node.layer.compute_output_shape(found if node.layer.takes_list else found[0], **node.options)
+            known |= dict(zip(node.outputs, shapes if len(node.outputs) > 1 else [shapes], strict=True))
+        return [known[tensor] for tensor in self.outputs]
+
+    def mask_flow(self, masked: Sequence[int]) -> list[int]:
+        """Return the number of axes of the mask of each output, 0 for none, given those of the masks of the inputs."""
+        known = dict(zip(self.inputs, masked, strict=True))
+        for step in self.steps:
+            node = step.node
+            pairs = zip(node.inputs, node.masks, strict=True)
+            given = [known[tensor] if explicit is None else explicit.ndim for tensor, explicit in pairs]
+            if any(given):
+                node.layer.require_masking(axes=max(given))
+            flows = [tensor.mask_axes for tensor in node.outputs]
+            if given != node.mask_axes and not node.layer.makes_mask:
+                flows = node.layer.mask_flow(given, len(node.outputs))
+            known |= dict(zip(node.outputs, flows, strict=True))
+        return [known[tensor] for tensor in self.outputs]
+
 
 def make_graph(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> Graph:
     """Return the graph between symbolic tensors.
@@ -76,7 +104,7 @@ def make_graph(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> Graph:
     ValueError
         If an output does not depend on the inputs alone, or two layers have one name.
     """
-    nodes, seen = _ordered(inputs, outputs)
+    nodes, seen = _ordered({*inputs}, outputs)
     graph = Graph(inputs, outputs, nodes=nodes)
     for tensor in [*inputs, *(tensor for node in nodes for tensor in node.outputs)]:
         graph.places.setdefault(tensor, len(graph.places))
@@ -85,10 +113,10 @@ def make_graph(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> Graph:
         raise ValueError(f"outputs: expected what depends on the inputs, got {missing!r}, which does not")
     graph.steps = _released([_step(node, graph.places) for node in nodes if node.inputs], graph)
     graph.layers = _by_depth(nodes, seen, inputs)
-    names = [layer.name for layer in graph.layers]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"layers: expected different names, got {twice!r} twice")
+    names = Counter(layer.name for layer in graph.layers)
+    for name, count in names.items():
+        if count > 1:
+            raise ValueError(f"layers: expected different names, got {name!r} twice")
     return graph
 
 
@@ -105,7 +133,7 @@ def from_intermediate(
         t: t if isinstance(t.history.layer, InputLayer) else Input(batch_shape=t.shape, dtype=t.dtype) for t in inputs
     }
     starts = list(known.values())
-    for node in _ordered(inputs, outputs)[0]:
+    for node in upstream(outputs, {*inputs}):
         if node.inputs:
             sources, states = [known[t] for t in node.inputs], [known[t] for t in node.states]
             masks = [None if t is None else known[t] for t in node.masks]
@@ -114,28 +142,42 @@ def from_intermediate(
     return starts, [known[tensor] for tensor in outputs]
 
 
-def _ordered(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> tuple[list[Node], dict[Layer, int]]:
+def upstream(outputs: Sequence[KerasTensor], given: Collection[KerasTensor] = ()) -> list[Node]:
+    """Return all calls that tensors depend on, those before the tensors `given` left aside, each after its sources."""
+    return _ordered(given, outputs)[0]
+
+
+def _ordered(
+    given: Collection[KerasTensor], outputs: Sequence[KerasTensor]
+) -> tuple[list[Node], dict[Layer, int]]:
     """Return all calls, each after those it depends on, and the order in which layers are met from the outputs."""
-    given, done = set(inputs), set[Node]()
+    done = set[Node]()
     nodes: list[Node] = []
     seen: dict[Layer, int] = {}
+    # The calls on the way from an output to where the search is, each with the sources that it has still to see.
+    way: list[tuple[Node, Iterator[KerasTensor]]] = []
 
-    def visit(tensor: KerasTensor, above: str) -> None:
+    def meet(tensor: KerasTensor) -> None:
         node = tensor.node
         if node in done or (tensor in given and node.inputs):
             return
-        if not node.inputs and tensor not in given:
+        if not node.inputs and given and tensor not in given:
+            above = f"layer {way[-1][0].layer.name!r}" if way else "an output"
             raise ValueError(
                 f"inputs: expected all inputs of the outputs, got none that is {tensor!r}, on which {above} depends"
             )
         done.add(node)
         seen.setdefault(node.layer, len(seen))
-        for source in node.parents:
-            visit(source, f"layer {node.layer.name!r}")
-        nodes.append(node)
+        way.append((node, iter(node.parents)))
 
     for output in outputs:
-        visit(output, "an output")
+        meet(output)
+        while way:
+            source = next(way[-1][1], None)
+            if source is None:
+                nodes.append(way.pop()[0])
+            else:
+                meet(source)
     return nodes, seen
 
 

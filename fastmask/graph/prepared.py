@@ -19,7 +19,6 @@ class Prepared:
     """What a graph computes in inference for a small batch, prepared for its weights as they are.
 
     It is made by the second call after a change of the weights: a single one does not pay for it. Threads may share it.
-    A copy or pickle has prepared nothing.
 
     Parameters
     ----------
@@ -75,9 +74,6 @@ class Prepared:
             stages += found
             operations += 2 * sum([weight.value.size for weight in layer.weights if not layer.takes_ids])
         return module.Chain(stages, operations, tuning.OPERATIONS_PER_THREAD)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_kept": _NOTHING}
 
 
 def _chain(graph: Graph) -> list[Layer]:

@@ -1,5 +1,6 @@
 """Models to configs and back, in the form of Keras 3."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, signature
 from typing import Any
@@ -84,7 +85,7 @@ def functional_config(model: Any, map_structure: Callable[..., Any]) -> Config:
 
 def sequential_config(model: Any) -> Config:
     """Return the config of a stack of layers, that of its input first if it is known."""
-    start = [model.inputs[0].history.layer] if model.built else []
+    start = [tensor.history.layer for tensor in model.start]
     config = {"name": model.name, "trainable": model.trainable, "layers": [*map(serialize, [*start, *model.layers])]}
     return config | ({"build_input_shape": model.input_shape} if model.built else {})
 
@@ -105,24 +106,30 @@ def rebuilt(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None)
     """
     entries = config["layers"]
     layers = {entry["name"]: deserialize(entry, custom_objects) for entry in entries}
-    waiting = [(layers[entry["name"]], i, node) for entry in entries for i, node in enumerate(entry["inbound_nodes"])]
-    while waiting:
-        blocked = [call for call in waiting if not _called(*call, layers)]
-        if len(blocked) == len(waiting):
-            names = ", ".join(sorted({layer.name for layer, _, _ in blocked}))
-            raise ValueError(f"config: expected that of a graph without loops, got one that cannot connect {names}")
-        waiting = blocked
+    todo = deque((entry["name"], i, node) for entry in entries for i, node in enumerate(entry["inbound_nodes"]))
+    waiting: dict[tuple[str, int], list[Any]] = {}
+    while todo:
+        name, number, node = todo.popleft()
+        lacking = _called(name, number, node, layers)
+        if lacking is None:
+            todo += waiting.pop((name, number), [])
+        else:
+            waiting.setdefault(lacking, []).append((name, number, node))
+    if waiting:
+        names = ", ".join(sorted({name for calls in waiting.values() for name, _, _ in calls}))
+        raise ValueError(f"config: expected that of a graph without loops, got one that cannot connect {names}")
     return _mapped(config["input_layers"], layers), _mapped(config["output_layers"], layers)
 
 
-def _called(layer: Layer, number: int, node: Mapping[str, Any], layers: Mapping[str, Layer]) -> bool:
-    """Make call `number` of a layer as a node says; False if that before it or an input is not there yet."""
-    missing: list[Any] = []
+def _called(name: str, number: int, node: Mapping[str, Any], layers: Mapping[str, Layer]) -> tuple[str, int] | None:
+    """Make call `number` of a layer as a node says; if it depends on one that is not there yet, return that."""
+    missing = [(name, number - 1)] if len(layers[name].nodes) < number else []
 
     def resolve(value: Any) -> Any:
         if isinstance(value, Mapping) and value.get("class_name") == "__keras_tensor__":
-            found = _tensor(value["config"]["keras_history"], layers)
-            missing.extend([value] if found is None else [])
+            place = value["config"]["keras_history"]
+            found = _tensor(place, layers)
+            missing.extend([(place[0], place[1])] if found is None else [])
             return found
         if isinstance(value, Mapping):
             return {key: resolve(entry) for key, entry in value.items()}
@@ -130,10 +137,10 @@ def _called(layer: Layer, number: int, node: Mapping[str, Any], layers: Mapping[
 
     args = [resolve(value) for value in node["args"]]
     kwargs = {key: resolve(value) for key, value in node["kwargs"].items() if value is not None}
-    if missing or len(layer.nodes) != number:
-        return False
-    layer(*args, **kwargs)
-    return True
+    if missing:
+        return missing[0]
+    layers[name](*args, **kwargs)
+    return None
 
 
 def _tensor(place: Sequence[Any], layers: Mapping[str, Layer], offset: int = 0) -> KerasTensor | None:
@@ -169,13 +176,5 @@ def _node_config(node: Node, numbers: Mapping[Node, int]) -> Config:
             "config": {"shape": shape, "dtype": tensor.dtype, "keras_history": history},
         }
 
-    inputs = [of(tensor) for tensor in node.inputs]
-    kwargs: Config = {**node.options}
-    if node.states:
-        kwargs["initial_state"] = [of(tensor) for tensor in node.states]
-    if any(mask is not None for mask in node.masks):
-        masks = [None if mask is None else of(mask) for mask in node.masks]
-        kwargs["mask"] = masks if node.layer.takes_list else masks[0]
-    if node.training is not None:
-        kwargs["training"] = node.training
-    return {"args": [inputs if node.layer.takes_list else inputs[0]], "kwargs": kwargs}
+    x, kwargs = node.arguments(of)
+    return {"args": [x], "kwargs": kwargs}

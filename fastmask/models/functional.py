@@ -4,33 +4,30 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fastmask.batch.data import Batch, InputSpec, Layout, as_batch
+from fastmask.batch.data import Batch, as_batch
 from fastmask.batch.packing import PackedSequence
-from fastmask.graph.order import Graph, from_intermediate, make_graph
+from fastmask.core.stored import stored_property
+from fastmask.core.structure import flatten, map_structure, pack_as
+from fastmask.graph.order import from_intermediate
 from fastmask.graph.prepared import Prepared
 from fastmask.graph.run import Entry, Plans, Run
-from fastmask.graph.structure import flatten, map_structure, pack_as
-from fastmask.layers import Gradients, Layer
+from fastmask.layers import Layer
 from fastmask.layers.base.arguments import auto_name
-from fastmask.layers.base.calls import Pullback
-from fastmask.layers.base.flow import leave_all
 from fastmask.layers.base.serialization import layer_configs
-from fastmask.layers.base.symbolic import KerasTensor, Node, connect, is_symbolic, symbolic_masks
+from fastmask.layers.base.symbolic import is_symbolic
 from fastmask.layers.logic import MaskOperation
 from fastmask.models import configs
+from fastmask.models.graph_layer import GraphLayer, symbolic_tensors
 from fastmask.models.summary import table
-from fastmask.saving.masks import in_keras_order
 from fastmask.training.loop import GradientOf
+from fastmask.training.options import require_own_steps
 from fastmask.training.scores import Scores
 from fastmask.training.trainer import Trainer
 
-Array = NDArray[Any]
-Shape = tuple[int | None, ...]
 
-
-class Model(Layer, Trainer):
+class Model(GraphLayer, Trainer):
     """A graph of layers.
 
     Parameters
@@ -62,26 +59,17 @@ class Model(Layer, Trainer):
         If an output does not depend on the inputs alone, or two layers have one name.
     """
 
-    is_graph = True
     keras_class: ClassVar[tuple[str, str, str | None] | None] = (
         "keras.src.models.functional", "Functional", "Functional",
     )  # fmt: skip
-    supports_masking = True
     counts_making = True
     graph_arguments: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
-    layers: list[Layer]
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Leave methods of subclasses as they are."""
 
     def __init__(
         self, inputs: Any = None, outputs: Any = None, name: str | None = None, trainable: bool = True
     ) -> None:
         self._begin(name)
-        if isinstance(inputs, Mapping):
-            inputs = {key: inputs[key] for key in inputs}
-        starts, ends = _tensors("inputs", inputs), _tensors("outputs", outputs)
-        starts, ends = from_intermediate(starts, ends)
+        starts, ends = from_intermediate(symbolic_tensors("inputs", inputs), symbolic_tensors("outputs", outputs))
         self._set_graph(pack_as(inputs, starts), pack_as(outputs, ends))
         self.layers = [layer for layer in self.graph.layers if not isinstance(layer, MaskOperation)]
         if not trainable:
@@ -93,80 +81,22 @@ class Model(Layer, Trainer):
                 f"{type(self).__name__} must not define call: a model is made of inputs and outputs; what a call does "
                 "belongs into a Layer with call and vjp, or the model under real Keras"
             )
+        require_own_steps(self)
         plain = "functional" if type(self) is Model else type(self).__name__
         super().__init__(name=auto_name(plain) if name is None else name)
         self.layers = []
         self.scores = Scores()
-        self._prepared = Prepared()
 
-    def _set_graph(self, inputs: Any, outputs: Any) -> None:
-        self.input_structure, self.output_structure = inputs, outputs
-        self.graph: Graph = make_graph(flatten(inputs), flatten(outputs))
-        self.graph.layers = in_keras_order(self.graph)
-        self.inputs, self.outputs = self.graph.inputs, self.graph.outputs
-        self.takes_list = not isinstance(inputs, KerasTensor)
-        self.built = True
-        self.dtype = self.outputs[0].history.layer.dtype
-        self.input_names = [tensor.history.layer.name for tensor in self.inputs]
-        names = sorted(outputs) if isinstance(outputs, Mapping) else [t.history.layer.name for t in self.outputs]
-        self.output_names = names if len(names) == len(self.outputs) else [t.history.layer.name for t in self.outputs]
-        self.keyed_outputs = isinstance(outputs, Mapping)
-        self.input_shape = _only([tensor.shape for tensor in self.inputs])
-        self.output_shape = _only([tensor.shape for tensor in self.outputs])
-        self._layout = self._made_layout()
+    @stored_property
+    def _prepared(self) -> Prepared:
         # What a class of a user's does in `run` has to count.
-        if type(self).run.__module__.startswith("fastmask."):
-            self._prepared = Prepared(self.graph)
+        own = type(self).run.__module__.startswith("fastmask.")
+        return Prepared(self.graph if self.built and own else None)
 
-    @property
-    def sublayers(self) -> Mapping[str, Layer]:
-        return {layer.name: layer for layer in self.layers}
-
-    @property
-    def operations(self) -> list[Layer]:
-        """The layers, with the operations on masks among them."""
-        return self.graph.layers
-
-    @property
-    def input(self) -> Any:
-        """The symbolic inputs, as they were given."""
-        return self.input_structure
-
-    @property
-    def output(self) -> Any:
-        """The symbolic outputs, as they were given."""
-        return self.output_structure
-
-    @property
-    def takes_ids(self) -> bool:  # type: ignore[override]
-        """Whether the first input holds ids."""
-        return self.input_takes_ids(0)
-
-    def input_takes_ids(self, index: int) -> bool:
-        """Return whether input number `index` holds integer ids."""
-        return self.graph.takes_ids(index)
-
-    @property
-    def layout(self) -> Layout:
-        """What data for this model must look like."""
-        return self._layout
-
-    def _made_layout(self) -> Layout:
-        inputs = [
-            InputSpec(name, self.input_takes_ids(i), self._data_shape(tensor))
-            for i, (name, tensor) in enumerate(zip(self.input_names, self.inputs, strict=True))
-        ]
-        return Layout(tuple(inputs), tuple(self.output_names), self.takes_list and len(inputs) == 1)
-
-    def _data_shape(self, tensor: KerasTensor) -> Shape:
-        """Return the shape that data for an input must have."""
-        return tensor.shape
-
-    def _require_shape(self, tensor: KerasTensor, shape: Shape) -> None:
-        wanted = self._data_shape(tensor)
-        pairs = zip(wanted[1:], shape[1:], strict=False)
-        if len(shape) != len(wanted) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-            raise ValueError(f"x: expected shape {wanted} for input {tensor.history.layer.name!r}, got {shape}")
+    def build(self, input_shape: Any = None) -> None:
+        """Check that the model takes inputs of a shape, or of a list of them; it is built already."""
+        if input_shape is not None:
+            self.compute_output_shape(input_shape)
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """Return a layer by its name or its place.
@@ -200,36 +130,6 @@ class Model(Layer, Trainer):
         """
         print_fn(table(self, expand_nested))
 
-    def build(self, input_shape: Any = None) -> None:
-        """Check that the model takes inputs of a shape, or of a list of them; it is built already."""
-        if input_shape is not None:
-            self.compute_output_shape(input_shape)
-
-    def compute_output_shape(self, input_shape: Any, **options: Any) -> Any:
-        """Return the shape of the output, or the shapes of several, for inputs of other lengths."""
-        given = input_shape if self.takes_list else [input_shape]
-        known = dict(zip(self.inputs, map(tuple, given), strict=True))
-        for step in self.graph.steps:
-            node = step.node
-            found: Any = [known[tensor] for tensor in node.inputs]
-            shapes = node.layer.compute_output_shape(found if node.layer.takes_list else found[0], **node.options)
-            known |= dict(zip(node.outputs, shapes if len(node.outputs) > 1 else [shapes], strict=True))
-        return _only([known[tensor] for tensor in self.outputs])
-
-    def mask_flow(self, masked: Sequence[int], outputs: int) -> list[int]:
-        known = dict(zip(self.inputs, masked, strict=True))
-        for step in self.graph.steps:
-            node = step.node
-            pairs = zip(node.inputs, node.masks, strict=True)
-            given = [known[tensor] if explicit is None else explicit.ndim for tensor, explicit in pairs]
-            if any(given):
-                node.layer.require_masking(axes=max(given))
-            flows = [tensor.mask_axes for tensor in node.outputs]
-            if given != node.mask_axes and not node.layer.makes_mask:
-                flows = node.layer.mask_flow(given, len(node.outputs))
-            known |= dict(zip(node.outputs, flows, strict=True))
-        return [known[tensor] for tensor in self.outputs]
-
     def __call__(
         self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
     ) -> Any:
@@ -252,14 +152,11 @@ class Model(Layer, Trainer):
             As `predict` returns it, but packed for a packed `x` and symbolic for a symbolic one.
         """
         self._check_options(options)
-        if is_symbolic(x):
-            inputs = self._flat_inputs(x)
-            for own, given in zip(self.inputs, inputs, strict=True):
-                self._require_shape(own, given.shape)
-            outputs = connect(Node(self, inputs, [], training, masks=symbolic_masks(mask, inputs, self)))
-            return pack_as(self.output_structure, outputs)
-        if any(isinstance(value, PackedSequence) for value in flatten(x)):
-            return pack_as(self.output_structure, self.run(self._flat_inputs(x), training=bool(training))[0])
+        if type(x) is not np.ndarray:
+            if is_symbolic(x):
+                return self._connected(self._flat("x", x), mask, training)
+            if any(isinstance(value, PackedSequence) for value in flatten(x)):
+                return self.pack_outputs(self.run(self._flat("x", x), training=bool(training))[0])
         return self.predict_step(as_batch(x, None, None, self.layout), mask, bool(training))
 
     def predict_outputs(self, batch: Batch, mask: Any = None, training: bool = False) -> list[Any]:
@@ -269,34 +166,6 @@ class Model(Layer, Trainer):
             return super().predict_outputs(batch, mask, training)
         self.tokens_seen += found[1]
         return [found[0]]
-
-    def apply(
-        self,
-        x: Any,
-        mask: Any = None,
-        initial_state: Any = None,
-        training: bool | None = False,
-        keep: bool = False,
-        options: Mapping[str, Any] | None = None,
-    ) -> tuple[Any, Pullback | None]:
-        """Return the output, a tuple of several, and the pullback; padded arrays in give padded arrays."""
-        if initial_state is not None:
-            raise TypeError(f"initial_state: expected None for model {self.name!r}, got one")
-        values = self._flat_inputs(x)
-        padded = not any(isinstance(value, (Entry, PackedSequence)) for value in values)
-        plans: Plans = []
-        entries = [v if isinstance(v, (Entry, PackedSequence)) else _entry(v, mask, plans) for v in values]
-        run = Run(self.graph, bool(training), keep)
-        outputs = run.forward(entries)
-        y, leave_back = leave_all(outputs[0] if len(outputs) == 1 else tuple(outputs), padded, keep)
-
-        def pullback(dy: Any) -> Gradients:
-            d = leave_back(dy)
-            inputs, weights = run.backward(d if isinstance(y, tuple) else [d])
-            grads = [weights.get(id(variable)) for variable in self.weights]
-            return Gradients(inputs if self.takes_list else inputs[0], grads)
-
-        return y, pullback
 
     def run(
         self, x: Sequence[Any], mask: ArrayLike | None = None, *, training: bool = False, keep: bool = False
@@ -329,24 +198,6 @@ class Model(Layer, Trainer):
             return [(weights.get(id(variable)), variable) for variable in self.trainable_weights]
 
         return outputs, pullback
-
-    def pack_outputs(self, outputs: Sequence[Any]) -> Any:
-        """Return one entry per output in the form of the model's outputs."""
-        if isinstance(self.output_structure, KerasTensor):
-            return outputs[0]
-        return pack_as(self.output_structure, outputs)
-
-    def _flat_inputs(self, x: Any) -> list[Any]:
-        if isinstance(x, Mapping):
-            missing = [name for name in self.input_names if name not in x]
-            if missing:
-                raise ValueError(f"x: expected the inputs {', '.join(self.input_names)}, got none named {missing[0]!r}")
-            return [x[name] for name in self.input_names]
-        listed = self.takes_list and isinstance(x, (list, tuple))
-        values = flatten(x) if is_symbolic(x) else list(x) if listed else [x]
-        if len(values) != len(self.inputs):
-            raise ValueError(f"x: expected {len(self.inputs)} inputs for model {self.name!r}, got {len(values)}")
-        return values
 
     def reset_states(self) -> None:
         """Forget the states that stateful layers keep."""
@@ -391,25 +242,3 @@ class Model(Layer, Trainer):
         inputs, outputs = configs.rebuilt(config, custom_objects)
         given = configs.beside_graph(cls is Model, config) | {"inputs": inputs, "outputs": outputs}
         return cast(Self, configs.made(cls, given))
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
-
-
-def _tensors(name: str, structure: Any) -> list[KerasTensor]:
-    tensors = flatten(structure)
-    for tensor in tensors:
-        if not isinstance(tensor, KerasTensor):
-            raise TypeError(f"{name}: expected results of Input and of layers called on them, got {tensor!r}")
-    if not tensors:
-        raise ValueError(f"{name}: expected at least one tensor, got {structure!r}")
-    return cast(list[KerasTensor], tensors)
-
-
-def _only(values: list[Any]) -> Any:
-    return values[0] if len(values) == 1 else values
-
-
-def _entry(x: Any, mask: Any, plans: Plans) -> Entry:
-    array = np.asarray(x)
-    return Entry(array, mask, plans, live=array.dtype.kind == "f")

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastmask.batch.data import InputSpec, Layout
 from fastmask.batch.packing import PackedSequence
+from fastmask.core.stored import stored_property
 from fastmask.layers import Embedding, Layer
 from fastmask.layers.base import checks, flow
 from fastmask.layers.base.layer import describe
@@ -34,6 +35,8 @@ class Sequential(Model):
     ----------
     layers : list of Layer
         Without that of the input.
+    mask_sources : list of Layer or None
+        For every layer the one that made the mask which its output carries, None if none.
     optimizer, loss, history, stop_training
         See `compile` and `fit`.
 
@@ -54,6 +57,8 @@ class Sequential(Model):
         self._shapes: dict[str, Any] = {}
         self._begin(name)
         self._tensors: list[KerasTensor] = []
+        self._names: set[str] = set()
+        self.mask_sources: list[Layer | None] = []
         for layer in layers or ():
             self.add(layer)
         if not trainable:
@@ -82,7 +87,7 @@ class Sequential(Model):
             return
         if not isinstance(layer, Layer):
             raise TypeError(f"layer: expected a Layer or an Input, got {layer!r}")
-        if any(layer.name == other.name for other in self.layers):
+        if layer.name in self._names:
             raise ValueError(f"layers: expected different names, got {layer.name!r} twice")
         source = self.mask_sources[-1] if self.layers else None
         if source is not None:
@@ -95,6 +100,7 @@ class Sequential(Model):
         if len(self._tensors) == len(self.layers) + 1:
             self._chain([layer])
         self.layers.append(layer)
+        self._names.add(layer.name)
         self.dtype = layer.dtype
         self._renew()
 
@@ -103,12 +109,15 @@ class Sequential(Model):
         if not self.layers:
             raise IndexError("the model has no layers to pop")
         layer = self.layers.pop()
-        del self._tensors[len(self.layers) + 1 :]
+        self._names.discard(layer.name)
+        del self.mask_sources[-1], self._tensors[len(self.layers) + 1 :]
         self._renew()
         return layer
 
     def build(self, input_shape: Any = None) -> None:
         """Create the weights of all layers for inputs of a shape (with the batch axis).
+
+        A model that is built already only checks that it takes such inputs.
 
         Raises
         ------
@@ -117,10 +126,16 @@ class Sequential(Model):
         TypeError
             If it cannot take the mask that reaches it.
         """
-        if input_shape is None or (self.built and checks.plain_shape(input_shape) == self.input_shape):
+        if input_shape is None:
             return
         self._layers_or_fail()
-        self._tensors = [Input(batch_shape=input_shape)]
+        if self.built:
+            self._require_shape(self.inputs[0], checks.plain_shape(input_shape), "input_shape")
+            return
+        for tensor in self._tensors[:0:-1]:  # calls on a shape that has turned out to say too little
+            nodes = tensor.history.layer.nodes
+            del nodes[len(nodes) - (nodes[-1] is tensor.node) :]
+        self._tensors, self.mask_sources = [Input(batch_shape=input_shape)], []
         self._chain(self.layers)
         self._renew()
 
@@ -137,11 +152,24 @@ class Sequential(Model):
             self._tensors.append(y)
 
     def _renew(self) -> None:
-        """Bring the graph up to date with the layers."""
+        """Bring what is known of the model up to date with the layers."""
+        for i, layer in enumerate(self.layers[len(self.mask_sources) :], len(self.mask_sources)):
+            incoming = self.mask_sources[-1] if i else None
+            passed = layer if layer.makes_mask else incoming if layer.passes_mask else None
+            chained = i + 1 < len(self._tensors)
+            self.mask_sources.append(self._tensors[i + 1].mask_source if chained else passed)
         if self.layers and len(self._tensors) == len(self.layers) + 1:
             self._set_graph(self._tensors[0], self._tensors[-1])
         else:
+            self._forget_graph()
             self.built, self.input_shape, self.output_shape = False, None, None
+            self.output_form = self.layers[-1].name if self.layers else "y"
+            self.output_names = [self.output_form]
+
+    @property
+    def start(self) -> list[KerasTensor]:
+        """The symbolic input in a list, which is empty while its shape is unknown."""
+        return self._tensors[:1]
 
     @property
     def operations(self) -> list[Layer]:
@@ -171,17 +199,6 @@ class Sequential(Model):
             raise AttributeError(f"model {self.name!r} has no {name.replace('_', ' ')} until it is built")
         return self._shapes[name]
 
-    @property
-    def mask_sources(self) -> list[Layer | None]:
-        """For every layer the one that made the mask which its output carries, None if none."""
-        if len(self._tensors) == len(self.layers) + 1:
-            return [tensor.mask_source for tensor in self._tensors[1:]]
-        sources: list[Layer | None] = []
-        for layer in self.layers:
-            incoming = sources[-1] if sources else None
-            sources.append(layer if layer.makes_mask else incoming if layer.passes_mask else None)
-        return sources
-
     def input_takes_ids(self, index: int) -> bool:
         """Return whether the input holds integer ids."""
         return self._layers_or_fail()[0].input_takes_ids(index)
@@ -190,12 +207,21 @@ class Sequential(Model):
         """Return the shape that data must have; as in Keras, their length is free."""
         return (tensor.shape[0], None, *tensor.shape[2:]) if tensor.ndim > 2 or self.takes_ids else tensor.shape
 
-    @property
+    @stored_property
     def layout(self) -> Layout:
         """What data for this model must look like."""
         if self.built:
-            return self._layout
-        return Layout((InputSpec("x", self.takes_ids, None),), ("y",))
+            return super().layout
+        rank = self._layers_or_fail()[0].input_rank
+        spec = InputSpec("x", self.takes_ids, None if rank is None else (None,) * rank)
+        return Layout((spec,), tuple(self.output_names), "x", self.output_form)
+
+    def _kept_tensors(self) -> Any:
+        return self._tensors
+
+    def _take_tensors(self, tensors: Any) -> None:
+        self._tensors = tensors
+        self._renew()
 
     def run(self, x: Any, mask: Any = None, *, training: bool = False, keep: bool = False) -> Any:
         """Build the model if need be, and run it as any model."""

@@ -20,9 +20,9 @@ def table(model: Any, expand_nested: bool = False) -> str:
 
 
 def _rows(model: Any, chain: bool, expand_nested: bool, level: int = 0) -> list[tuple[str, ...]]:
-    rows = []
+    rows, made = [], {*model.graph.nodes} if model.built else set()
     for layer in model.operations:
-        nodes = [node for node in layer.nodes if model.built and node in model.graph.nodes]
+        nodes = [node for node in layer.nodes if node in made]
         kind = "Functional" if layer.is_graph and type(layer).__name__ == "Model" else type(layer).__name__
         params = f"{layer.count_params():,}" if layer.built else "0 (unbuilt)"
         connected = () if chain else (_connections(nodes),)

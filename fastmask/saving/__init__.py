@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 from fastmask.core.errors import FileFormatError
 
 if TYPE_CHECKING:
-    from fastmask.saving.archive import load_model, save_model
+    from fastmask.saving.archive import load_model, model_from_json, save_model
     from fastmask.saving.weights import load_weights, save_weights
 
 _NAMES = {
     "load_model": "archive",
+    "model_from_json": "archive",
     "save_model": "archive",
     "load_weights": "weights",
     "save_weights": "weights",
 }
 
-__all__ = ["FileFormatError", "load_model", "load_weights", "save_model", "save_weights"]
+__all__ = ["FileFormatError", "load_model", "load_weights", "model_from_json", "save_model", "save_weights"]
 
 
 def __getattr__(name: str) -> Any:

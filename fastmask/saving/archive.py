@@ -102,17 +102,54 @@ def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
     """
     file_path = checked_path(path, ".keras", overwrite)
     require_built(model)
-    config = keras_config(model)
+    config = _config_of(model)
     orders = of_config(model, config)
-    config |= {"build_config": {"input_shape": getattr(model, "input_shape", None)}}
-    found = compiled.compile_config(model)
-    if found is not None:
-        config["compile_config"] = found
     metadata = {"keras_version": KERAS_VERSION, "date_saved": f"{datetime.now(UTC):%Y-%m-%d@%H:%M:%S}"}
     with replacing(file_path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_METADATA, json.dumps(metadata))
         archive.writestr(_CONFIG, json.dumps(config))
         archive.writestr(_WEIGHTS, weights_content(model, orders))
+
+
+def to_json(model: Any, **options: Any) -> str:
+    """Return the architecture of a model, and what it was compiled with, as Keras writes them; see `Model.to_json`."""
+    return json.dumps(_config_of(model), **options)
+
+
+def model_from_json(json_string: str, custom_objects: Classes = None) -> Any:
+    """Return a model with new weights, made from what `to_json` of a model returned, in fastmask or in any Keras.
+
+    Parameters
+    ----------
+    json_string : str
+    custom_objects : mapping of str to class or function, optional
+        Your own layers, losses, metrics and optimizers by name.
+
+    Returns
+    -------
+    Sequential or Model
+        Compiled as the other was.
+
+    Raises
+    ------
+    FileFormatError
+        If it is malformed, or holds what fastmask has no counterpart of, by name.
+    """
+    with reading("json_string"):
+        config = _json(json_string, "the model")
+        version = str(config.get("keras_version") or KERAS_VERSION)
+        model, _ = _made(config, version, custom_objects)
+        if config.get("compile_config"):
+            compiled.compile_model(model, _object(config["compile_config"], "compile_config"), custom_objects)
+    return model
+
+
+def _config_of(model: Any) -> dict[str, Any]:
+    """Return all of a model but weights and state, as Keras writes it."""
+    config = keras_config(model) if model.built else layers.serialize(model)
+    config |= {"build_config": {"input_shape": getattr(model, "input_shape", None)}}
+    found = compiled.compile_config(model)
+    return config if found is None else config | {"compile_config": found}
 
 
 def weights_content(model: Any, orders: Orders) -> bytes:
@@ -180,16 +217,22 @@ def _load_legacy(path: Path, custom_objects: Classes, compile: bool) -> Any:
 
 def _build(config: Any, version: str, custom_objects: Classes) -> tuple[Any, Orders]:
     """Return a built model and the order of its layers; its weights are zeros."""
+    model, found = _made(config, version, custom_objects)
+    if not model.built:
+        raise FileFormatError("the file does not say the shape of the model's input")
+    return model, of_config(model, found)
+
+
+def _made(config: Any, version: str, custom_objects: Classes) -> tuple[Any, Mapping[str, Any]]:
+    """Return a model, built if the shape of its input is known, and its config in the form of today."""
     found = configs.modern(config, version, custom_objects)
     if not configs.is_model(found["class_name"], custom_objects):
-        raise FileFormatError(f"the file: expected a model, got a {found['class_name']}")
+        raise FileFormatError(f"expected a model, got a {found['class_name']}")
     model = layers.deserialize(found, custom_objects)
-    if not model.built:
-        shape = _build_shape(config)
-        if not shape:
-            raise FileFormatError("the file does not say the shape of the model's input")
+    shape = _build_shape(config)
+    if shape and not model.built:
         model.build(shape)
-    return model, of_config(model, found)
+    return model, found
 
 
 def _build_shape(config: Mapping[str, Any]) -> Any:

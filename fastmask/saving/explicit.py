@@ -5,6 +5,7 @@ arguments of layers. fastmask computes masks again, so these operations go where
 before them would; the others stay, as layers.
 """
 
+from contextlib import suppress
 from functools import reduce
 from typing import Any
 
@@ -19,6 +20,7 @@ _OPERATIONS = (
     "All", "BroadcastTo", "ConvertToTensor",
 )  # fmt: skip
 _WITHIN = "within steps"
+_UNKNOWN = object()
 _SAME = ("ConvertToTensor", "BroadcastTo", "ExpandDims")
 _ENDING = ("Dot", "DropMask", "GlobalAveragePooling1D", "GlobalMaxPooling1D")
 _PASSING = (
@@ -98,19 +100,31 @@ class Masks:
 
     def _need(self, name: str, layer: str) -> None:
         """Keep an operation, and those before it, as layers."""
-        if name not in self.operations or name in self.needed:
-            return
-        entry = self.named[name]
-        calls = [call["args"] for call in calls_of(entry)]
-        found = as_layer(entry, calls)
-        if found is None:
-            raise FileFormatError(
-                f"layer {layer!r} has a mask of its own, and fastmask has not the operation "
-                f"{entry['class_name']!r} with the arguments that make it; {REMEDY}"
-            )
-        self.needed[name] = found
-        for source, _, _ in tensors(calls):
-            self._need(source, layer)
+        todo = [name]
+        while todo:
+            name = todo.pop()
+            if name not in self.operations or name in self.needed:
+                continue
+            entry = self.named[name]
+            calls = [call["args"] for call in calls_of(entry)]
+            found = as_layer(entry, calls)
+            if found is None:
+                raise FileFormatError(
+                    f"layer {layer!r} has a mask of its own, and fastmask has not the operation "
+                    f"{entry['class_name']!r} with the arguments that make it; {REMEDY}"
+                )
+            self.needed[name] = found
+            todo += [source for source, _, _ in tensors(calls)][::-1]
+
+    def read(self, name: str) -> None:
+        """Learn what the calls of a layer or an operation do to masks.
+
+        That is found by recursion, which stays shallow if each is asked after those that it takes.
+        """
+        ask = self._stated if name in self.operations else self.derived
+        for number in range(len(self.named[name].get("inbound_nodes") or ())):
+            with suppress(UnknownMaskError):
+                ask((name, number, 0))
 
     def _stated(self, ref: Ref) -> Any:
         """Return what a mask of the file is made of."""
@@ -139,7 +153,12 @@ class Masks:
     def derived(self, ref: Ref) -> Any:
         """Return what the mask is made of that fastmask has at the output of a layer; None if it has none."""
         if ref not in self._known:
-            self._known[ref] = self._mask_of(ref)
+            try:
+                self._known[ref] = self._mask_of(ref)
+            except UnknownMaskError:
+                self._known[ref] = _UNKNOWN
+        if self._known[ref] is _UNKNOWN:
+            raise UnknownMaskError
         return self._known[ref]
 
     def _mask_of(self, ref: Ref) -> Any:

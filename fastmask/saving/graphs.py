@@ -33,12 +33,12 @@ def functional(config: Config, each: Callable[[Any], Config], version: str) -> C
     counted = _counted_from_making(named, config.get("output_layers")) if old else set()
     found = []
     for name, entry in named.items():
-        if name in operations:
-            continue
-        new = each(entry)
-        new["name"] = name
-        new["inbound_nodes"] = [_call(_recounted(call, counted), name, masks) for call in calls_of(entry)]
-        found.append(new)
+        if name not in operations:
+            new = each(entry)
+            new["name"] = name
+            new["inbound_nodes"] = [_call(_recounted(call, counted), name, masks) for call in calls_of(entry)]
+            found.append(new)
+        masks.read(name)
     outputs = [ref for ref in tensors_of(config.get("output_layers")) if ref[0] in operations]
     if outputs:
         raise _unsupported(named[outputs[0][0]])

@@ -66,11 +66,11 @@ def _old_argument(value: Any) -> Any:
 
 
 def tensors(value: Any) -> Iterator[Ref]:
-    """Yield where the tensors in an argument come from: layer, call, output."""
+    """Yield where the tensors in an argument come from: layer, call, output; those in a dict by its sorted keys."""
     if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
         yield from tensors_of(value["config"]["keras_history"])
     elif isinstance(value, dict):
-        for item in value.values():
+        for _, item in sorted(value.items(), key=_key):
             yield from tensors(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
@@ -81,6 +81,10 @@ def tensors_of(value: Any) -> Iterator[Ref]:
     """Yield where tensors come from, for nested lists and dicts of such places."""
     if _is_old_tensor(value):
         yield value[0], value[1], value[2]
-    elif isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, (list, tuple, dict)):
+        for item in [item for _, item in sorted(value.items(), key=_key)] if isinstance(value, dict) else value:
             yield from tensors_of(item)
+
+
+def _key(item: tuple[Any, Any]) -> Any:
+    return item[0]

@@ -22,6 +22,14 @@ class Storable:
         """Fill the weights from a file; see `fastmask.saving.load_weights`."""
         saving.load_weights(self, path, skip_mismatch)
 
+    def to_json(self, **options: Any) -> str:
+        """Return the architecture, and what the model was compiled with, as the JSON text that Keras writes.
+
+        `fastmask.models.model_from_json` and that of Keras make a model of it. `options` are those of `json.dumps`.
+        """
+        found: str = import_module("fastmask.saving.archive").to_json(self, **options)
+        return found
+
     @classmethod
     def from_keras(cls, model: Any, custom_objects: Mapping[str, Any] | None = None, compile: bool = True) -> Self:
         """Return a model with the layers and weights of a Keras model.

@@ -14,6 +14,7 @@ from fastmask.batch.tokens import Tokens, align, split_rows
 from fastmask.callbacks import Callback, CallbackList
 from fastmask.layers.base.flow import add
 from fastmask.layers.base.variable import Variable
+from fastmask.training.options import due
 from fastmask.training.scores import Head, Scores
 from fastmask.training.sources import Source
 
@@ -63,10 +64,12 @@ class Loop:
         Tokens of the inputs of an epoch so far; rows where no input has a time axis.
     place : Place or None
         Where `fit` stands, None outside of it.
+    stop_training, stop_evaluating, stop_predicting : bool
+        A callback sets one to end a call of `fit`, `evaluate` or `predict` after the batch.
     """
 
     optimizer: Any = None
-    stop_training = False
+    stop_training = stop_evaluating = stop_predicting = False
     tokens_seen = 0
     scores: Scores
     place: Place | None = None
@@ -145,8 +148,21 @@ class Loop:
         outputs = self.run(batch.x, mask, training=training)[0]
         return [_shown(output, batch) for output in outputs]
 
-    def epoch(self, place: Place, validate: bool, listeners: CallbackList, class_weight: ClassWeight) -> None:
-        """Train on the batches of an epoch, then validate if that is due and there is data held out for it."""
+    def train_epochs(
+        self, place: Place, epochs: int, frequency: Any, listeners: CallbackList, class_weight: ClassWeight
+    ) -> None:
+        """Train up to an epoch, and validate every so many epochs or after some of them."""
+        self.stop_training = False
+        logs: dict[str, float] = {}
+        listeners.call("on_train_begin", {})
+        while place.due(epochs):
+            logs = self.epoch(place, due(place.epoch, frequency), listeners, class_weight)
+        listeners.call("on_train_end", logs)
+
+    def epoch(
+        self, place: Place, validate: bool, listeners: CallbackList, class_weight: ClassWeight
+    ) -> dict[str, float]:
+        """Train on the batches of an epoch, validate if that is due and data is held out for it; return the logs."""
         number = place.epoch
         listeners.call("on_epoch_begin", number, {})
         logs = self.train_epoch(place, listeners, class_weight)
@@ -156,6 +172,7 @@ class Loop:
         place.epoch, place.step = number + 1, 0
         listeners.call("on_epoch_end", number, logs)
         place.ended = self.stop_training
+        return logs
 
     def train_epoch(self, place: Place, listeners: CallbackList, class_weight: ClassWeight) -> dict[str, float]:
         """Train on the batches of an epoch that are not done yet; return its logs."""
@@ -174,15 +191,32 @@ class Loop:
 
     def test_epoch(self, batches: Source, listeners: CallbackList) -> None:
         """Fill the scores with all batches."""
+        self.stop_evaluating, self.tokens_seen = False, 0
         listeners.call("on_test_begin", {})
         self.scores.reset()
-        self.tokens_seen = 0
         with closing(batches.epoch()) as epoch:
             for i, batch in enumerate(epoch):
                 listeners.call("on_test_batch_begin", i, {})
                 self.test_step(batch)
                 listeners.call("on_test_batch_end", i, self.scores.logs())
+                if self.stop_evaluating:
+                    break
         listeners.call("on_test_end", self.scores.logs())
+
+    def predict_epoch(self, batches: Source, listeners: CallbackList) -> list[list[Any]]:
+        """Return the outputs of each batch."""
+        self.stop_predicting, self.tokens_seen = False, 0
+        found: list[list[Any]] = []
+        listeners.call("on_predict_begin", {})
+        with closing(batches.epoch()) as epoch:
+            for i, batch in enumerate(epoch):
+                listeners.call("on_predict_batch_begin", i, {})
+                found.append(self.predict_outputs(batch))
+                listeners.call("on_predict_batch_end", i, {"outputs": self.pack_outputs(found[-1])})
+                if self.stop_predicting:
+                    break
+        listeners.call("on_predict_end", {})
+        return found
 
     def require_loss(self, method: str) -> None:
         """Raise ValueError if the model cannot do `method` for want of a loss."""

@@ -6,6 +6,23 @@ from typing import Any
 
 import numpy as np
 
+_STEPS = (
+    "train_step", "test_step", "predict_step", "make_train_function", "make_test_function", "make_predict_function",
+    "compute_loss", "compute_metrics",
+)  # fmt: skip
+
+
+def require_own_steps(model: Any) -> None:
+    """Raise NotImplementedError if a model has a step of training of its own, by its class or by itself."""
+    for name in _STEPS:
+        found = getattr(model, name, None)
+        if found is not None and not getattr(found, "__module__", "").startswith("fastmask."):
+            raise NotImplementedError(
+                f"{type(model).__name__} must not define {name}: the steps of fastmask record no operations to take "
+                "gradients of; a Layer with call and vjp, a loss, a metric or a callback of your own does it, or "
+                "loss_and_gradients() and optimizer.apply() in a loop of your own"
+            )
+
 
 def check_epochs(epochs: Any, initial_epoch: Any, validation_freq: Any) -> None:
     """Raise ValueError unless `fit` can count its epochs by these."""

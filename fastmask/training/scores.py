@@ -8,6 +8,7 @@ import numpy as np
 
 from fastmask import losses
 from fastmask.batch.tokens import Tokens
+from fastmask.core.structure import aligned, flatten, pack_as, paths
 from fastmask.metrics import Mean, Metric, get
 
 
@@ -40,15 +41,15 @@ class Scores:
 
     Parameters
     ----------
-    outputs : sequence of str, default ("y",)
-        Names of the outputs; they stand before those of losses and metrics if there are several.
-    loss : str, Loss or callable, or one per output in a list or dict, optional
-    loss_weights : float, or one per output in a list or dict, optional
+    outputs : str, or nested list, tuple or dict of str, default "y"
+        Names of the outputs, in the form of these. If there are several, the keys that lead to an output, or its name,
+        stand before the names of losses and metrics.
+    loss : str, Loss or callable, or one per output, optional
+    loss_weights : float, or one per output, optional
     metrics, weighted_metrics : list of str, Metric or callable, or one of them, optional
-        With several outputs a list with an entry for each, or a dict. A weighted metric gets
-        "weighted_" before a name that one of the others has.
-    keyed : bool, default False
-        Whether the outputs stand in a dict; then the losses are in the order of a dict of these.
+        With several outputs one per output. A weighted metric gets "weighted_" before a name that one of the others
+        has.
+        What is given per output stands in the form of the outputs, in a list, or in a dict by name.
 
     Attributes
     ----------
@@ -63,40 +64,39 @@ class Scores:
 
     def __init__(
         self,
-        outputs: Sequence[str] = ("y",),
+        outputs: Any = "y",
         loss: Any = None,
         loss_weights: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
-        keyed: bool = False,
     ) -> None:
         self.loss = Mean("loss")
-        self.first = [f"{name}_loss" for name in loss] if keyed and isinstance(loss, Mapping) else []
+        labels, prefixes = _labels(outputs)
+        several = len(labels) > 1
         given = [None if f is None else losses.get(f) for f in _per_output("loss", loss, outputs, shared=True)]
-        factors = _per_output("loss_weights", loss_weights, outputs, shared=len(outputs) == 1)
+        factors = _per_output("loss_weights", loss_weights, outputs, shared=not several)
         self.heads = [
             Head(f, 1.0 if w is None else float(np.squeeze(w))) for f, w in zip(given, factors, strict=True)
         ]
         for head in self.heads:
             if head.loss is not None and head.loss.reduction == "none":
                 raise ValueError("loss: expected one number to train with, got reduction 'none'")
-        prefixes = [f"{name}_" for name in outputs] if len(outputs) > 1 else [""]
         if sum(head.loss is not None for head in self.heads) > 1:
-            for head, prefix in zip(self.heads, prefixes, strict=True):
-                head.mean = None if head.loss is None else Mean(f"{prefix}loss")
+            for head, label in zip(self.heads, labels, strict=True):
+                head.mean = None if head.loss is None else Mean(f"{label}_loss")
         taken = {"loss", *(head.mean.name for head in self.heads if head.mean is not None)}
         for kind, identifiers in (("metrics", metrics), ("weighted_metrics", weighted_metrics)):
-            found = _per_output(kind, identifiers, outputs, shared=len(outputs) == 1)
+            found = _per_output(kind, identifiers, outputs, shared=not several)
             for head, prefix, own in zip(self.heads, prefixes, found, strict=True):
                 pairs = [(_free_name(m.name, prefix, kind, taken), m) for m in _metrics(own)]
                 (head.plain if kind == "metrics" else head.weighted).extend(pairs)
-        self.named = self._named()
+        self.named = self._named(_order(pack_as(outputs, range(len(labels))), loss))
         self.all: list[Metric] = [metric for _, metric in self.named]
         self.has_loss = any(head.loss is not None for head in self.heads)
 
-    def _named(self) -> list[tuple[str, Metric]]:
-        means = [(head.mean.name, head.mean) for head in self.heads if head.mean is not None]
-        means.sort(key=lambda pair: self.first.index(pair[0]) if pair[0] in self.first else -1)
+    def _named(self, order: Sequence[int]) -> list[tuple[str, Metric]]:
+        ordered = [self.heads[i].mean for i in order]
+        means = [(mean.name, mean) for mean in ordered if mean is not None]
         found = [pair for head in self.heads for pair in head.plain]
         found += [pair for head in self.heads for pair in head.weighted]
         return [("loss", self.loss), *means, *(sorted(found, key=_name) if len(self.heads) > 1 else found)]
@@ -127,26 +127,39 @@ def _name(pair: tuple[str, Metric]) -> str:
     return pair[0]
 
 
-def _per_output(argument: str, given: Any, outputs: Sequence[str], shared: bool) -> list[Any]:
+def _labels(outputs: Any) -> tuple[list[str], list[str]]:
+    """Return what stands before the loss of each output, and before its metrics.
+
+    Before a loss these are the keys that lead to the output, with its name in place of a last number; before metrics
+    the key in a plain dict, else the name.
+    """
+    names, found = flatten(outputs), []
+    for path, name in zip(paths(outputs), names, strict=True):
+        last = name if not path or isinstance(path[-1], int) else path[-1]
+        found.append("/".join(map(str, (*path[:-1], last))))
+    plain = isinstance(outputs, Mapping) and len(outputs) == len(names)
+    prefixes = [f"{label}_" for label in (found if plain else names)]
+    return found, prefixes if len(names) > 1 else [""]
+
+
+def _order(numbers: Any, loss: Any) -> list[int]:
+    """Return the numbers of the outputs in the order of a dict of losses, where they stand in a dict as well."""
+    if isinstance(numbers, Mapping) and isinstance(loss, Mapping) and loss.keys() <= numbers.keys():
+        return [number for key in loss for number in _order(numbers[key], loss[key])]
+    return flatten(numbers)
+
+
+def _per_output(argument: str, given: Any, outputs: Any, shared: bool) -> list[Any]:
     """Return one entry of an argument of `compile` for each output, None where there is none."""
-    count = len(outputs)
-    if isinstance(given, Mapping) and "class_name" not in given:
-        unknown = [name for name in given if name not in outputs]
-        if unknown:
-            raise ValueError(f"{argument}: expected names of outputs among {', '.join(outputs)}, got {unknown[0]!r}")
-        return [given.get(name) for name in outputs]
-    listed = isinstance(given, (list, tuple))
-    if count == 1 and listed and argument in ("loss", "loss_weights"):
+    count = len(flatten(outputs))
+    by_output = isinstance(given, Mapping) and "class_name" not in given
+    if not by_output and count == 1 and isinstance(given, (list, tuple)) and argument in ("loss", "loss_weights"):
         if len(given) != 1:
             raise ValueError(f"{argument}: expected one entry for the one output, got {len(given)}")
         return [given[0]]
-    if given is None or (shared and not (listed and count > 1)):
+    if not by_output and (given is None or (shared and not (isinstance(given, (list, tuple)) and count > 1))):
         return [given] * count
-    if not listed or len(given) != count:
-        raise ValueError(
-            f"{argument}: expected one entry for each of the {count} outputs {', '.join(outputs)}, got {given!r}"
-        )
-    return list(given)
+    return aligned(argument, given, outputs)
 
 
 def _metrics(identifiers: Any) -> list[Metric]:

@@ -26,7 +26,7 @@ class Trainer(Loop, Storable):
     loss: Any = None
     compile_arguments: Mapping[str, Any] = {}
     output_names: Sequence[str] = ("y",)
-    keyed_outputs = False
+    output_form: Any = "y"
 
     @property
     def layout(self) -> data.Layout:
@@ -51,13 +51,13 @@ class Trainer(Loop, Storable):
         ----------
         optimizer : str or Optimizer, default "rmsprop"
         loss : str, Loss or callable, optional
-            Needed by `fit` and `evaluate`. For several outputs one for all, or a list or dict. A
-            function takes `y_true` and `y_pred` and returns the values and their gradient.
-        loss_weights : float, or list or dict of float, optional
+            Needed by `fit` and `evaluate`. A function takes `y_true` and `y_pred` and returns the values and their
+            gradient. For several outputs one for all; or one for each in the form of the outputs, in a list or in a
+            dict by name, as all that follows.
+        loss_weights : float, optional
             Factors of the losses in their sum.
         metrics : list of str, Metric or callable, optional
-            Shown beside the loss; they see no sample weights. For several outputs a list or dict
-            of lists.
+            Shown beside the loss; they see no sample weights.
         weighted_metrics : list of str, Metric or callable, optional
             The same with sample weights and class weights.
         run_eagerly, steps_per_execution, jit_compile, auto_scale_loss
@@ -68,8 +68,9 @@ class Trainer(Loop, Storable):
         ValueError, TypeError
             If a name is unknown (the message lists the legal ones) or an argument of another type.
         """
+        options.require_own_steps(self)
         chosen = optimizers.get(optimizer)
-        self.scores = Scores(self.output_names, loss, loss_weights, metrics, weighted_metrics, self.keyed_outputs)
+        self.scores = Scores(self.output_form, loss, loss_weights, metrics, weighted_metrics)
         self.optimizer, found = chosen, [head.loss for head in self.scores.heads]
         self.loss = found[0] if len(found) == 1 else loss
         self.compile_arguments = {
@@ -100,32 +101,29 @@ class Trainer(Loop, Storable):
         Parameters
         ----------
         x : array_like (B, ...), sequence of B sequences, or iterable of batches
-            Sequences of different lengths, (t_i,) of ids or (t_i, F), are taken as they are: no
-            padding is made. Where the input has more axes they have too: (t_i, W) of the ids of W
-            words each, padded with zeros. A list or dict of these for several inputs. An iterable yields tuples
-            (x, y) or (x, y, sample_weight).
+            Sequences of different lengths, (t_i,) of ids or (t_i, F), are taken as they are: no padding is made. Where
+            the input has more axes they have too: (t_i, W) of the ids of W words each, padded with zeros. For several
+            inputs these in the form of the inputs, in a list or in a dict by name. An iterable yields tuples (x, y) or
+            (x, y, sample_weight).
         y : array_like (B, ...), or sequence of B arrays (t_i, ...)
-            Targets. If the model's output has a time axis there is one per step. A list or dict of
-            these for several outputs.
+            Targets. If the model's output has a time axis there is one per step. For several outputs as for `x`.
         batch_size : int, default 32
         epochs : int, default 1
             The epoch to stop after, counted from `initial_epoch`.
         verbose : {"auto", 0, 1, 2}, default "auto"
-            0 is silent, 1 draws progress bars, 2 prints a line per epoch; "auto" is 1 on a
-            terminal or in a notebook, else 0.
-        callbacks : Callback or iterable of Callback, optional
+            0 is silent, 1 draws progress bars, 2 prints a line per epoch; "auto" is 1 on a terminal or in a notebook,
+            else 0.
+        callbacks : Callback, or other object with its methods, or iterable of these, optional
         validation_split : float, default 0.0
             The last fraction of the rows is held out, before shuffling.
         validation_data : tuple (x, y) or (x, y, sample_weight), or iterable of batches, optional
             Takes the place of `validation_split`.
         shuffle : bool, default True
-            Whether every epoch has a new order of rows; `utils.set_random_seed` makes it
-            reproducible.
+            Whether every epoch has a new order of rows; `utils.set_random_seed` makes it reproducible.
         class_weight : mapping of class number to weight, optional
             Weight of every token (row, if the output has no time axis) by the class in `y`.
         sample_weight : array_like (B,) or (B, T), or sequence of B arrays (t_i,), optional
-            Weights of rows or tokens, with as many of the axes of a mask as are wanted; for several outputs also a
-            list or dict.
+            Weights of rows or tokens, with as many of the axes of a mask as are wanted; for several outputs also as y.
         initial_epoch : int, default 0
         steps_per_epoch, validation_steps : int, optional
             Batches per epoch and per validation; by default all. An epoch goes on in the rows where the one before
@@ -155,13 +153,10 @@ class Trainer(Loop, Storable):
             train, held_out = _hold_out(train, validation_split, size, validation_steps)
         else:
             held_out = self._validation_source(validation_data, size, validation_steps)
-        self.history, self.stop_training = History(), False
+        self.history = History()
         with _Listening(self, callbacks, verbose, train, epochs, self.history) as listeners:
-            self.place = place = Place(train, held_out, listeners.callbacks, initial_epoch)
-            listeners.call("on_train_begin", {})
-            while place.due(epochs):
-                self.epoch(place, options.due(place.epoch, validation_freq), listeners, class_weight)
-            listeners.call("on_train_end", {})
+            self.place = Place(train, held_out, listeners.callbacks, initial_epoch)
+            self.train_epochs(self.place, epochs, validation_freq, listeners, class_weight)
         return self.history
 
     def evaluate(
@@ -223,15 +218,8 @@ class Trainer(Loop, Storable):
             at masked places what Keras shows there. Several outputs come as the model has them.
         """
         batches = self._source(x, batch_size=batch_size, steps=steps)
-        found: list[list[Any]] = []
-        self.tokens_seen = 0
         with _Listening(self, callbacks, verbose, batches) as listeners:
-            listeners.call("on_predict_begin", {})
-            for i, batch in enumerate(batches.epoch()):
-                listeners.call("on_predict_batch_begin", i, {})
-                found.append(self.predict_outputs(batch))
-                listeners.call("on_predict_batch_end", i, {})
-            listeners.call("on_predict_end", {})
+            found = self.predict_epoch(batches, listeners)
         return self.pack_outputs([_joined(parts) for parts in zip(*found, strict=True)])
 
     def predict_batches(self, x: Any, batch_size: int | None = None, steps: int | None = None) -> Iterator[Any]:
@@ -337,10 +325,10 @@ class _Listening:
     ) -> None:
         self.model, self.batches = model, batches
         self.progress = _progress(verbose)
-        callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
+        given = [] if callbacks is None else callbacks if isinstance(callbacks, Iterable) else [callbacks]
         own = [*self.progress, *([history] if history is not None else [])]
         params = {"verbose": verbose, "epochs": epochs, "steps": batches.steps}
-        self.listeners = CallbackList([*(callbacks or ()), *own], model, params)
+        self.listeners = CallbackList([*given, *own], model, params)
 
     def __enter__(self) -> CallbackList:
         return self.listeners

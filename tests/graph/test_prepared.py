@@ -176,7 +176,7 @@ def test_all_ways_to_predict():
     x = ids(3, 5)
     expected = one_by_one(model, x)
     for _ in range(3):
-        for found in (model(x), model.predict_on_batch(x), model.predict(x, verbose=0), listed([x])[0]):
+        for found in (model(x), model.predict_on_batch(x), model.predict(x, verbose=0), listed([x])):
             assert_same_bits(found, expected)
     assert model._prepared.run(x)[1] == 15
     assert_not_prepared(listed, [x])

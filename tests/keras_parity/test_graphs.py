@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastmask as fm
-from fastmask.graph.structure import flatten
+from fastmask.core.structure import flatten
 
 from .archive import load
 from .compare import assert_close

@@ -9,7 +9,7 @@ from helpers.numeric import assert_gradient, assert_weight_gradient
 import fastmask as fm
 from fastmask import layers
 from fastmask.batch import packing
-from fastmask.graph.structure import flatten
+from fastmask.core.structure import flatten
 
 F64 = {"dtype": "float64"}
 WORDS = np.array([[1, 2, 0, 3], [4, 0, 0, 0], [0, 5, 6, 2], [0, 0, 0, 0]])
@@ -222,48 +222,6 @@ def test_masks_that_do_not_fit():
         model.predict([WORDS, WORDS[:, :3] > 0])
 
 
-def test_data_by_name_and_lists_of_sequences():
-    model, (words, vector), (step, row) = two_outputs()
-    model.compile("sgd", {"step": "mse", "row": "mae"}, loss_weights={"row": 0.5}, metrics={"row": ["mse"]})
-    named = {"words": words, "vector": vector}
-    targets = {"row": row, "step": step}
-    weights = {"row": np.arange(4.0)}
-    by_name = model.evaluate(named, targets, sample_weight=weights, verbose=0, return_dict=True)
-    listed = model.evaluate([words, vector], [step, row], sample_weight=[None, weights["row"]], verbose=0)
-    assert list(by_name) == ["loss", "row_loss", "row_mse", "step_loss"]
-    assert model.metrics_names == ["loss", "step_loss", "row_loss", "row_mse"]
-    assert [by_name[name] for name in model.metrics_names] == pytest.approx(listed)
-    assert by_name["loss"] == pytest.approx(by_name["step_loss"] + 0.5 * by_name["row_loss"])
-    rows = [[1, 2], [3, 4, 5], [6]]
-    padded = np.array([[1, 2, 0], [3, 4, 5], [6, 0, 0]])
-    ragged, grid = model.predict([rows, vector[:3]]), model.predict([padded, vector[:3]])
-    np.testing.assert_array_equal(ragged[1], grid[1])
-    for row_of_list, row_of_grid in zip(ragged[0], grid[0], strict=True):
-        np.testing.assert_array_equal(row_of_list, row_of_grid[: len(row_of_list)])
-    logs = model.fit([rows, vector[:3]], [[s[: len(r)] for s, r in zip(step, rows, strict=False)], row[:3]], verbose=0)
-    assert list(logs.history) == ["loss", "row_loss", "row_mse", "step_loss"]
-    batches = [(named, targets), (named, targets, weights)]
-    assert model.fit(iter(batches), steps_per_epoch=2, verbose=0).history["loss"]
-
-
-def test_dicts_of_inputs_and_outputs():
-    one, two = fm.Input((2,), name="one"), fm.Input((2,), name="two")
-    total = layers.Add()([one, two])
-    model = fm.Model({"two": two, "one": one}, {"b": layers.Dense(1)(total), "a": layers.Dense(2)(one)})
-    x = {"one": np.ones((3, 2)), "two": np.zeros((3, 2)), "unused": np.zeros(3)}
-    y = model.predict(x)
-    assert {key: value.shape for key, value in y.items()} == {"b": (3, 1), "a": (3, 2)}
-    assert model.output_names == ["a", "b"]
-    model.compile("sgd", {"a": "mse"})
-    before = model.get_weights()
-    history = model.fit(x, {"a": np.ones((3, 2))}, verbose=0).history
-    assert list(history) == ["loss"]  # an output without a loss trains nothing
-    after = dict(zip((w.path for w in model.weights), model.get_weights(), strict=True))
-    for weight, old in zip(model.weights, before, strict=True):
-        changed = not np.array_equal(after[weight.path], old)
-        assert changed == (weight.shape[-1] == 2)
-
-
 def test_parts_of_a_model():
     model, x, _ = residual()
     first = model.layers[2]
@@ -352,40 +310,17 @@ X, Y = fm.Input((2,), name="same"), fm.Input((2,), name="same")
         (lambda: layers.Dense(2)(X, initial_state=[Y]), TypeError, "has no state"),
         (lambda: layers.Add()([X, np.ones(2)]), TypeError, "x: expected symbolic tensors only"),
         (lambda: layers.Dense(2)(X, extra=1), TypeError, "unknown arguments of a call: extra"),
-        (lambda: two_outputs()[0].predict(WORDS), ValueError, "x: expected a list or dict with one entry for each"),
-        (lambda: two_outputs()[0].predict({"words": WORDS}), ValueError, "x: expected the keys words, vector"),
-        (lambda: two_outputs()[0].compile("sgd", ["mse"]), ValueError, "loss: expected one entry for each of the 2"),
-        (lambda: two_outputs()[0].compile("sgd", {"no": "mse"}), ValueError, "loss: expected names of outputs among"),
-        (lambda: two_outputs()[0].compile("sgd", "mse", metrics=["mae"]), ValueError, "metrics: expected one entry"),
+        (lambda: two_outputs()[0].predict(WORDS), ValueError, "x: expected an entry for each of words"),
+        (lambda: two_outputs()[0].predict({"words": WORDS}), ValueError, "words.* got the keys words"),
+        (lambda: two_outputs()[0].compile("sgd", ["mse"]), ValueError, "loss: .* got 1 entries"),
+        (lambda: two_outputs()[0].compile("sgd", {"no": "mse"}), ValueError, "loss: .* the keys no"),
+        (lambda: two_outputs()[0].compile("sgd", "mse", metrics=["mae"]), ValueError, "metrics: expected an"),
         (lambda: fm.Input((2,), batch_shape=(None, 2)), ValueError, "shape, batch_shape: expected exactly one"),
     ],
 )
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
-
-
-def test_data_have_the_shape_of_the_input():
-    """As in Keras: lengths hold but in a Sequential, and a last axis of size 1 may be missing or too many."""
-    inputs = fm.Input((7, 4), name="in")
-    model = fm.Model(inputs, layers.LSTM(2)(inputs))
-    for shape in ((3, 5, 4), (3, 7, 3), (3, 7)):
-        with pytest.raises(ValueError, match=r"x: expected shape \(B, 7, 4\) for input 'in', got \(3, "):
-            model.predict(np.zeros(shape))
-    with pytest.raises(ValueError, match=r"x\[1\]: expected at most 7 steps for input 'in', got 8"):
-        model.predict([np.zeros((2, 4)), np.zeros((8, 4))])
-    with pytest.raises(ValueError, match=r"x: expected shape \(None, 7, 4\) for input 'in', got \(None, 5, 4\)"):
-        model(fm.Input((5, 4)))
-    assert model(fm.Input((None, 4))).shape == (None, 2)
-    stack = fm.Sequential([fm.Input((7, 4), name="in"), layers.LSTM(2)])
-    assert stack.predict(np.zeros((3, 5, 4))).shape == (3, 2)
-    with pytest.raises(ValueError, match=r"x: expected shape \(B, T, 4\) for input 'in', got \(3, 5, 2\)"):
-        stack.predict(np.zeros((3, 5, 2)))
-    series = fm.Sequential([fm.Input((None, 1)), layers.LSTM(2)])
-    x = np.linspace(0, 1, 12).reshape(3, 4)
-    np.testing.assert_array_equal(series.predict(x), series.predict(x[..., None]))
-    words = fm.Sequential([layers.Embedding(7, 3, mask_zero=True), layers.LSTM(2)])
-    np.testing.assert_array_equal(words.predict(WORDS[..., None]), words.predict(WORDS))
 
 
 @pytest.mark.parametrize("base", [fm.Model, fm.Sequential])
@@ -396,18 +331,3 @@ def test_a_model_of_ones_own_with_a_call_is_refused(base):
 
     with pytest.raises(NotImplementedError, match="Own must not define call: a model is made of inputs and outputs"):
         Own()
-
-
-@pytest.mark.parametrize("make", [lambda: layers.Embedding(5, 2, mask_zero=True), lambda: layers.Masking()])
-def test_a_mask_of_another_shape_is_refused_where_it_is_ignored_too(make):
-    x = np.ones((2, 3), int) if make().takes_ids else np.ones((2, 3, 4))
-    model = fm.Sequential([make(), layers.LSTM(2)])
-    assert model(x, mask=np.ones((2, 3), bool)).shape == (2, 2)
-    with pytest.raises(ValueError, match=r"mask: expected shape \(B, T\) = \(2, 3\), got \(2, 4\)"):
-        model(x, mask=np.ones((2, 4), bool))
-
-
-def test_ids_that_are_words():
-    model = fm.Sequential([layers.Embedding(5, 2, mask_zero=True), layers.LSTM(2)])
-    with pytest.raises(TypeError, match="x: expected integer ids, got dtype <U1"):
-        model.predict(np.array([["a", "b"]]))

@@ -1,12 +1,5 @@
 """Sequential: structure, shapes, mask flow, and every way of putting data in."""
 
-import importlib.metadata
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -343,7 +336,7 @@ def test_bad_features(x, error, message):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        ([np.ones((2, 3), int)], ValueError, r"x\[0\]: expected shape \(t,\) of ids"),
+        ([np.ones((2, 3, 1), int)], ValueError, r"x\[0\]: expected shape \(t,\) of ids"),
         ([[1, 2], [11]], IndexError, "11"),
         (np.array([[1.5, 2.0]]), TypeError, "x: expected integer ids"),
     ],
@@ -353,44 +346,32 @@ def test_bad_ids(x, error, message):
         tagger().predict(x)
 
 
-def run_python(code, **environment):
-    wanted = {name: value for name, value in os.environ.items() if name != "FASTMASK_ISA"} | environment
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=wanted)
+def test_the_graph_of_a_stack_that_was_built():
+    model = fm.Sequential([layers.LSTM(3, return_sequences=True), layers.Dense(2)])
+    for name in ("inputs", "outputs", "input", "output"):
+        with pytest.raises(AttributeError):
+            getattr(model, name)
+    model.build((None, 5, 4))
+    x = np.ones((2, 5, 4), np.float32)
+    assert [tensor.shape for tensor in (*model.inputs, *model.outputs)] == [(None, 5, 4), (None, 5, 2)]
+    part = fm.Model(model.inputs, model.layers[0].output)
+    np.testing.assert_array_equal(part.predict(x), model.layers[0](x))
+    model.pop()
+    assert model.outputs == [model.layers[0].output]
 
 
-def test_import_is_light():
-    code = "import sys, fastmask; print([m for m in ('numpy', 'tqdm') if m in sys.modules])"
-    assert run_python(code).stdout.strip() == "[]"
+def test_building_again_only_checks():
+    model = fm.Sequential([layers.LSTM(3, return_sequences=True), layers.Dense(2)])
+    model.build((None, 5, 4))
+    graph, output = model.graph, model.layers[0].output
+    model.build((None, 5, 4))
+    model.build((None, None, 4))
+    assert (model.graph, model.layers[0].output, model.input_shape) == (graph, output, (None, 5, 4))
+    with pytest.raises(ValueError, match=r"input_shape: expected shape \(None, None, 4\) .*, got \(None, 5, 3\)"):
+        model.build((None, 5, 3))
 
 
-def test_an_instruction_set_is_checked_at_import():
-    code = "try:\n import fastmask\nexcept ImportError as error:\n print(error)"
-    for name, message in (("sse2", "FASTMASK_ISA='sse2' is not an instruction set"), ("baseline", "")):
-        assert message in run_python(code, FASTMASK_ISA=name).stdout
-        assert bool(message) == bool(run_python(code, FASTMASK_ISA=name).stdout)
-
-
-def test_an_unbuilt_checkout_says_what_to_do(tmp_path):
-    source = Path(fm.__file__).parent
-    shutil.copytree(source, tmp_path / "fastmask", ignore=shutil.ignore_patterns("*.so", "*.pyd"))
-    code = f"""
-import sys
-sys.path.insert(0, {str(tmp_path)!r})
-try:
-    import fastmask
-except ImportError as error:
-    print(error)
-"""
-    assert "run `pip install -e .`" in run_python(code).stdout
-
-
-def test_version():
-    assert fm.__version__ == importlib.metadata.version("fastmask")
-
-
-def test_public_names():
-    code = "import fastmask as fm; print(all(hasattr(fm, name) for name in fm.__all__))"
-    assert run_python(code).stdout.strip() == "True"
-    with pytest.raises(AttributeError, match="no attribute 'Sequentail'"):
-        fm.Sequentail  # noqa: B018
-    assert "Sequential" in dir(fm)
+def test_calls_on_too_little_of_a_shape_are_made_again():
+    model = fm.Sequential([layers.Embedding(10, 3), layers.Flatten(), layers.Dense(2)])
+    model.build((None, 4))
+    assert fm.Model(model.inputs, model.layers[0].output).predict(np.ones((2, 4), int)).shape == (2, 4, 3)

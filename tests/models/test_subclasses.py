@@ -266,3 +266,18 @@ def test_files_of_keras_2(cls, usual, tmp_path):
         assert any(isinstance(layer, layers.DropMask) for layer in model.layers)
         assert usual == "Sequential" or model.get_layer("merged").mask_mode == "and"
         np.testing.assert_array_equal(model.predict(IDS, verbose=0), expected.predict(IDS, verbose=0))
+
+
+STEPS = ["train_step", "test_step", "predict_step", "make_train_function", "compute_loss"]
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("base", [fm.Model, fm.Sequential])
+def test_steps_of_ones_own_are_refused(base, name):
+    own = type("Own", (base,), {name: lambda self, data: data})
+    with pytest.raises(NotImplementedError, match=f"Own must not define {name}: .*loss_and_gradients"):
+        own(*(chain(2) if base is fm.Model else []))
+    model = fm.Model(*chain(2))
+    setattr(model, name, lambda data: data)
+    with pytest.raises(NotImplementedError, match=f"Model must not define {name}"):
+        model.compile("sgd", "mse")

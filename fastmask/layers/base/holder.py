@@ -161,6 +161,13 @@ class WeightHolder:
         """What the regularizers of the trainable weights add to the loss."""
         return [float(w.regularizer(w.value)) for w in self.trainable_weights if w.regularizer is not None]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: all but the calls, which a model copies as those of its graph."""
+        return vars(self) | {"nodes": []}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
+
 
 def describe(layer: WeightHolder) -> str:
     """Return a layer's name and class for messages: ``layer 'lstm' (LSTM)``."""

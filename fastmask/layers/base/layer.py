@@ -400,9 +400,6 @@ class Layer(QuantizableHolder):
         """Return a new layer, with new weights, made from what `get_config` returned."""
         return cls(**config)
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
-
 
 def _plain(value: Any) -> Any:
     if isinstance(value, initializers.Initializer):

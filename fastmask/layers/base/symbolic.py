@@ -1,12 +1,13 @@
 """Symbolic tensors: what layers called before there is data return, and the nodes between them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from fastmask.core import budget
+from fastmask.core.structure import pack_as
 from fastmask.layers.base.checks import Shape
 from fastmask.layers.base.holder import AnyLayer
 
@@ -112,6 +113,21 @@ class Node:
         """The tensors that the call depends on."""
         return [*self.inputs, *self.states, *[mask for mask in self.masks if mask is not None]]
 
+    def arguments(self, of: Callable[[KerasTensor], Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the input of the call and its other arguments, with `of` each tensor in its place."""
+        inputs = [of(tensor) for tensor in self.inputs]
+        options = {**self.options}
+        if self.states:
+            options["initial_state"] = [of(tensor) for tensor in self.states]
+        if any(mask is not None for mask in self.masks):
+            masks = [None if mask is None else of(mask) for mask in self.masks]
+            options["mask"] = masks if self.layer.takes_list else masks[0]
+        if self.training is not None:
+            options["training"] = self.training
+        if self.layer.is_graph:
+            return pack_as(self.layer.input_structure, inputs), options
+        return inputs if self.layer.takes_list else inputs[0], options
+
     @property
     def mask_sources(self) -> list[AnyLayer]:
         """For each input the layer that its mask comes from, None if it has none."""
@@ -130,7 +146,8 @@ def is_symbolic(x: Any) -> bool:
     if isinstance(x, Mapping):
         return any(is_symbolic(value) for value in x.values())
     if isinstance(x, (list, tuple)):
-        return any(isinstance(value, KerasTensor) for value in x)
+        # What holds several inputs shows its kind in the first of them; the rows of a batch are not searched.
+        return any(isinstance(value, KerasTensor) for value in x) or (len(x) > 0 and is_symbolic(x[0]))
     return isinstance(x, KerasTensor)
 
 

@@ -203,7 +203,7 @@ class Recurrent(Layer):
         """
         plan = tokens.plan
         initial = dropout = None
-        if call.initial_state is not None or self.states is not None:
+        if call.initial_state is not None or self.stateful:
             initial = self.initial_states(call.initial_state, plan.batch_size)
         if self.quantization_mode is not None and (call.keep or (call.training and self.stochastic)):
             self.refuse_training()
@@ -259,13 +259,15 @@ class Recurrent(Layer):
         """Return the states to start from: those given, checked, or those kept; None for zeros."""
         if given is not None:
             return self._checked_states(given, batch_size)
-        if not self.stateful or self.states is None:
+        if not self.stateful:
             return None
-        if len(self.states[0]) != batch_size:
+        wanted, hint = (self.input_shape or (None,))[0], "its input has that batch_shape"
+        if self.states is not None:
+            wanted, hint = len(self.states[0]), "reset_states() forgets them"
+        if wanted not in (None, batch_size):
             raise ValueError(
-                f"x: expected the batch size {len(self.states[0])} of the states that "
-                f"{describe(self)} keeps (stateful=True), got {batch_size}; reset_states() "
-                "forgets them"
+                f"x: expected the batch size {wanted} of the states that {describe(self)} keeps (stateful=True), got "
+                f"{batch_size}; {hint}"
             )
         return self.states
 
