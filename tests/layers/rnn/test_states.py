@@ -81,7 +81,7 @@ class TestReset:
             layer.reset_states(rows=rows)
 
     def test_rows_need_a_batch(self, kind, wrap):
-        with pytest.raises(ValueError, match="rows: expected None .* keeps no states yet"):
+        with pytest.raises(ValueError, match=r"rows: expected None .* keeps no states yet"):
             stateful(kind, wrap).reset_states(rows=[0])
 
 
@@ -94,5 +94,5 @@ def test_one_array_is_the_state_of_a_layer_with_one():
 
 def test_directions_have_one_batch_size():
     h = normal(BATCH, UNITS)
-    with pytest.raises(ValueError, match="states: expected one batch size .* got 4 and 3"):
+    with pytest.raises(ValueError, match=r"states: expected one batch size .* got 4 and 3"):
         stateful("GRU", True).reset_states([h, h[1:]])
