@@ -231,7 +231,7 @@ class ReduceLROnPlateau(MonitorCallback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Look at the epoch's number and reduce the learning rate if it is time."""
         logs = {} if logs is None else logs
-        logs["learning_rate"] = self.model.optimizer.learning_rate
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         value = self.current(logs, f"passes over epoch {epoch + 1}")
         if value is None:
             return
@@ -248,7 +248,7 @@ class ReduceLROnPlateau(MonitorCallback):
                 self.wait = 0
 
     def _reduce(self, epoch: int) -> bool:
-        before = self.model.optimizer.learning_rate
+        before = float(self.model.optimizer.learning_rate)
         if before <= self.min_lr:
             return False
         rate = max(before * self.factor, self.min_lr)

@@ -119,7 +119,8 @@ def normalizations() -> dict[str, Any]:
     plain, deep = masked_input("none", 0), masked_input("none", 0, features=(3, FEATURES))
     held = masked_input("holes", 0, features=(3, FEATURES))
     inputs = {"plain": plain, "deep": deep, "masked": held, "vector": (normal(BATCH, FEATURES), None, None)}
-    for kind, axes in (("plain", (1, [1, 2], [-1, -2])), ("deep", ([1, 3], 2)), ("masked", (2, [2, 3])), ("vector", (1,))):
+    along = {"plain": (1, [1, 2], [-1, -2]), "deep": ([1, 3], 2), "masked": (2, [2, 3]), "vector": (1,)}
+    for kind, axes in along.items():
         for axis in axes:
             name = f"LayerNormalization-axis-{axis}-{kind}".replace(" ", "")
             cases[name] = record("LayerNormalization", {"axis": axis, "epsilon": 0.01}, [inputs[kind]])
