@@ -164,7 +164,7 @@ def test_errors():
         (lambda: metrics.AUC(thresholds=[float("nan")]), "thresholds: expected numbers between 0 and 1"),
         (lambda: metrics.AUC(label_weights=[1, 2])([[0, 1, 1]], [[0.5, 0.5, 0.5]]), "label_weights: expected as many"),
         (lambda: metrics.AUC(label_weights=[1, 2])([0, 1], [0.5, 0.5]), "label_weights: expected as many .* 1, got 2"),
-        (lambda: metrics.AUC(multi_label=True, num_labels=2)([[0]], [[0.5]]), "num_labels: expected as many .* 1, got 2"),
+        (lambda: metrics.AUC(multi_label=True, num_labels=2)([[0]], [[0.5]]), "num_labels: expected as many .* 1, got"),
         (lambda: metrics.Precision(thresholds=1.5), "thresholds: expected numbers between 0 and 1"),
         (lambda: metrics.CosineSimilarity(axis=1), "axis: expected -1"),
         (lambda: metrics.get(lambda t, p: p.sum())([[1.0]], [[1.0]]), "expected one value per token"),

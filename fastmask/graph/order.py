@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from fastmask.graph.losing import warn_of_lost_masks
 from fastmask.layers import Layer
 from fastmask.layers.base.symbolic import KerasTensor, Node, connect
 from fastmask.layers.input import Input, InputLayer
@@ -89,6 +90,7 @@ def make_graph(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> Graph:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"layers: expected different names, got {twice!r} twice")
+    warn_of_lost_masks(nodes, outputs)
     return graph
 
 
