@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastmask.callbacks.base import Callback, Logs, check_save_freq
+from fastmask.core.paths import path_text
 
 # Multiplied by this, the better of two numbers is the smaller; "auto" waits for a metric that tells.
 _SIGNS = {"min": 1.0, "max": -1.0, "auto": 0.0}
@@ -298,7 +299,7 @@ class ModelCheckpoint(MonitorCallback):
         initial_value_threshold: float | None = None,
     ) -> None:
         super().__init__(monitor, mode, initial_value_threshold)
-        self.filepath = os.fspath(filepath)
+        self.filepath = path_text("filepath", filepath)
         ending = ".weights.h5" if save_weights_only else ".keras"
         if not self.filepath.endswith(ending):
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastmask.callbacks.base import Callback, Logs
+from fastmask.core.paths import path_text
 
 
 class LearningRateScheduler(Callback):
@@ -59,7 +60,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
-        self.filename = os.fspath(filename)
+        self.filename = path_text("filename", filename)
         self.separator = separator
         self.append = append
         self.file: TextIOBase | None = None
