@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from operator import index
-from typing import NamedTuple, SupportsIndex
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastmask.core.arguments import real_numbers
-from fastmask.ops._arrays import Array, check_float, check_like, check_shape
+from fastmask.ops._arrays import Array, check_axes, check_float, check_like, check_number, check_shape
 
 
 class NormalizationGradients(NamedTuple):
@@ -66,12 +65,12 @@ def layer_normalization_vjp(
 ) -> tuple[Array, Pullback]:
     """:func:`layer_normalization` and its pullback ``dy -> NormalizationGradients``."""
     array = check_float("x", x)
-    axes = _check_axes(axis, array.ndim)
+    axes = check_axes("axis", axis, array.ndim)
     sizes = tuple(array.shape[place] for place in axes)
     scale, offset = _check_affine(array, gamma, beta, sizes)
     rows = _as_rows(array, axes)
     centered = rows - _mean(rows)
-    factor = 1 / np.sqrt(_mean(centered * centered) + array.dtype.type(epsilon))
+    factor = 1 / np.sqrt(_mean(centered * centered) + array.dtype.type(check_number("epsilon", epsilon)))
     direction = centered * factor
     normal = rows * factor if rms_scaling else direction
     y = _from_rows(_affine(normal, scale, offset), array, axes)
@@ -146,7 +145,7 @@ def batch_normalization_vjp(
     spread = check_float("variance", variance, 1, array.dtype)
     check_shape("mean", center, array.shape[1:])
     check_shape("variance", spread, array.shape[1:])
-    factor = 1 / np.sqrt(spread + array.dtype.type(epsilon))
+    factor = 1 / np.sqrt(spread + array.dtype.type(check_number("epsilon", epsilon)))
     normal = (array - center) * factor
     y = _affine(normal, scale, offset)
 
@@ -209,15 +208,6 @@ def _affine(normal: Array, gamma: Array | None, beta: Array | None) -> Array:
     return y if beta is None else y + beta
 
 
-def _check_axes(axis: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """Axes as numbers from 0 on, in order."""
-    given = (axis,) if isinstance(axis, SupportsIndex) else tuple(axis)
-    axes = sorted({index(place) % rank for place in given if -rank <= index(place) < rank})
-    if not axes or len(axes) < len(given):
-        raise ValueError(f"axis: expected different axes among the {rank} of x, got {axis!r}")
-    return tuple(axes)
-
-
 def _as_rows(array: Array, axes: tuple[int, ...]) -> Array:
     """The entries along some axes as rows, one behind the other."""
     count = len(axes)
@@ -254,5 +244,5 @@ def _check_counts(x: Array, counts: ArrayLike | None, guard: float) -> tuple[Arr
     """The counts (n,) and what the sums are divided by, both of the dtype of x."""
     weights = np.ones(x.shape[0], x.dtype) if counts is None else real_numbers("counts", counts).astype(x.dtype)
     check_shape("counts", weights, x.shape[:1])
-    total = weights.sum(dtype=np.float64) + guard
+    total = weights.sum(dtype=np.float64) + check_number("guard", guard)
     return weights, np.asarray(total or 1.0, x.dtype)
