@@ -95,8 +95,8 @@ class Normalization(Layer):
 
     def _refuse_mask(self) -> None:
         raise TypeError(
-            f"axis: expected axes behind those of the mask for {describe(self)}, since moments along masked steps "
-            f"would be those of padding, got {self.axis!r}; drop the mask with DropMask to have them so, as Keras does"
+            f"axis: expected axes behind those of the mask for {describe(self)}, since masked steps have no values, "
+            f"got {self.axis!r}; drop the mask with DropMask to count what stands in the padding, too"
         )
 
 
@@ -297,7 +297,7 @@ str or callable
         affine = (_value(self.gamma), _value(self.beta), self.epsilon)
         if call.training and self.trainable:
             (y, mean, variance), back = run("batch_training", call.keep, rows, counts, *affine, guard)
-            if len(rows) > (counts is not None):
+            if len(rows) if counts is None else counts.any():
                 self._move(self.moving_mean, mean)
                 self._move(self.moving_variance, variance)
         else:

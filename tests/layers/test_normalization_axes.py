@@ -143,3 +143,22 @@ def test_nothing_to_normalize(make, shape):
     layer.build((None, *shape[1:]))
     y, pullback = layer.vjp(normal(*shape), training=True)
     assert y.shape == pullback(np.ones(shape)).inputs.shape == shape
+
+
+@pytest.mark.parametrize("axis", [2, -1])
+def test_no_tokens_move_no_statistics(axis):
+    layer = batch_norm(axis=axis)
+    x = PackedSequence.from_padded(normal(BATCH, TIME, ROWS, FEATURES), np.zeros((BATCH, TIME), bool))
+    layer(x, training=True)
+    assert not layer.moving_mean.value.any()
+    assert (layer.moving_variance.value == 1).all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_steps_of_a_time_distributed_layer(masked):
+    x, mask = normal(BATCH, TIME, ROWS, FEATURES), make_mask("holes", BATCH, TIME) if masked else None
+    layer = layers.TimeDistributed(layer_norm(axis=1))
+    y = layer(x, mask)
+    expected = layer_norm(axis=2)(x)
+    seen = slice(None) if mask is None else mask
+    np.testing.assert_allclose(y[seen], expected[seen], atol=1e-12)
