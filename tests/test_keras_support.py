@@ -66,3 +66,10 @@ def test_what_is_missing_comes_with_a_way_out(module):
         getattr(getattr(fm, module), missing)
     with pytest.raises(AttributeError, match=r"no attribute 'conv'$"):
         _ = getattr(fm, module).conv
+    for statement in (f"import fastmask.{module}.{missing}", f"from fastmask.{module} import {missing}"):
+        with pytest.raises(ImportError, match=f"no attribute '{missing}'; docs/keras_support.md lists what there is"):
+            exec(statement)
+    with pytest.raises(ImportError, match="cannot import name 'conv'"):
+        exec(f"from fastmask.{module} import conv")
+    with pytest.raises(ModuleNotFoundError, match="No module named"):
+        exec(f"import fastmask.{module}.conv")

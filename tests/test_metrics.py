@@ -157,9 +157,14 @@ def test_errors():
     ("call", "message"),
     [
         (lambda: metrics.AUC(num_thresholds=1), "num_thresholds: expected a number greater than 1"),
-        (lambda: metrics.AUC(curve="DET"), "curve: expected one of ROC, PR, got 'DET'"),
+        (lambda: metrics.AUC(curve="DET"), "curve: expected one of ROC, PR, PRGAIN, got 'DET'"),
         (lambda: metrics.AUC(summation_method="simpson"), "summation_method: expected one of"),
         (lambda: metrics.AUC(num_labels=3), "num_labels: expected None unless"),
+        (lambda: metrics.AUC(thresholds=[0.5, 1.5]), r"thresholds: expected numbers between 0 and 1, got \[0.5, 1.5\]"),
+        (lambda: metrics.AUC(thresholds=[float("nan")]), "thresholds: expected numbers between 0 and 1"),
+        (lambda: metrics.AUC(label_weights=[1, 2])([[0, 1, 1]], [[0.5, 0.5, 0.5]]), "label_weights: expected as many"),
+        (lambda: metrics.AUC(label_weights=[1, 2])([0, 1], [0.5, 0.5]), "label_weights: expected as many .* 1, got 2"),
+        (lambda: metrics.AUC(multi_label=True, num_labels=2)([[0]], [[0.5]]), "num_labels: expected as many .* 1, got"),
         (lambda: metrics.Precision(thresholds=1.5), "thresholds: expected numbers between 0 and 1"),
         (lambda: metrics.CosineSimilarity(axis=1), "axis: expected -1"),
         (lambda: metrics.get(lambda t, p: p.sum())([[1.0]], [[1.0]]), "expected one value per token"),
@@ -175,3 +180,13 @@ def test_errors():
 def test_wrong_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("options", [{}, {"thresholds": [0.2, 0.7]}, {"from_logits": True}])
+def test_nan_is_above_no_threshold(options):
+    metric, other = metrics.AUC(**options), metrics.AUC(**options)
+    metric.update_state([0, 1, 1, 0], [0.1, np.nan, 0.9, 0.8])
+    other.update_state([0, 1, 1, 0], [0.1, -100, 0.9, 0.8])
+    inner = slice(1, None)
+    np.testing.assert_array_equal(metric.true_positives[inner], other.true_positives[inner])
+    assert metrics.Precision(thresholds=[0.0, 0.5, 1.0])([1, 1], [np.nan, 0.9]).tolist() == [1, 1, 0]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from fastmask import random
 from fastmask.callbacks import resuming
 from fastmask.callbacks.base import Callback, Logs, check_save_freq
+from fastmask.core.paths import path_text
 from fastmask.saving import FileFormatError, npz
 from fastmask.saving.order import require_built
 
@@ -63,10 +64,10 @@ class BackupAndRestore(Callback):
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
     ) -> None:
-        if not os.fspath(backup_dir):
-            raise ValueError("backup_dir: expected the name of a folder, got an empty one")
+        self.backup_dir = Path(path_text("backup_dir", backup_dir))
+        if self.backup_dir.is_file():
+            raise NotADirectoryError(f"backup_dir: expected a folder, got the file {str(self.backup_dir)!r}")
         check_save_freq(save_freq)
-        self.backup_dir = Path(backup_dir)
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint

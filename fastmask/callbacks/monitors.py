@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastmask.callbacks.base import Callback, Logs, check_save_freq
+from fastmask.core.paths import path_text
 
 # Multiplied by this, the better of two numbers is the smaller; "auto" waits for a metric that tells.
 _SIGNS = {"min": 1.0, "max": -1.0, "auto": 0.0}
@@ -231,7 +232,7 @@ class ReduceLROnPlateau(MonitorCallback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Look at the epoch's number and reduce the learning rate if it is time."""
         logs = {} if logs is None else logs
-        logs["learning_rate"] = self.model.optimizer.learning_rate
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         value = self.current(logs, f"passes over epoch {epoch + 1}")
         if value is None:
             return
@@ -248,7 +249,7 @@ class ReduceLROnPlateau(MonitorCallback):
                 self.wait = 0
 
     def _reduce(self, epoch: int) -> bool:
-        before = self.model.optimizer.learning_rate
+        before = float(self.model.optimizer.learning_rate)
         if before <= self.min_lr:
             return False
         rate = max(before * self.factor, self.min_lr)
@@ -298,7 +299,7 @@ class ModelCheckpoint(MonitorCallback):
         initial_value_threshold: float | None = None,
     ) -> None:
         super().__init__(monitor, mode, initial_value_threshold)
-        self.filepath = os.fspath(filepath)
+        self.filepath = path_text("filepath", filepath)
         ending = ".weights.h5" if save_weights_only else ".keras"
         if not self.filepath.endswith(ending):
             raise ValueError(

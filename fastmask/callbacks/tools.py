@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastmask.callbacks.base import Callback, Logs
+from fastmask.core.paths import path_text
 
 
 class LearningRateScheduler(Callback):
@@ -32,7 +33,7 @@ class LearningRateScheduler(Callback):
         """Set the learning rate; TypeError if the schedule returns no float."""
         optimizer = self.model.optimizer
         try:
-            rate = self.schedule(epoch, optimizer.learning_rate)
+            rate = self.schedule(epoch, float(optimizer.learning_rate))
         except TypeError:
             rate = self.schedule(epoch)
         if not isinstance(rate, (float, np.floating)):
@@ -44,7 +45,7 @@ class LearningRateScheduler(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Log the learning rate."""
         if logs is not None:
-            logs["learning_rate"] = self.model.optimizer.learning_rate
+            logs["learning_rate"] = float(self.model.optimizer.learning_rate)
 
 
 class CSVLogger(Callback):
@@ -59,7 +60,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
-        self.filename = os.fspath(filename)
+        self.filename = path_text("filename", filename)
         self.separator = separator
         self.append = append
         self.file: TextIOBase | None = None

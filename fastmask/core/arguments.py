@@ -65,6 +65,6 @@ def check_size(name: str, value: SupportsIndex) -> int:
 
 def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
     """``value``; ValueError unless it is one of ``allowed``."""
-    if not any(value is option or value == option for option in allowed):
+    if isinstance(value, np.ndarray) or not any(value is option or value == option for option in allowed):
         raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
     return value

@@ -1,10 +1,11 @@
 """Objects by their names and configs, in the form that Keras writes, and what to say of names that are not there."""
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from inspect import signature
 from types import MappingProxyType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from fastmask.core.errors import REMEDY
 
@@ -13,13 +14,37 @@ Names = Mapping[str, Any]
 
 
 def missing(module: str) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a module, which says what to do about a class of Keras that is not there."""
+    """Return the `__getattr__` of a package, which says what to do about a class of Keras that is not there.
+
+    Imports of such a class say the same.
+    """
+    _Imports.packages.add(module)
 
     def refuse(name: str) -> Any:
-        hint = f"; {REMEDY}" if name[:1].isupper() else ""
-        raise AttributeError(f"module {module!r} has no attribute {name!r}{hint}", name=name)
+        raise AttributeError(_no_attribute(module, name), name=name)
 
     return refuse
+
+
+def _no_attribute(module: str, name: str) -> str:
+    hint = f"; {REMEDY}" if name[:1].isupper() else ""
+    return f"module {module!r} has no attribute {name!r}{hint}"
+
+
+class _Imports:
+    """The last finder of modules: what it is asked for is nowhere else."""
+
+    packages: ClassVar[set[str]] = set()
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> None:
+        """Raise ImportError for what looks like a class of a package with `missing`."""
+        package, _, name = fullname.rpartition(".")
+        if package in cls.packages and name[:1].isupper():
+            raise ImportError(_no_attribute(package, name), name=fullname)
+
+
+sys.meta_path.append(_Imports)
 
 
 def written(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fastmask.graph.losing import warn_of_lost_masks
 from fastmask.layers import Layer
 from fastmask.layers.base.checks import Shape
 from fastmask.layers.base.symbolic import KerasTensor, Node, connect
@@ -117,6 +118,7 @@ def make_graph(inputs: list[KerasTensor], outputs: list[KerasTensor]) -> Graph:
     for name, count in names.items():
         if count > 1:
             raise ValueError(f"layers: expected different names, got {name!r} twice")
+    warn_of_lost_masks(nodes, outputs)
     return graph
 
 

@@ -46,6 +46,10 @@ class Concatenate(MaskMerge):
             return np.concatenate(found, axis=axis)
         return self.joined(found)
 
+    def loses_mask(self, masked: Sequence[int]) -> bool:
+        axis = self._along(len(cast(Any, self.input_shape)[0]))
+        return axis >= max(masked) and super().loses_mask(masked)
+
     def reads(self, shapes: Sequence[Any], masks: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
         """Return the steps of each input at which the output counts."""
         axes = max([2, *(mask.ndim for mask in masks if mask is not None)])

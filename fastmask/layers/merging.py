@@ -99,7 +99,14 @@ class MaskMerge(Merge):
         Under the old rules values do not depend on masks. Layers in a file follow the Keras that wrote it.
     **kwargs
         See `Layer`.
+
+    Attributes
+    ----------
+    loss_told : bool
+        Whether a warning has said that the layer loses masks.
     """
+
+    loss_told = False
 
     def __init__(self, *, mask_mode: str = "or", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -112,6 +119,10 @@ class MaskMerge(Merge):
     def joined(self, masks: Sequence[Mask]) -> Mask:
         """Return where one of some masks is true, or all of them are, as `mask_mode` has it."""
         return reduce(np.logical_and if self.mask_mode == "and" else np.logical_or, masks)
+
+    def loses_mask(self, masked: Sequence[int]) -> bool:
+        """Return whether all steps count, although inputs have masks, because others have none."""
+        return self.mask_mode == "or" and any(masked) and not all(masked)
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return the masks joined, or None."""

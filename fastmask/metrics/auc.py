@@ -11,20 +11,20 @@ from fastmask.layers.base import checks
 from fastmask.metrics.confusion import Confusion, ratio
 
 Array = NDArray[Any]
-_CURVES = ("ROC", "PR")
+_CURVES = ("ROC", "PR", "PRGAIN")
 # Each threshold is an object that two lists refer to, and has two counts.
 _NUMBERS_PER_THRESHOLD = 8
 _METHODS = ("interpolation", "minoring", "majoring")
 
 
 class AUC(Confusion):
-    """Area under the ROC or the precision-recall curve, by a Riemann sum over thresholds.
+    """Area under the ROC, the precision-recall or the precision-recall-gain curve, by a Riemann sum over thresholds.
 
     Parameters
     ----------
     num_thresholds : int, default 200
         Greater than 1; evenly spaced from 0 to 1.
-    curve : {"ROC", "PR"}, default "ROC"
+    curve : {"ROC", "PR", "PRGAIN"}, default "ROC"
         In any letter case.
     summation_method : {"interpolation", "minoring", "majoring"}, default "interpolation"
         Height between two thresholds: mean (for "PR" the interpolation of the true positives),
@@ -38,7 +38,7 @@ class AUC(Confusion):
         Whether every output has its own curve and the mean area is the result; otherwise all
         outputs count alike.
     num_labels : int, optional
-        Accepted for Keras's sake, with `multi_label`.
+        With `multi_label`, how many outputs there must be.
     label_weights : sequence of float, optional
         Weight of every output, of its area with `multi_label`.
     from_logits : bool, default False
@@ -71,25 +71,35 @@ class AUC(Confusion):
             raise ValueError(f"num_labels: expected None unless multi_label is True, got {num_labels}")
         count = num_thresholds if thresholds is None else len(thresholds) + 2
         checks.require_memory("the counts of AUC", (count, _NUMBERS_PER_THRESHOLD), np.dtype(np.float64))
-        self.given = None if thresholds is None else sorted(thresholds)
+        self.given = None if thresholds is None else sorted(float(value) for value in thresholds)
+        if not all(0 <= value <= 1 for value in self.given or ()):
+            raise ValueError(f"thresholds: expected numbers between 0 and 1, got {thresholds!r}")
         inner = [i / (num_thresholds - 1) for i in range(1, num_thresholds - 1)] if self.given is None else self.given
         self.num_thresholds = len(inner) + 2
         self.multi_label = self.per_label = multi_label
         self.num_labels = num_labels
         self.label_weights = None if label_weights is None else np.asarray(label_weights, np.float64)
         self.from_logits = from_logits
-        super().__init__([-epsilon(), *inner, 1 + epsilon()], name, dtype)
+        super().__init__([-epsilon(), *inner, 1 + epsilon()], name, dtype, True if thresholds is None else None)
 
     def select(self, y_true: Array, y_pred: Array, weights: Array) -> tuple[Array, Array, Array]:
         """Return targets, probabilities and weights; with `multi_label` those of labels come in at the end."""
         if self.multi_label and y_pred.ndim == 1:
             raise ValueError(f"y_pred: expected an axis of labels for multi_label, got shape {y_pred.shape}")
+        self._check_labels(y_pred.shape[1:])
         if self.from_logits:
             decay = np.exp(-np.abs(y_pred))
             y_pred = np.where(y_pred >= 0, 1, decay) / (1 + decay)
         if self.label_weights is not None and not self.multi_label:
             weights = weights * self.label_weights
         return y_true, y_pred, weights
+
+    def _check_labels(self, shape: tuple[int, ...]) -> None:
+        labels = shape[-1] if shape else 1
+        weights = labels if self.label_weights is None else len(self.label_weights)
+        for name, count in (("num_labels", self.num_labels or labels), ("label_weights", weights)):
+            if count != labels:
+                raise ValueError(f"{name}: expected as many as there are outputs, {labels}, got {count}")
 
     def result(self) -> float:
         """Return the area so far."""
@@ -115,8 +125,10 @@ class AUC(Confusion):
         if self.curve == "ROC":
             negatives = np.broadcast_to(self.negatives, self.false_positives.shape)
             x, y = ratio(self.false_positives, negatives), recall
-        else:
+        elif self.curve == "PR":
             x, y = recall, ratio(self.true_positives, self.true_positives + self.false_positives)
+        else:
+            x, y = self._gains()
         left, right = y[:-1], y[1:]
         if self.summation_method == "interpolation":
             heights = (left + right) / 2
@@ -124,6 +136,17 @@ class AUC(Confusion):
             choose = np.minimum if self.summation_method == "minoring" else np.maximum
             heights = choose(left, right)
         return np.asarray(np.sum((x[:-1] - x[1:]) * heights, axis=0))
+
+    def _gains(self) -> tuple[Array, Array]:
+        """Return the gains of recall and precision over those of a yes to everything.
+
+        Flach and Kull, Precision-recall-gain curves, 2015. As in Keras the first is at least 0, and without true
+        positives it is 0 and the second 1.
+        """
+        odds, none = ratio(self.positives, self.negatives), self.true_positives == 0
+        recall = 1 - odds * ratio(self.false_negatives, self.true_positives)
+        precision = 1 - odds * ratio(self.false_positives, self.true_positives)
+        return np.maximum(np.where(none, 0, recall), 0), np.where(none, 1, precision)
 
     def _interpolated(self) -> Array:
         """Return the area when true positives grow linearly with all positives between thresholds.

@@ -20,11 +20,13 @@ class Confusion(Metric):
     Parameters
     ----------
     thresholds : sequence of float
-        An output above one is a yes.
+        An output above one is a yes. NaN is above none.
     name : str, optional
         Made from the class name when left out, unlike other such names.
     dtype : optional
         As in `Metric`.
+    even : bool, optional
+        Whether the thresholds are to be taken for evenly spaced ones from 0 to 1; they tell when left out.
 
     Attributes
     ----------
@@ -36,8 +38,11 @@ class Confusion(Metric):
     vectors = True
     per_label = False
 
-    def __init__(self, thresholds: Sequence[float], name: str | None, dtype: Any) -> None:
+    def __init__(
+        self, thresholds: Sequence[float], name: str | None, dtype: Any, even: bool | None = None
+    ) -> None:
         self.thresholds = list(thresholds)
+        self.even = evenly_spaced(self.thresholds) if even is None else even
         super().__init__(name or auto_name(type(self).__name__), dtype)
 
     def reset_state(self) -> None:
@@ -67,7 +72,8 @@ class Confusion(Metric):
         entries = self.select(same_shape(y_true, y_pred), y_pred, np.broadcast_to(weight, y_pred.shape))
         labels = y_pred.shape[-1] if self.per_label else 1
         target, prediction, weight = (array.reshape(-1, labels) for array in entries)
-        yes, bucket = target.astype(bool), bucket_of(np.where(weight == 0, 0, prediction), self.thresholds)
+        yes = target.astype(bool)
+        bucket = bucket_of(np.where(weight == 0, 0, prediction), self.thresholds, self.even)
         self.true_positives = self.true_positives + self._above(bucket, weight * yes)
         self.false_positives = self.false_positives + self._above(bucket, weight * ~yes)
         self.positives = self.positives + np.sum(weight * yes, axis=0)
@@ -191,19 +197,25 @@ class Recall(Precision):
         return _one_or_all(ratio(self.true_positives, positives)[:, 0])
 
 
-def bucket_of(prediction: Array, thresholds: Sequence[float]) -> Array:
+def evenly_spaced(thresholds: Sequence[float]) -> bool:
+    """Return whether there are at least three thresholds, evenly spaced from 0 to 1."""
+    count = len(thresholds)
+    even = np.arange(count, dtype=np.float32) / max(count - 1, 1)
+    return count >= 3 and np.allclose(thresholds, even, atol=1e-6)
+
+
+def bucket_of(prediction: Array, thresholds: Sequence[float], even: bool) -> Array:
     """Return the number of the last threshold that each prediction is above, -1 if none.
 
     Evenly spaced thresholds from 0 to 1 are found by rounding up, as Keras does, which decides
-    for predictions that equal one to the last bit.
+    for predictions that equal one to the last bit, and takes those out of range for 0 and 1.
     """
-    count = len(thresholds)
-    even = np.arange(count, dtype=np.float32) / max(count - 1, 1)
-    if count >= 3 and np.allclose(thresholds, even, atol=1e-6):
-        bucket = np.ceil(np.clip(prediction, 0, 1) * prediction.dtype.type(count - 1)) - 1
+    if even:
+        within = np.fmin(np.fmax(prediction, 0), 1)
+        bucket = np.ceil(within * prediction.dtype.type(len(thresholds) - 1)) - 1
         return np.asarray(np.maximum(bucket, 0 if thresholds[0] < 0 else -1), np.int64)
     limits = np.asarray(thresholds, prediction.dtype)
-    return np.asarray(np.searchsorted(limits, prediction, side="left") - 1)
+    return np.asarray(np.searchsorted(limits, np.fmax(prediction, -np.inf), side="left") - 1)
 
 
 def _thresholds(given: ArrayLike | None, default: float) -> list[float]:

@@ -25,7 +25,7 @@ def _code(argument: str, name: str | None, legal: tuple[str, ...]) -> int:
     # The order of the names is that of the enum in the kernels.
     if name is None:
         return 0
-    if name not in legal:
+    if not isinstance(name, str) or name not in legal:
         raise ValueError(f"{argument}: expected one of {', '.join(legal)} or None, got {name!r}")
     return ACTIVATIONS.index(name)
 
@@ -93,7 +93,7 @@ def activation_vjp(x: ArrayLike, name: str | None, axis: int = -1) -> tuple[Arra
     """:func:`activation` and its pullback, which maps the gradient of the result to that of ``x``."""
     code = activation_code("name", name)
     array = check_float("x", x)
-    if not -max(1, array.ndim) <= axis < max(1, array.ndim):
+    if not isinstance(axis, (int, np.integer)) or not -max(1, array.ndim) <= axis < max(1, array.ndim):
         raise ValueError(f"axis: expected an axis of an array of shape {array.shape}, got {axis}")
     moved = np.ascontiguousarray(np.moveaxis(array, axis, -1)) if array.ndim else array
     rows = _as_rows(moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from numbers import Real
 from types import ModuleType
 from typing import Any
 
@@ -83,6 +84,24 @@ def check_bool(name: str, value: ArrayLike) -> Array:
     if array.dtype != np.bool_:
         raise TypeError(f"{name}: expected bool, got {array.dtype}")
     return array
+
+
+def check_number(name: str, value: Any) -> float:
+    """``value`` as a float; TypeError unless it is a real number."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r:.80}")
+    return float(value)
+
+
+def check_axes(name: str, value: Any, rank: int) -> tuple[int, ...]:
+    """One axis or several of an array as numbers from 0 on, in order; TypeError or ValueError if there are none."""
+    given = value if isinstance(value, (tuple, list)) else (value,)
+    if not all(isinstance(axis, (int, np.integer)) for axis in given):
+        raise TypeError(f"{name}: expected a whole number or several, got {value!r:.80}")
+    axes = sorted({int(axis) % rank for axis in given if -rank <= axis < rank})
+    if not axes or len(axes) < len(given):
+        raise ValueError(f"{name}: expected different axes among the {rank} of x, got {value!r}")
+    return tuple(axes)
 
 
 def check_list(name: str, value: Any) -> Sequence[Any]:

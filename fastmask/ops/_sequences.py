@@ -106,7 +106,8 @@ def gather(packed: PackedSequence, cells: Indices) -> Array:
     -------
     array (n, ...)
     """
-    return take_rows(packed.values, _chosen(packed, cells), packed.fill)
+    source = _chosen(packed, cells)
+    return take_rows(packed.values, source, packed.fill)
 
 
 def _chosen(packed: PackedSequence, cells: Indices) -> Indices:

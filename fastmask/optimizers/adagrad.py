@@ -51,7 +51,7 @@ class Adagrad(Optimizer):
         """Update `param` and its state in place."""
         (total,) = state
         some = isinstance(grad, ops.SparseRows)
-        rows, g = (grad.ids, grad.rows) if some else (slice(None), dense(grad))
+        rows, g = (grad.ids, grad.rows) if some else (..., dense(grad))
         total[rows] += g * g
         param[rows] -= self.rate * g / np.sqrt(total[rows] + self.epsilon)
 

@@ -26,15 +26,33 @@ _NEUTRAL = {
     "jit_compile": (True, False, None),
 }
 
+
+class LearningRate(float):
+    """The learning rate of an optimizer, a number that can also be assigned to."""
+
+    optimizer: "Optimizer"
+
+    def assign(self, value: Any) -> None:
+        """Set the rate of the optimizer; this number stays what it is."""
+        self.optimizer.learning_rate = value
+
+    def numpy(self) -> Any:
+        """Return the number as one of NumPy."""
+        return np.float64(self)
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (float(self),)
+
+
 class Optimizer:
     """Base of all optimizers.
 
     Parameters
     ----------
     learning_rate : float, LearningRateSchedule or callable
-        Greater than or equal to 0; may be set at any time unless it is a schedule, which gives
-        the rate of each step. A callable takes nothing and returns the rate. A dict is a
-        serialized schedule.
+        Greater than or equal to 0; may be set at any time, as ``optimizer.learning_rate`` or by its method
+        ``assign``, unless it is a schedule, which gives the rate of each step. A callable takes nothing and returns
+        the rate. A dict is a serialized schedule.
     weight_decay : float, optional
         Every step first multiplies the weights by ``1 - learning_rate * weight_decay``.
     clipnorm : float, optional
@@ -101,10 +119,10 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> Any:
-        """Size of the next step, a float; setting a schedule or a callable replaces it for good."""
-        if isinstance(self._schedule, schedules.LearningRateSchedule):
-            return float(self._schedule(self.iterations))
-        return float(self._fixed_rate.value if self._schedule is None else self._schedule())
+        """Size of the next step, a `LearningRate`; setting a schedule or a callable replaces it for good."""
+        rate = LearningRate(self._rate())
+        rate.optimizer = self
+        return rate
 
     @learning_rate.setter
     def learning_rate(self, value: Rate) -> None:
@@ -120,6 +138,11 @@ class Optimizer:
         else:
             self._fixed_rate.assign(not_negative("learning_rate", value))
             self._schedule = None
+
+    def _rate(self) -> float:
+        if isinstance(self._schedule, schedules.LearningRateSchedule):
+            return float(self._schedule(self.iterations))
+        return float(self._fixed_rate.value if self._schedule is None else self._schedule())
 
     @property
     def variables(self) -> list[Variable]:
@@ -181,7 +204,7 @@ class Optimizer:
         pairs = [pair for pair in zip(grads, variables, strict=True) if pair[0] is not None]
         changing = [variable for _, variable in pairs]
         clipped = self._clip([grad for grad, _ in pairs])
-        self.rate = self.learning_rate
+        self.rate = self._rate()
         for variable in changing:
             if variable not in self._states:
                 self._state(variable)
@@ -251,7 +274,7 @@ class Optimizer:
     def _rate_config(self) -> Any:
         if isinstance(self._schedule, schedules.LearningRateSchedule):
             return schedules.serialize(self._schedule)
-        return self.learning_rate
+        return self._rate()
 
     def _clip(self, grads: Sequence[Gradient]) -> Sequence[Gradient]:
         if self.clipnorm:

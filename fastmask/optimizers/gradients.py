@@ -36,8 +36,9 @@ def scale_to(grad: Gradient, limit: float, size: float) -> Gradient:
 
 
 def not_negative(name: str, value: Any) -> float:
-    """Return a number of at least 0 as a float; ValueError for anything else."""
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
+    """Return a number of at least 0, also one in an array without axes, as a float; ValueError for anything else."""
+    plain = np.asarray(value).item() if getattr(value, "shape", None) == () else value
+    number = float(plain) if isinstance(plain, Real) and not isinstance(plain, bool) else -1.0
     if not number >= 0:
         raise ValueError(f"{name}: expected a number of at least 0, got {value!r}")
     return number

@@ -13,11 +13,22 @@ Masks = Sequence[Mask | None] | None
 
 
 def layer_normalization(
-    x: Array, gamma: Array | None = None, beta: Array | None = None, epsilon: float = 1e-3
+    x: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    epsilon: float = 1e-3,
+    axis: int | Sequence[int] = -1,
+    rms_scaling: bool = False,
 ) -> Array:
-    """Each last axis of ``x`` at mean 0 and variance 1, times ``gamma``, plus ``beta``."""
-    mean, variance = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
-    return batch_normalization(x, mean, variance, gamma, beta, epsilon)
+    """``x`` at mean 0 and variance 1 along some axes, times ``gamma``, plus ``beta``; with ``rms_scaling`` at any mean.
+
+    ``gamma`` and ``beta`` have the lengths of the axes, in the order of ``x``.
+    """
+    axes = sorted(place % x.ndim for place in ([axis] if isinstance(axis, int) else axis))
+    wide = [n if place in axes else 1 for place, n in enumerate(x.shape)]
+    gamma, beta = (None if weight is None else weight.reshape(wide) for weight in (gamma, beta))
+    mean, variance = x.mean(axis=tuple(axes), keepdims=True), x.var(axis=tuple(axes), keepdims=True)
+    return batch_normalization(x, 0 * mean if rms_scaling else mean, variance, gamma, beta, epsilon)
 
 
 def batch_moments(x: Array, mask: Mask | None = None, guard: float = 0.0) -> tuple[Array, Array]:

@@ -11,7 +11,8 @@ from typing import Any
 from fastmask import layers
 from fastmask.core import budget
 from fastmask.core.errors import FileFormatError, reading, require_h5py
-from fastmask.saving import compiled, configs, h5, legacy, tree
+from fastmask.core.paths import file_to_read, file_to_write
+from fastmask.saving import compiled, configs, foreign, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.masks import keras_config
 from fastmask.saving.order import Orders, of_config, require_built
@@ -30,7 +31,7 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
 
     Parameters
     ----------
-    path : str or path-like
+    path : str, bytes or path-like
         A ``.keras`` archive of Keras 2.12 or later, or a whole-model ``.h5`` of any Keras; known by
         its content.
     custom_objects : mapping of str to class or function, optional
@@ -46,12 +47,12 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     ------
     FileFormatError
         If the file is malformed, asks for much more memory than its size, or holds what fastmask has no
-        counterpart of, by name.
+        counterpart of, by name; or if it is a file of another library, with what to do with it.
     MemoryError
         If memory is short.
     ImportError
         If h5py is missing (``pip install "fastmask[keras]"``).
-    FileNotFoundError
+    FileNotFoundError, IsADirectoryError
 
     Notes
     -----
@@ -67,10 +68,11 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     `DropMask`.
     """
     require_h5py()
-    path = Path(path)
+    path = file_to_read("path", path)
     with path.open("rb") as file:
         start = file.read(4)
     with reading(path), budget.placeholders(h5.allowance(path.stat().st_size)):
+        foreign.refuse(path)
         if start[:2] == b"PK":
             return _load_archive(path, custom_objects, compile)
         return _load_legacy(path, custom_objects, compile)
@@ -99,6 +101,8 @@ def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
         If the name ends in something else, or the model is not built.
     FileExistsError
         If there is such a file and `overwrite` is False.
+    IsADirectoryError, FileNotFoundError
+        If it is a folder, or in a folder that is not there.
     """
     file_path = checked_path(path, ".keras", overwrite)
     require_built(model)
@@ -163,8 +167,8 @@ def weights_content(model: Any, orders: Orders) -> bytes:
 
 
 def checked_path(path: Any, ending: str, overwrite: bool) -> Path:
-    """Return a path to write to; ValueError or FileExistsError if it may not be."""
-    found = Path(path)
+    """Return a path to write to; ValueError, TypeError or OSError if it may not be."""
+    found = file_to_write("path", path)
     if not found.name.endswith(ending):
         raise ValueError(f"path: expected one that ends in {ending!r}, got {str(path)!r}")
     if found.exists() and not overwrite:

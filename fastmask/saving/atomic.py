@@ -7,17 +7,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_LONG = 100  # bytes; file systems allow names of 255, some of 143
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Any]:
     """Open a new binary file that takes the place of `path` at the end of the block, if that succeeds.
 
-    It is written beside `path` under the name ``.{name}.{16 random digits}``, flushed to the disk and
-    renamed, so that whoever reads `path` sees the old content or the new one, also after a crash. It
-    has the permissions of the old file. Where `path` is a symbolic link, its target is replaced.
+    It is written beside `path` under the name ``.{name}.{16 random digits}``, of a long name without its last
+    characters, so that this one is not too long; it is flushed to the disk and renamed, so that whoever reads `path`
+    sees the old content or the new one, also after a crash. It has the permissions of the old file. Where `path` is a
+    symbolic link, its target is replaced.
     """
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    ending = f".{secrets.token_hex(8)}"
+    name = path.name if len(os.fsencode(path.name)) < _LONG else path.name[: -len(ending) - 1]
+    temporary = path.with_name(f".{name}{ending}")
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with open(descriptor, "w+b") as file:

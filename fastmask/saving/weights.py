@@ -1,10 +1,10 @@
 """Weights alone: ``.weights.h5`` written and read, legacy weight files read."""
 
-from pathlib import Path
 from typing import Any
 
 from fastmask.core.errors import reading, require_h5py
-from fastmask.saving import archive, h5, legacy, tree
+from fastmask.core.paths import file_to_read
+from fastmask.saving import archive, foreign, h5, legacy, tree
 from fastmask.saving.atomic import replacing
 from fastmask.saving.masks import keras_config
 from fastmask.saving.order import of_config, require_built
@@ -47,10 +47,11 @@ def load_weights(model: Any, path: Any, skip_mismatch: bool = False) -> None:
     """
     require_h5py()
     require_built(model)
-    path = Path(path)
+    path = file_to_read("path", path)
     with path.open("rb") as file:
         start = file.read(4)
     with reading(path):
+        foreign.refuse(path)
         source = archive.archived_weights(path) if start[:2] == b"PK" else path
         with h5.opened(source) as root:
             read = legacy.read if legacy.is_legacy(root) else tree.read

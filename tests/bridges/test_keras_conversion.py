@@ -50,7 +50,23 @@ def graph(layers, models, make_input):
     return models.Model([words, sounds], layers.Dense(1, activation="sigmoid")(inner(both)))
 
 
-MAKERS = {"tagger": (tagger, IDS), "graph": (graph, [IDS, SOUNDS])}
+def normalized_along_steps(layers, models, make_input):
+    x = sounds = make_input((5, 2))
+    for layer in (
+        layers.LayerNormalization(axis=[1, 2]),
+        layers.BatchNormalization(axis=1),
+        layers.LayerNormalization(axis=-2, rms_scaling=True),
+        layers.GRU(1),
+    ):
+        x = layer(x)
+    return models.Model(sounds, x)
+
+
+MAKERS = {
+    "tagger": (tagger, IDS),
+    "graph": (graph, [IDS, SOUNDS]),
+    "normalized_along_steps": (normalized_along_steps, SOUNDS),
+}
 
 
 def of_keras(name):

@@ -72,6 +72,7 @@ def test_a_layer_that_takes_no_mask_beside_a_mask(names):
         assert_same_bits(found, fm.Model(source, output)(x))
 
 
+@pytest.mark.filterwarnings("ignore:.* loses the mask")
 @pytest.mark.parametrize("merge", [layers.Add, layers.Concatenate, layers.Multiply])
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
 def test_merged_branches(names, merge):

@@ -24,7 +24,8 @@ def tolerance(name, dtype):
 def make(case, dtype):
     """The recorded layer with its weights."""
     layer = getattr(fm.layers, case["layer"])(**case["config"], dtype=dtype)
-    shapes = [(None, None, *x.shape[2:]) if x.ndim > 2 else x.shape for x in case["inputs"]]
+    steps = "axis" in case["config"] and "Normalization" in case["layer"]
+    shapes = [(None, x.shape[1] if steps else None, *x.shape[2:]) if x.ndim > 2 else x.shape for x in case["inputs"]]
     layer.build(shapes if case["several"] else shapes[0])
     layer.set_weights(case["weights"])
     return layer
@@ -53,6 +54,11 @@ def assert_weights(layer, gradients, case, atol):
             assert_close(found, expected, 10 * atol, w.name)
     for found, expected in zip(layer.get_weights(), case["weights_after"], strict=True):
         assert_close(found, expected, atol, "weight after the call")
+
+
+def spread(mask, x):
+    """A mask of steps with as many axes as what it masks."""
+    return mask.reshape(*mask.shape, *[1] * (x.ndim - 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -88,7 +94,7 @@ def assert_input_gradient(source, found, expected, atol):
         assert_close(found, expected, atol, "gradient by an input")
         return
     values = found.values if isinstance(found, Shown) else found
-    rows = expected.reshape(-1, expected.shape[-1])
+    rows = expected.reshape(-1, *expected.shape[2:])
     assert_close(values, rows[source.packing.positions], atol, "gradient by an input")
     masked = expected[~source.packing.mask].sum(axis=0)
     if isinstance(found, Shown):
@@ -103,7 +109,7 @@ def test_padded(name, dtype):
     case, atol = CASES[name], tolerance(name, dtype)
     layer = make(case, dtype)
     xs, masks = case["inputs"], case["masks"]
-    poisoned = [x if m is None else np.where(m[..., None], x, np.nan) for x, m in zip(xs, masks, strict=True)]
+    poisoned = [x if m is None else np.where(spread(m, x), x, np.nan) for x, m in zip(xs, masks, strict=True)]
     several = case["several"]
     y, pullback = call(layer, case, poisoned if several else poisoned[0], mask=masks if several else masks[0])
     for found, expected in zip(as_tuple(y), case["outputs"], strict=True):
@@ -111,7 +117,7 @@ def test_padded(name, dtype):
     gradients = pullback(tuple(case["cotangents"]) if isinstance(y, tuple) else case["cotangents"][0])
     inputs = gradients.inputs if several else [gradients.inputs]
     for found, expected, mask in zip(inputs, case["gradients"]["inputs"], masks, strict=True):
-        expected = expected if mask is None else np.where(mask[..., None], expected, 0)
+        expected = expected if mask is None else np.where(spread(mask, expected), expected, 0)
         assert_close(found, expected, 10 * atol, "gradient by an input")
     assert_weights(layer, gradients, case, atol)
 

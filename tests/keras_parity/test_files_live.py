@@ -57,6 +57,16 @@ def normalized():
     return model, [SOUNDS], [LABELS]
 
 
+def normalized_along_steps():
+    inputs = fm.Input((5, 2))
+    x = layers.LayerNormalization(axis=[1, 2])(inputs)
+    x = layers.BatchNormalization(axis=1)(layers.Dense(3)(x))
+    x = layers.LayerNormalization(axis=1, rms_scaling=True)(x)
+    model = fm.Model(inputs, layers.Dense(1, activation="sigmoid")(layers.GRU(3)(x)))
+    model.compile(fm.optimizers.SGD(0.1), "binary_crossentropy")
+    return model, [SOUNDS], [LABELS]
+
+
 def merged():
     """Branches of unequal depth whose merged masks Keras computes in many operations."""
     words, sounds = fm.Input((None,), dtype="int32", name="words"), fm.Input((None, 2), name="sounds")
@@ -145,7 +155,7 @@ def pointed():
     return model, [IDS, SOUNDS, IDS % 3 != 1], [LABELS]
 
 
-MODELS = (tagger, normalized, merged, ordered, states, shared, nested, stepwise, pointed)
+MODELS = (tagger, normalized, normalized_along_steps, merged, ordered, states, shared, nested, stepwise, pointed)
 
 
 def quantized_tagger(folder):

@@ -55,7 +55,7 @@ MODELS = {
     "GlobalMaxPooling1D": lambda: stack(layers.GlobalMaxPooling1D()),
     "Identity": lambda: stack(layers.Identity(), layers.GRU(2)),
     "LSTM": lambda: stack(layers.LSTM(3, recurrent_activation="hard_sigmoid", return_sequences=True)),
-    "LayerNormalization": lambda: stack(layers.LayerNormalization()),
+    "LayerNormalization": lambda: stack(layers.LayerNormalization(rms_scaling=True)),
     "Masking": lambda: stack(first=[fm.Input((5, 4)), layers.Masking(0.5)]),
     "Maximum": lambda: merging(layers.Maximum),
     "Minimum": lambda: merging(layers.Minimum),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fastmask.batch.packing import PackedSequence
 from fastmask.core import budget
 from fastmask.core.arguments import as_array as as_array
-from fastmask.core.arguments import check_shape, real_numbers
+from fastmask.core.arguments import check_shape, real_numbers, whole_numbers
 from fastmask.core.arguments import choice as choice
 
 Array = npt.NDArray[Any]
@@ -74,6 +74,18 @@ def real_array(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
     """Return `value` as an array of `dtype`; TypeError unless it holds real numbers."""
     array = real_numbers(name, value)
     return array if array.dtype == dtype else array.astype(dtype)
+
+
+def row_places(name: str, rows: Any, batch_size: int) -> "npt.NDArray[np.int64]":
+    """Return chosen rows of a batch, given by their numbers or as a bool for each row, as numbers."""
+    array = as_array(name, rows)
+    if array.dtype.kind == "b":
+        check_shape(name, array, (batch_size,))
+        return np.flatnonzero(array)
+    places = whole_numbers(name, array)
+    if places.size and not 0 <= places.min() <= places.max() < batch_size:
+        raise ValueError(f"{name}: expected numbers of rows from 0 to {batch_size - 1}, got {rows!r}")
+    return places
 
 
 def float_input(x: "Array | PackedSequence", dtype: np.dtype[Any]) -> "Array | PackedSequence":

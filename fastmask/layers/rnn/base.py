@@ -258,7 +258,7 @@ class Recurrent(Layer):
     def initial_states(self, given: Any, batch_size: int) -> States | None:
         """Return the states to start from: those given, checked, or those kept; None for zeros."""
         if given is not None:
-            return self._checked_states(given, batch_size)
+            return self._checked_states("initial_state", given, batch_size)
         if not self.stateful:
             return None
         wanted, hint = (self.input_shape or (None,))[0], "its input has that batch_shape"
@@ -271,20 +271,22 @@ class Recurrent(Layer):
             )
         return self.states
 
-    def _checked_states(self, given: Any, batch_size: int) -> States:
-        names, shape = self.state_names, (batch_size, self.units)
+    def _checked_states(self, argument: str, given: Any, batch_size: int | None) -> States:
+        """Return states as arrays of this many rows; without a number, of as many as the first one has."""
+        names = self.state_names
         if isinstance(given, np.ndarray):
             given = (given,) if given.ndim == 2 else tuple(np.atleast_1d(given))
         if not isinstance(given, (tuple, list)) or len(given) != len(names):
             found = len(given) if isinstance(given, (tuple, list)) else type(given).__name__
             raise ValueError(
-                f"initial_state: expected {len(names)} arrays ({', '.join(names)}) for {describe(self)}, got {found}"
+                f"{argument}: expected {len(names)} arrays ({', '.join(names)}) for {describe(self)}, got {found}"
             )
-        states = []
+        states: list[Array] = []
         for name, value in zip(names, given, strict=True):
-            state = checks.real_array("initial_state", value, self.dtype)
-            if state.shape != shape:
-                raise ValueError(f"initial_state {name}: expected shape {shape}, got {state.shape}")
+            state = checks.real_array(argument, value, self.dtype)
+            rows = batch_size if batch_size is not None else len(states[0] if states else np.atleast_1d(state))
+            if state.shape != (rows, self.units):
+                raise ValueError(f"{argument} {name}: expected shape {(rows, self.units)}, got {state.shape}")
             states.append(state)
         return tuple(states)
 
@@ -303,19 +305,41 @@ class Recurrent(Layer):
         out = mask if self.return_sequences else None
         return [out, *[None for _ in self.state_names]] if self.return_state else out
 
-    def reset_state(self) -> None:
-        """Forget the states that a stateful layer keeps; any batch size may follow.
+    def reset_state(self, states: Any = None, rows: Any = None) -> None:
+        """Forget the states that a stateful layer keeps, or set them.
+
+        Parameters
+        ----------
+        states : array (B, H) or sequence of such arrays, optional
+            What the next call starts from, zeros by default. With `rows`, an array has a row for each of these.
+        rows : sequence of int or bool array (B,), optional
+            The rows of the batch that change; the others keep their states. Without it all rows do, and any batch
+            size may follow.
 
         Raises
         ------
         ValueError
-            If the layer is not stateful.
+            If the layer is not stateful, or an argument does not fit.
         """
-        if not self.stateful:
-            raise ValueError(f"stateful: expected True to reset the states of {describe(self)}, got False")
-        self.states = None
+        self.states = self.renewed_states(states, rows)
 
     reset_states = reset_state
+
+    def renewed_states(self, given: Any, rows: Any) -> States | None:
+        """Return what `reset_state` with these arguments keeps."""
+        if not self.stateful:
+            raise ValueError(f"stateful: expected True to reset the states of {describe(self)}, got False")
+        if rows is None:
+            found = None if given is None else self._checked_states("states", given, None)
+            return None if found is None else tuple([state.copy() for state in found])
+        if self.states is None:
+            raise ValueError(f"rows: expected None for {describe(self)}, which keeps no states yet, got {rows!r}")
+        places = checks.row_places("rows", rows, len(self.states[0]))
+        values: Any = [0] * len(self.states) if given is None else self._checked_states("states", given, len(places))
+        states = tuple([state.copy() for state in self.states])
+        for state, value in zip(states, values, strict=True):
+            state[places] = value
+        return states
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"zero_output_for_mask": self.zero_output_for_mask}

@@ -136,7 +136,7 @@ class Bidirectional(Layer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         tokens, enter_back = tokens_of(x, call.mask)
-        starts = (None, None) if call.initial_state is None else self._halves(call.initial_state)
+        starts = (None, None) if call.initial_state is None else self._halves("initial_state", call.initial_state)
         pairs = zip((self.forward_layer, self.backward_layer), starts, strict=True)
         runs = [layer.scan(tokens, call._replace(initial_state=s)) for layer, s in pairs]
         (ahead, a_states, ahead_back), (back, b_states, back_back) = runs
@@ -159,12 +159,12 @@ class Bidirectional(Layer):
 
         return output, pullback
 
-    def _halves(self, states: Any) -> tuple[Any, Any]:
+    def _halves(self, argument: str, states: Any) -> tuple[Any, Any]:
         count = len(self.forward_layer.state_names) + len(self.backward_layer.state_names)
         if not isinstance(states, (tuple, list)) or len(states) != count:
             found = len(states) if isinstance(states, (tuple, list)) else type(states).__name__
             raise ValueError(
-                f"initial_state: expected {count} arrays for {describe(self)}: forward states, "
+                f"{argument}: expected {count} arrays for {describe(self)}: forward states, "
                 f"then backward states, got {found}"
             )
         half = len(self.forward_layer.state_names)
@@ -214,10 +214,19 @@ class Bidirectional(Layer):
             outputs += [None for layer in inner for _ in layer.state_names]
         return outputs if len(outputs) > 1 else out
 
-    def reset_state(self) -> None:
-        """Forget the states that a stateful layer keeps; ValueError if it is not stateful."""
-        self.forward_layer.reset_state()
-        self.backward_layer.reset_state()
+    def reset_state(self, states: Any = None, rows: Any = None) -> None:
+        """Forget the states that a stateful layer keeps, or set them, the forward ones first.
+
+        For the arguments and errors see `reset_state` of the recurrent layers.
+        """
+        pair = (self.forward_layer, self.backward_layer)
+        halves = (None, None) if states is None else self._halves("states", states)
+        renewed = [layer.renewed_states(half, rows) for layer, half in zip(pair, halves, strict=True)]
+        sizes = [len(own[0]) for own in renewed if own is not None]
+        if len({*sizes}) > 1:
+            raise ValueError(f"states: expected one batch size for {describe(self)}, got {sizes[0]} and {sizes[1]}")
+        for layer, own in zip(pair, renewed, strict=True):
+            layer.states = own
 
     reset_states = reset_state
 

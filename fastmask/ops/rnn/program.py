@@ -44,6 +44,8 @@ class RNNProgram:
     def __init__(
         self, spec: RNNSpec, kernel: Array | Quantized, recurrent_kernel: Array | Quantized, bias: Array | None = None
     ) -> None:
+        if not isinstance(spec, RNNSpec):
+            raise TypeError(f"spec: expected an RNNSpec, got {type(spec).__name__}")
         self.spec = spec
         self.weights = RNNWeights(spec, kernel, recurrent_kernel, bias)
         self._tables = TableProducts()

@@ -16,13 +16,13 @@ ELEMENTWISE = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 PAIRS = (("none", "none"), ("holes", "none"), ("right", "left"), ("holes", "holes"), ("empty", "leading"))
 
 
-def masked_input(mask: str, index: int, steps: int = STEPS) -> Any:
+def masked_input(mask: str, index: int, steps: int = STEPS, features: tuple[int, ...] = (FEATURES,)) -> Any:
     """Return an input with its mask and its fill."""
-    x, fill = normal(BATCH, steps, FEATURES, names=("input", index)), normal(FEATURES, names=("fill", index))
+    x, fill = normal(BATCH, steps, *features, names=("input", index)), normal(*features, names=("fill", index))
     own = MASKS[mask]
     if own is None:
         return x, None, None
-    return np.where(own[:, :steps, None], x, fill), own[:, :steps], fill
+    return np.where(own[:, :steps].reshape(BATCH, steps, *[1] * len(features)), x, fill), own[:, :steps], fill
 
 
 def record(name: str, config: dict[str, Any], inputs: list[Any], **options: Any) -> dict[str, Any]:
@@ -113,9 +113,31 @@ def attentions() -> dict[str, Any]:
     return cases
 
 
+def normalizations() -> dict[str, Any]:
+    """Record the normalizations along other axes than the last, and the old scaling by the variance."""
+    cases = {}
+    plain, deep = masked_input("none", 0), masked_input("none", 0, features=(3, FEATURES))
+    held = masked_input("holes", 0, features=(3, FEATURES))
+    inputs = {"plain": plain, "deep": deep, "masked": held, "vector": (normal(BATCH, FEATURES), None, None)}
+    along = {"plain": (1, [1, 2], [-1, -2]), "deep": ([1, 3], 2), "masked": (2, [2, 3]), "vector": (1,)}
+    for kind, axes in along.items():
+        for axis in axes:
+            name = f"LayerNormalization-axis-{axis}-{kind}".replace(" ", "")
+            cases[name] = record("LayerNormalization", {"axis": axis, "epsilon": 0.01}, [inputs[kind]])
+    for kind, axis in (("plain", 1), ("plain", -2), ("deep", 1), ("deep", 2), ("deep", -1), ("vector", 1)):
+        for training in (False, True):
+            name = f"BatchNormalization-axis-{axis}-{kind}-{'training' if training else 'inference'}"
+            cases[name] = record("BatchNormalization", {"axis": axis}, [inputs[kind]], training=training)
+    for label, config in (("last", {}), ("steps", {"axis": [1, 2]}), ("unscaled", {"scale": False})):
+        name = f"LayerNormalization-rms_scaling-{label}"
+        cases[name] = record("LayerNormalization", {"rms_scaling": True, **config}, [plain])
+    cases["LayerNormalization-rms_scaling-masked"] = record("LayerNormalization", {"rms_scaling": True}, [held])
+    return cases
+
+
 def record_combining() -> dict[str, Any]:
     """Record all of them."""
-    cases = merges() | attentions()
+    cases = merges() | attentions() | normalizations()
     for mask in MASKS:
         x = masked_input(mask, 0)
         cases[f"LayerNormalization-{mask}"] = record("LayerNormalization", {"epsilon": 0.01}, [x])

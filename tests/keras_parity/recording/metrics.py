@@ -51,10 +51,14 @@ METRICS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("Recall", {"top_k": 1, "class_id": 0}, "one_hot"),
     ("Recall", {"thresholds": [0.2, 0.5, 0.9]}, "bits"),
     *(("AUC", {"curve": curve, "summation_method": method, "num_thresholds": 11}, "bits")
-      for curve in ("ROC", "PR") for method in ("interpolation", "minoring", "majoring")),
+      for curve in ("ROC", "PR", "PRGAIN") for method in ("interpolation", "minoring", "majoring")),
     ("AUC", {}, "bit"),
     ("AUC", {"thresholds": [0.3, 0.4, 0.8]}, "bits"),
     ("AUC", {"from_logits": True}, "bit_logits"),
+    ("AUC", {"num_thresholds": 2}, "bit_logits"),
+    ("AUC", {"num_thresholds": 11}, "bit_logits"),
+    ("AUC", {"thresholds": []}, "bit_logits"),
+    ("AUC", {"thresholds": [1.0, 0.0, 0.6]}, "bit_logits"),
     ("AUC", {"multi_label": True, "curve": "PR"}, "flat_bits"),
     ("AUC", {"multi_label": True, "label_weights": [1.0, 0.5, 2.0], "num_thresholds": 20}, "flat_bits"),
 )  # fmt: skip
