@@ -277,7 +277,7 @@ class TestEmbedding:
         with pytest.raises(IndexError, match=r"ids.* from 0 to 3"):
             self.layer()(PackedSequence.from_padded(ids) if packed else ids)
 
-    @pytest.mark.parametrize("dtype", ["float32", "bool", "complex64", "object"])
+    @pytest.mark.parametrize("dtype", ["bool", "complex64", "object"])
     def test_ids_must_be_integers(self, dtype):
         ids = self.IDS.astype(dtype)
         with pytest.raises(TypeError, match="x: expected integer ids, got dtype"):
