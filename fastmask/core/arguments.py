@@ -21,15 +21,24 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
             f"{name}: expected an array, got sequences of different lengths, which PackedSequence.from_list packs"
         ) from None
     if array.dtype.hasobject:
-        raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name}: expected an array of numbers, got {described(array)}")
     return array
+
+
+def described(array: NDArray[Any]) -> str:
+    """What an array holds in place of numbers, for an error: its dtype, or the text in it."""
+    text = next((entry for entry in array.flat if isinstance(entry, (str, bytes))), None)
+    if text is None:
+        return f"dtype {array.dtype}"
+    plain = bytes(text) if isinstance(text, bytes) else str(text)
+    return f"text such as {plain[:40]!r}; words and classes must be numbered first"
 
 
 def real_numbers(name: str, value: ArrayLike) -> NDArray[Any]:
     """``value`` as an array; TypeError unless it holds real numbers."""
     array = as_array(name, value)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name}: expected real numbers, got {described(array)}")
     return array
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastmask import initializers, ops
 from fastmask.batch.packing import PackedSequence
-from fastmask.core.arguments import integers
+from fastmask.core.arguments import described, integers
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Array, Shape
 from fastmask.layers.base.flow import Back, Shown, add, cotangents, run, same, unread_ids
@@ -104,7 +104,7 @@ class Embedding(Layer):
         ids = x if type(x) is np.ndarray else x.values if isinstance(x, PackedSequence) else checks.as_array("x", x)
         found = integers(ids)
         if found is None:
-            raise TypeError(f"x: expected integer ids, got dtype {ids.dtype}")
+            raise TypeError(f"x: expected integer ids, got {described(ids)}")
         if not isinstance(x, PackedSequence):
             return found
         return x if found is ids else x.with_values(found, None if x.fill is None else np.asarray(x.fill, found.dtype))

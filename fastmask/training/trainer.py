@@ -148,7 +148,7 @@ class Trainer(Loop, Storable):
         self.require_loss("fit")
         options.check_epochs(epochs, initial_epoch, validation_freq)
         options.check_weights(class_weight, sample_weight, self.output_names)
-        batches = {"batch_size": batch_size, "shuffle": shuffle, "repeat": True}
+        batches = {"batch_size": batch_size, "shuffle": shuffle, "repeat": True, "targets": True}
         train = self._source(x, y, sample_weight, steps=steps_per_epoch, **batches)
         size = validation_batch_size or batch_size
         if validation_data is None:
@@ -194,7 +194,7 @@ class Trainer(Loop, Storable):
             `metrics_names`, or by name if `return_dict`.
         """
         self.require_loss("evaluate")
-        batches = self._source(x, y, sample_weight, batch_size=batch_size, steps=steps)
+        batches = self._source(x, y, sample_weight, batch_size=batch_size, steps=steps, targets=True)
         with _Listening(self, callbacks, verbose, batches) as listeners:
             self.test_epoch(batches, listeners)
         return self._outcome(return_dict)
@@ -308,7 +308,7 @@ class Trainer(Loop, Storable):
 
     def _validation_source(self, given: Any, size: int | None, steps: int | None) -> Source:
         if sources.is_stream(given):
-            return self._source(given, steps=steps)
+            return self._source(given, steps=steps, targets=True)
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
             raise ValueError(
                 "validation_data: expected a tuple (x, y) or (x, y, sample_weight), "
