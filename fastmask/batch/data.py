@@ -185,7 +185,7 @@ def _shared(weights: Any, outputs: Sequence[str]) -> list[Any]:
 
 def _input(x: Any, spec: InputSpec) -> Values:
     values: Values = x
-    if type(x) is not np.ndarray or x.dtype.hasobject:
+    if type(x) is not np.ndarray or x.dtype.kind not in "biufc":
         values = as_rows("x", x)
         values = _sequences(values, spec) if isinstance(values, list) else values
     if not isinstance(values, list):

@@ -56,7 +56,9 @@ def is_column(values: Any) -> bool:
 
 def axes(values: Any) -> int:
     """Return the number of axes of an array, a tensor, or lists of these within each other."""
-    if hasattr(values, "shape"):
+    if hasattr(values, "ndim"):
+        return int(values.ndim)
+    if hasattr(values, "shape"):  # TensorFlow
         return len(values.shape)
     if not isinstance(values, (list, tuple)):
         return 0
@@ -103,6 +105,17 @@ def _is_plain(value: Any) -> bool:
     return type(value) is np.ndarray and value.dtype.kind in "iufb"
 
 
+def _numpy_takes(value: Any) -> bool:
+    """Return whether NumPy knows what to do with an object that can be indexed."""
+    if isinstance(value, (list, tuple, str)) or hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+        return True
+    try:
+        memoryview(value)
+    except TypeError:
+        return False
+    return True
+
+
 def _row(name: str, value: Any) -> Array:
     """Return one row as an array of numbers; arrays of one shape that stand in a list or an array become one."""
     array = _numbers(name, value)
@@ -119,8 +132,7 @@ def _numbers(name: str, value: Any) -> Array:
         value = value.detach().cpu()
     if hasattr(value, "as_py"):  # a scalar of pyarrow
         value = value.as_py()
-    known = isinstance(value, (list, tuple, str, bytes)) or hasattr(value, "__array__")
-    if hasattr(value, "__getitem__") and not known:
+    if hasattr(value, "__getitem__") and not _numpy_takes(value):
         raise TypeError(
             f"{name}: expected an array, rows or an iterable of batches, got {type(value).__name__}; of a dataset that "
             "gives one row at a time, a loader makes batches"

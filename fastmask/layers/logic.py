@@ -55,7 +55,7 @@ class MaskOperation(Layer):
         return {"name": self.name}
 
 
-def differs(x: Any, value: float) -> Any:
+def differs(x: Any, value: Any) -> Any:
     """Return where an array differs from a number; NaN equals NaN."""
     return np.not_equal(x, value) if value == value else np.logical_not(np.isnan(x))
 

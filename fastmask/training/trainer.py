@@ -377,6 +377,6 @@ def _hold_out(
 
 def _joined(parts: Sequence[Any]) -> Any:
     """Return the batches of one output as one."""
-    if isinstance(parts[0], list):
+    if any(isinstance(part, list) for part in parts):
         return [row for part in parts for row in part]
     return np.concatenate(parts)

@@ -175,9 +175,9 @@ class TestErrors:
     def test_the_place_of_an_illegal_id(self):
         ids = torch.tensor([[3, 1], [0, 12], [12, 0]])
         packed = torch.nn.utils.rnn.pack_padded_sequence(ids, [2, 2, 2], batch_first=True)
-        for call in (lambda: self.module(ids), lambda: self.module(ids, lengths=[1, 2, 2]), lambda: self.module(packed)):
+        for arguments, options in (((ids,), {}), ((ids,), {"lengths": [1, 2, 2]}), ((packed,), {})):
             with pytest.raises(IndexError, match="got 12 in row 1 of the batch, position 1"):
-                call()
+                self.module(*arguments, **options)
 
     def test_no_tensor(self):
         with pytest.raises(TypeError, match=r"input: expected .*, got ndarray"):

@@ -119,5 +119,5 @@ class TestIllegalIds:
             ops.embedding(np.array([[1, 2**63]], np.uint64), np.ones((5, 2)))
 
     def test_in_one_row_of_ids_there_is_no_position(self):
-        with pytest.raises(IndexError, match="got 9$"):
+        with pytest.raises(IndexError, match=r"got 9$"):
             ops.embedding([1, 9], np.ones((5, 2)))
