@@ -102,8 +102,9 @@ class Trainer(Loop, Storable):
         x : array_like (B, ...), sequence of B sequences, or iterable of batches
             Sequences of different lengths, (t_i,) of ids or (t_i, F), are taken as they are: no
             padding is made. Where the input has more axes they have too: (t_i, W) of the ids of W
-            words each, padded with zeros. A list or dict of these for several inputs. An iterable yields tuples
-            (x, y) or (x, y, sample_weight).
+            words each, padded with zeros. They may also be a column of lists of pandas, polars, pyarrow or
+            datasets, or a ragged tensor. A list or dict of these for several inputs. An iterable, such as a
+            loader of PyTorch or TensorFlow, yields tuples (x, y) or (x, y, sample_weight).
         y : array_like (B, ...), or sequence of B arrays (t_i, ...)
             Targets. If the model's output has a time axis there is one per step. A list or dict of
             these for several outputs.

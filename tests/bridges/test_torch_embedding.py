@@ -196,3 +196,15 @@ class TestErrors:
     def test_refused_options(self, option, value):
         with pytest.raises(ValueError, match=f"{option}: expected .*; use torch.nn.Embedding"):
             bridge.Embedding(12, 3, **{option: value})
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("mask", [None, torch.ones(0, 5, dtype=torch.bool)])
+def test_batches_of_no_rows(kind, mask):
+    theirs, ours = (getattr(library, kind)(3, 2, 2, batch_first=True) for library in (torch.nn, bridge))
+    wanted, found = theirs(torch.zeros(0, 5, 3)), ours(torch.zeros(0, 5, 3), mask=mask)
+    assert found[0].shape == wanted[0].shape
+    found[0].sum().backward()
+    assert all(not weight.grad.any() for weight in ours.parameters())
+    rows = bridge.Embedding(12, 3)(torch.zeros(0, 5, dtype=torch.int64), mask=mask)
+    assert ours(rows)[0].shape == wanted[0].shape
