@@ -9,6 +9,7 @@ import numpy as np
 from fastmask import initializers, ops
 from fastmask.batch.packing import PackedSequence
 from fastmask.core.arguments import described, integers
+from fastmask.core.errors import IdError
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Array, Shape
 from fastmask.layers.base.flow import Back, Shown, add, cotangents, run, same, unread_ids
@@ -156,7 +157,7 @@ class Embedding(Layer):
         fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill, x.dtype)
         try:
             stored, back = run("embedding", keep, np.concatenate([x.values, fill[None]]), self.embeddings.value)
-        except IndexError:
+        except IdError:
             distinct_ids(x.values, self.input_dim, x.packing, x.index)  # Its error names the place in the batch.
             raise
         y = x.with_values(stored[:-1], fill=stored[-1] if x.packing.masked else None)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmask import kernels
 from fastmask.batch.packing import PackedSequence, Packing, TableRows, take_rows
 from fastmask.core.arguments import as_array, integers
+from fastmask.core.errors import IdError
 from fastmask.kernels import packing
 from fastmask.ops._arrays import Array, Indices, check_float, check_shape
 from fastmask.ops._products import segment_sum
@@ -70,7 +71,7 @@ def distinct_ids(
     return unique, places
 
 
-def _illegal(ids: NDArray[Any], vocabulary: int, plan: Packing | None, index: Indices | None) -> IndexError:
+def _illegal(ids: NDArray[Any], vocabulary: int, plan: Packing | None, index: Indices | None) -> IdError:
     """The error of ids of which one is out of range: it names the first one in the batch, and where that is."""
     wrong = np.argwhere((ids < 0) | (ids >= vocabulary))
     entry, place = wrong[0], wrong[0] if ids.ndim > 1 else wrong[0, :0]
@@ -83,8 +84,7 @@ def _illegal(ids: NDArray[Any], vocabulary: int, plan: Packing | None, index: In
             entry = wrong[wrong[:, 0] == entries[token]][0]
             cell = np.unravel_index(plan.positions[token], (*plan.leading, plan.total_length))
             place = np.array([*cell, *entry[1:]])
-    where = f" in row {place[0]} of the batch, position {', '.join(map(str, place[1:]))}" if place.size else ""
-    return IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {ids[tuple(entry)]}{where}")
+    return IdError(f"ids: expected ids from 0 to {vocabulary - 1}, got {ids[tuple(entry)]}", place.tolist())
 
 
 def embedding(

@@ -114,6 +114,17 @@ class TestIllegalIds:
         self.wrong(documents, 1, 3, 1, model=model)
         self.wrong(list(documents), 1, 3, 1, model=model)
 
+    @pytest.mark.parametrize("mask_zero", [False, True])
+    def test_in_each_step(self, mask_zero):
+        documents = np.stack([IDS, IDS], axis=2)
+        documents[1, 3, 1] = 9
+        embedding = layers.TimeDistributed(layers.Embedding(5, 2, mask_zero=mask_zero))
+        chain = [embedding, layers.TimeDistributed(layers.LSTM(2)), layers.LSTM(2)]
+        model = fm.Sequential([fm.Input((None, 2)), *chain])
+        self.wrong(documents, 1, 3, 1, model=model)
+        with pytest.raises(IndexError, match="got 9"):
+            model.predict(list(documents))
+
     def test_larger_than_any_signed_integer(self):
         with pytest.raises(IndexError, match=f"got {2**63} in row 0 of the batch, position 1"):
             ops.embedding(np.array([[1, 2**63]], np.uint64), np.ones((5, 2)))
