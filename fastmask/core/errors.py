@@ -23,13 +23,15 @@ class IdError(IndexError):
     ----------
     message : str
     place : sequence of int, optional
-        Its row in the batch, and where it stands there; empty if that is not known.
+        Its row, and where it stands there; empty if that is not known.
+    data : str, default "the batch"
+        What it is a row of.
     """
 
-    def __init__(self, message: str, place: Sequence[int] = ()) -> None:
+    def __init__(self, message: str, place: Sequence[int] = (), data: str = "the batch") -> None:
         self.message, self.place = message, tuple(map(int, place))
         position = ", ".join(map(str, self.place[1:]))
-        super().__init__(f"{message} in row {self.place[0]} of the batch, position {position}" if position else message)
+        super().__init__(f"{message} in row {self.place[0]} of {data}, position {position}" if position else message)
 
 
 def require_h5py() -> ModuleType:

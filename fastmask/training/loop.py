@@ -1,7 +1,6 @@
 """Steps and epochs: what happens between a batch of rows and new weights, scores or outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,7 +158,7 @@ class Loop:
         if not place.step:
             self.scores.reset()
         self.tokens_seen = 0
-        with closing(place.source.epoch(place.step)) as epoch:
+        with place.source.running(place.step) as epoch:
             for batch in () if place.ended else epoch:
                 listeners.call("on_train_batch_begin", place.step, {})
                 self.train_step(batch, class_weight)
@@ -174,7 +173,7 @@ class Loop:
         listeners.call("on_test_begin", {})
         self.scores.reset()
         self.tokens_seen = 0
-        with closing(batches.epoch()) as epoch:
+        with batches.running() as epoch:
             for i, batch in enumerate(epoch):
                 listeners.call("on_test_batch_begin", i, {})
                 self.test_step(batch)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from fastmask import random
 from fastmask.batch.data import Batch, Layout, as_batch
 from fastmask.batch.dataset import PyDataset
 from fastmask.batch.rows import axes, is_column
+from fastmask.core.errors import IdError
 
 _END = object()
 
@@ -30,6 +32,18 @@ class Source:
     def epoch(self, done: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of the next epoch, or what is left of one of which `done` are used."""
         raise NotImplementedError
+
+    @contextmanager
+    def running(self, done: int = 0) -> Iterator[Iterator[Batch]]:
+        """Give the batches of an epoch and close them; an id out of range is told by its row in all data."""
+        with closing(self.epoch(done)) as batches:
+            try:
+                yield batches
+            except IdError as error:
+                row = self._number(error.place[0]) if error.place else None
+                if row is None:
+                    raise
+                raise IdError(error.message, (row, *error.place[1:]), "x") from error
 
     def leave(self) -> None:
         """Forget the pass that is under way."""
@@ -67,6 +81,10 @@ class Source:
         """Return what tells these data from others."""
         return {}
 
+    def _number(self, row: int) -> int | None:
+        """Return the number that a row of the last batch has in all data, None if it is not known."""
+        return None
+
     def _skip(self, count: int) -> None:
         raise NotImplementedError
 
@@ -86,6 +104,8 @@ class RowSource(Source):
     repeat : bool, default False
         Whether an epoch of `steps` batches starts where the one before stopped, instead of anew.
         As in Keras it ends with the pass over the rows, short of batches or not.
+    first : int, default 0
+        The number of the first row, if others have been split off.
     """
 
     def __init__(
@@ -95,7 +115,9 @@ class RowSource(Source):
         shuffle: bool = False,
         steps: int | None = None,
         repeat: bool = False,
+        first: int = 0,
     ) -> None:
+        self.first = first
         self.whole = max(1, -(-len(rows) // batch_size))  # No rows are one batch, whose outputs have no rows.
         self.rows = rows
         self.batch_size = batch_size
@@ -113,9 +135,10 @@ class RowSource(Source):
         try:
             for _ in range(done, count):
                 start = self.taken * self.batch_size
-                chosen = slice(start, start + self.batch_size)
+                part = slice(start, start + self.batch_size)
+                self.chosen = part if self.order is None else self.order[part]
                 self.taken += 1
-                yield self.rows.take(chosen if self.order is None else self.order[chosen])
+                yield self.rows.take(self.chosen)
         finally:
             if not self.spans:
                 self.leave()
@@ -141,8 +164,11 @@ class RowSource(Source):
         first, last = self.rows.take(slice(at)), self.rows.take(slice(at, None))
         return (
             RowSource(first, self.batch_size, self.shuffle, self.steps if self.spans else None, self.spans),
-            RowSource(last, batch_size or self.batch_size, steps=steps),
+            RowSource(last, batch_size or self.batch_size, steps=steps, first=at),
         )
+
+    def _number(self, row: int) -> int:
+        return self.first + (self.chosen.start + row if isinstance(self.chosen, slice) else int(self.chosen[row]))
 
     def identity(self) -> dict[str, Any]:
         return {"rows": len(self.rows), "batch_size": self.batch_size}

@@ -226,9 +226,9 @@ class Trainer(Loop, Storable):
         batches = self._source(x, batch_size=batch_size, steps=steps)
         found: list[list[Any]] = []
         self.tokens_seen = 0
-        with _Listening(self, callbacks, verbose, batches) as listeners:
+        with _Listening(self, callbacks, verbose, batches) as listeners, batches.running() as epoch:
             listeners.call("on_predict_begin", {})
-            for i, batch in enumerate(batches.epoch()):
+            for i, batch in enumerate(epoch):
                 listeners.call("on_predict_batch_begin", i, {})
                 found.append(self.predict_outputs(batch))
                 listeners.call("on_predict_batch_end", i, {})

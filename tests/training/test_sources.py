@@ -229,3 +229,30 @@ def test_text():
         make().fit(X, ["cat"] * 6)
     with pytest.raises(TypeError, match="x: expected numbers, got text such as 'film'"):
         make().predict(Loader(["film"]))
+
+
+class TestIllegalIds:
+    """The error tells the row in all data, in whatever order the batches have them."""
+
+    IDS = ((1, 2), (3,), (2, 9, 1), (4,), (1, 3))
+    Y = np.zeros((5, 3))
+
+    @pytest.mark.parametrize("form", [list, fm.utils.pad_sequences])
+    def test_in_rows(self, form):
+        model, x, good = tagger(return_sequences=False), form(self.IDS), form(IDS)
+        for call in (
+            lambda: model.predict(x, batch_size=1),
+            lambda: model.fit(x, self.Y, batch_size=2, verbose=0),
+            lambda: model.fit(x, self.Y, batch_size=2, shuffle=False, verbose=0),
+            lambda: model.fit(x, self.Y, validation_split=0.7, batch_size=1, verbose=0),
+            lambda: model.fit(good, self.Y, validation_data=(x, self.Y), batch_size=2, verbose=0),
+            lambda: model.evaluate(x, self.Y, batch_size=2, verbose=0),
+        ):
+            with pytest.raises(IndexError, match="ids: expected ids from 0 to 4, got 9 in row 2 of x, position 1"):
+                call()
+
+    def test_in_batches(self):
+        with pytest.raises(IndexError, match="got 9 in row 0 of the batch, position 1"):
+            tagger().predict(Loader([list(self.IDS[:2]), list(self.IDS[2:])]))
+        with pytest.raises(IndexError, match="got 9 in row 2 of the batch, position 1"):
+            tagger()(self.IDS)

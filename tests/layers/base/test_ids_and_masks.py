@@ -90,7 +90,7 @@ class TestIllegalIds:
     def wrong(self, x, row, *places, model=None):
         words = f"got 9 in row {row} of the batch, position {', '.join(map(str, places))}$"
         with pytest.raises(IndexError, match=words):
-            (tagger() if model is None else model).predict(x)
+            (tagger() if model is None else model).predict_on_batch(x)
 
     def test_padded(self):
         ids = IDS.copy()
