@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmask.batch.packing import PackedSequence, Packing
+from fastmask.batch.rows import Values, as_rows
 from fastmask.core.arguments import real_numbers
 from fastmask.core.structure import aligned
 
 Array = NDArray[Any]
-Values = Array | list[Array]  # an array whose first axis counts rows, or one array per row
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,8 @@ def as_batch(x: Any, y: Any, sample_weight: Any, layout: Layout) -> Batch:
     Parameters
     ----------
     x : array_like (B, ...), or sequence of B sequences of different lengths
-        Those have shape (t_i,) for ids, else (t_i, F), or more axes as the input has. An array of objects is a sequence
-        too.
-        A list or dict of these for several inputs.
+        Those have shape (t_i,) for ids, else (t_i, F), or more axes as the input has. `as_rows` says what a sequence
+        may be. A list or dict of these for several inputs.
     y : array_like (B, ...), or sequence of B arrays, optional
         A list or dict of these for several outputs.
     sample_weight : array_like (B,) or (B, T), or sequence of B arrays (t_i,), optional
@@ -132,6 +131,8 @@ def as_batch(x: Any, y: Any, sample_weight: Any, layout: Layout) -> Batch:
         return Batch(inputs, nothing, nothing)
     if isinstance(y, (list, tuple)) and len(y) == 1 == len(layout.outputs) and len(inputs[0]) != 1:
         y = y[0]
+    if not len(inputs[0]):
+        raise ValueError("x: expected at least one row with targets, got none")
     form = layout.output_form
     given = {"y": aligned("y", y, form), "sample_weight": _shared(sample_weight, form, len(layout.outputs))}
     checked = {name: [_per_row(name, value) for value in values] for name, values in given.items()}
@@ -179,13 +180,12 @@ def _has_axes(values: Any) -> bool:
 
 def _input(x: Any, spec: InputSpec) -> Values:
     values: Values = x
-    if type(x) is not np.ndarray or x.dtype.hasobject:
-        values = _sequences(x, spec) if _is_rows(x) else np.asarray(x)
-    if not isinstance(values, list) and values.ndim == 0:
-        raise ValueError(f"x: expected an axis of rows, got {x!r}")
-    if not len(values):
-        raise ValueError("x: expected at least one row, got none")
+    if type(x) is not np.ndarray or x.dtype.kind not in "biufc":
+        values = as_rows("x", x)
+        values = _sequences(values, spec) if isinstance(values, list) else values
     if not isinstance(values, list):
+        if values.ndim == 0:
+            raise ValueError(f"x: expected an axis of rows, got {x!r}")
         return spec.fitted(values)
     longest = None if spec.shape is None else spec.shape[1]
     for i, row in enumerate(values):
@@ -211,10 +211,13 @@ def _take(values: Any, chosen: slice | Array) -> Any:
     return None if values is None else values[chosen]
 
 
-def _sequences(x: Sequence[Any], spec: InputSpec) -> Values:
-    """Return sequences as a list of arrays, or rows of plain features as one array."""
-    rows, ids = _arrays(x), spec.ids
-    shape = spec.shape or ()
+def _sequences(rows: list[Array], spec: InputSpec) -> Values:
+    """Return sequences as a list of arrays, rows of plain features as one array, and so no rows at all."""
+    ids, shape = spec.ids, spec.shape or ()
+    if not rows:
+        if not shape:
+            raise ValueError("x: expected at least one row to build the model with, got none")
+        return np.zeros([0, *(n or 0 for n in shape[1:])], np.int64 if ids else np.float32)
     axes = max(len(shape) - 1, 1 if ids else 2)
     within = shape[2 : axes + 1 if ids else axes]
     if not ids and all(row.ndim < 2 for row in rows):
@@ -239,7 +242,7 @@ def _fits(wanted: Sequence[int | None], shape: Sequence[int]) -> bool:
 def _per_row(name: str, values: Any) -> Any:
     if values is None:
         return None
-    rows = _arrays(values) if _is_rows(values) else np.asarray(values)
+    rows: Any = as_rows(name, values)
     if isinstance(rows, list) and not any(row.ndim for row in rows):
         rows = np.array(rows)
     for array in rows if isinstance(rows, list) else [rows]:
@@ -247,15 +250,3 @@ def _per_row(name: str, values: Any) -> Any:
     if isinstance(rows, np.ndarray) and rows.ndim == 0:
         raise ValueError(f"{name}: expected an axis of rows, got {values!r}")
     return rows
-
-
-def _is_rows(values: Any) -> bool:
-    """Return whether `values` holds rows one by one: a list, or an array of objects."""
-    return isinstance(values, (list, tuple)) or getattr(values, "dtype", None) == np.object_
-
-
-def _arrays(values: Sequence[Any]) -> list[Array]:
-    """Return the entries as arrays; empty ones get the dtype and token shape of the others."""
-    rows = [np.asarray(row) for row in values]
-    empty = next((row[:0] for row in rows if row.size and row.ndim), None)
-    return rows if empty is None else [row if row.size else empty for row in rows]

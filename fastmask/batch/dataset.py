@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from typing import Any, TypeVar
 
 from fastmask.random import global_generator
@@ -57,8 +58,8 @@ class PyDataset:
         raise NotImplementedError(f"{type(self).__name__} must override __len__")
 
     @property
-    def num_batches(self) -> int:
-        """Number of batches."""
+    def num_batches(self) -> int | None:
+        """Number of batches; a subclass that has no end returns None."""
         return len(self)
 
     def on_epoch_begin(self) -> None:
@@ -73,10 +74,12 @@ class PyDataset:
         Parameters
         ----------
         shuffle : bool, default False
-            Whether they come in a new order, drawn from the seeded generator of the package.
+            Whether they come in a new order, drawn from the seeded generator of the package, if there is an end.
         """
-        count = len(self)
-        order = global_generator().permutation(count).tolist() if shuffle else range(count)
+        number = self.num_batches
+        order: Iterable[int] = count() if number is None else range(number)
+        if shuffle and number is not None:
+            order = global_generator().permutation(number).tolist()
         self.on_epoch_begin()
         yield from read_ahead(self.__getitem__, order, self.workers, self.max_queue_size)
         self.on_epoch_end()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmask.core.arguments import LARGEST, as_array, check_size, whole_numbers
+from fastmask.core.arguments import LARGEST, as_array, booleans, check_size, whole_numbers
 from fastmask.core.stored import stored_property
 from fastmask.kernels import packing as kernels
 
@@ -117,9 +117,12 @@ class Packing:
         ----------
         mask : bool or integer array (B, T)
             True (or nonzero) where a step counts; any pattern, rows without a valid step too. It may have more
-            axes, of which the last one is that of the steps.
+            axes, of which the last one is that of the steps. Floats may be 0 and 1.
         """
         grid = mask if type(mask) is np.ndarray else as_array("mask", mask)
+        if grid.dtype.kind == "f":
+            found = booleans(grid)
+            grid = grid if found is None else found
         kind = grid.dtype.kind
         if grid.ndim < 2 or kind not in "biu":
             raise ValueError(

@@ -23,10 +23,11 @@ class ProgressBar(Callback):
         self.training = False
         self.steps = self.tokens = 0
         self.seconds = 0.0
+        self.seen: int | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Note that evaluations belong to a training."""
-        self.training = True
+        self.training, self.seen = True, None
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Close the bar if an epoch was left early."""
@@ -45,7 +46,8 @@ class ProgressBar(Callback):
         self._step(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Show the epoch's numbers, validation included."""
+        """Show the epoch's numbers, validation included; the next one is taken to have as many batches."""
+        self.seen = self.steps
         self._finish(logs)
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
@@ -89,7 +91,7 @@ class ProgressBar(Callback):
         if self.verbose == 1:
             from tqdm import tqdm  # type: ignore[import-untyped]
 
-            self.bar = tqdm(total=self.params["steps"], desc=title, unit="batch", leave=True)
+            self.bar = tqdm(total=self.params["steps"] or self.seen, desc=title, unit="batch", leave=True)
 
     def _step(self, batch: int, logs: Logs | None) -> None:
         self.steps += 1

@@ -7,7 +7,7 @@ from operator import index
 from typing import Any, SupportsIndex
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 LARGEST = int(np.iinfo(np.int64).max)
 
@@ -21,16 +21,47 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
             f"{name}: expected an array, got sequences of different lengths, which PackedSequence.from_list packs"
         ) from None
     if array.dtype.hasobject:
-        raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name}: expected an array of numbers, got {described(array)}")
     return array
+
+
+def described(array: NDArray[Any]) -> str:
+    """What an array holds in place of numbers, for an error: its dtype, or the text in it."""
+    text = next((entry for entry in array.flat if isinstance(entry, (str, bytes))), None)
+    if text is None:
+        return f"dtype {array.dtype}"
+    plain = bytes(text) if isinstance(text, bytes) else str(text)
+    return f"text such as {plain[:40]!r}; words and classes must be numbered first"
 
 
 def real_numbers(name: str, value: ArrayLike) -> NDArray[Any]:
     """``value`` as an array; TypeError unless it holds real numbers."""
     array = as_array(name, value)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name}: expected real numbers, got {described(array)}")
     return array
+
+
+def integers(array: NDArray[Any]) -> NDArray[Any] | None:
+    """``array`` if it holds integers, as int64 if it holds floats that are all whole numbers; None otherwise."""
+    kind = array.dtype.kind
+    if kind in "iu":
+        return array
+    return _equal_as(array, np.int64) if kind == "f" else None
+
+
+def booleans(array: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """``array`` as bool if it holds nothing but True and False, or the numbers 0 and 1; None otherwise."""
+    kind = array.dtype.kind
+    if kind == "b":
+        return array
+    return _equal_as(array, np.bool_) if kind in "iuf" else None
+
+
+def _equal_as(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any] | None:
+    with np.errstate(invalid="ignore"):
+        converted = array.astype(dtype)
+    return converted if np.array_equal(converted, array) else None
 
 
 def are_whole(array: NDArray[Any]) -> bool:

@@ -1,6 +1,6 @@
-"""The one error of unreadable files, and the extra that reading and writing need."""
+"""Errors that tell more than their message: of unreadable files, and of ids out of range."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from errno import ENOMEM
 from pathlib import Path
@@ -14,6 +14,24 @@ REMEDY = (
 
 class FileFormatError(ValueError):
     """A file is malformed, or holds what fastmask has no counterpart of; the message says what."""
+
+
+class IdError(IndexError):
+    """An id is out of range.
+
+    Parameters
+    ----------
+    message : str
+    place : sequence of int, optional
+        Its row, and where it stands there; empty if that is not known.
+    data : str, default "the batch"
+        What it is a row of.
+    """
+
+    def __init__(self, message: str, place: Sequence[int] = (), data: str = "the batch") -> None:
+        self.message, self.place = message, tuple(map(int, place))
+        position = ", ".join(map(str, self.place[1:]))
+        super().__init__(f"{message} in row {self.place[0]} of {data}, position {position}" if position else message)
 
 
 def require_h5py() -> ModuleType:

@@ -8,6 +8,8 @@ import numpy as np
 
 from fastmask import initializers, ops
 from fastmask.batch.packing import PackedSequence
+from fastmask.core.arguments import described, integers
+from fastmask.core.errors import IdError
 from fastmask.layers.base import checks
 from fastmask.layers.base.arguments import check_quantization_config
 from fastmask.layers.base.checks import Array, Shape
@@ -17,6 +19,7 @@ from fastmask.layers.base.symbolic import KerasTensor
 from fastmask.layers.base.weights import add_kept, keep_options
 from fastmask.layers.logic import NotEqual
 from fastmask.ops import SparseRows
+from fastmask.ops._embedding import distinct_ids
 
 
 class Embedding(Layer):
@@ -50,8 +53,8 @@ class Embedding(Layer):
     -----
     Input ids of any shape, or packed ids; output has one axis more, and the mask has the shape of
     the ids. The weight is embeddings (input_dim, output_dim); its gradient is sparse
-    (``SparseRows``). Ids from 0 to input_dim - 1 are legal, others raise IndexError. Row 0 is an
-    ordinary row even with `mask_zero`.
+    (``SparseRows``). Ids from 0 to input_dim - 1 are legal, others raise IndexError; floats are taken if all are
+    whole numbers. Row 0 is an ordinary row even with `mask_zero`.
 
     A mask that is passed in is ignored with `mask_zero`. Without, it is passed on, and id 0 is looked up
     where it masks: what stands there is not read.
@@ -105,9 +108,12 @@ class Embedding(Layer):
 
     def check_input(self, x: Any) -> Any:
         ids = x if type(x) is np.ndarray else x.values if isinstance(x, PackedSequence) else checks.as_array("x", x)
-        if ids.dtype.kind not in "iu":
-            raise TypeError(f"x: expected integer ids, got dtype {ids.dtype}")
-        return x if isinstance(x, PackedSequence) else ids
+        found = integers(ids)
+        if found is None:
+            raise TypeError(f"x: expected integer ids, got {described(ids)}")
+        if not isinstance(x, PackedSequence):
+            return found
+        return x if found is ids else x.with_values(found, None if x.fill is None else np.asarray(x.fill, found.dtype))
 
     def compute_mask(self, x: Any, mask: Any = None) -> Any:
         """Return ``x != 0`` with `mask_zero`, which ignores `mask`; else `mask`. `x` may be symbolic."""
@@ -161,7 +167,11 @@ class Embedding(Layer):
     def _several_each(self, x: PackedSequence, keep: bool) -> tuple[PackedSequence, Pullback]:
         """Look up the ids (N, ...) of tokens that have several each."""
         fill = np.zeros(x.values.shape[1:], x.dtype) if x.fill is None else np.asarray(x.fill, x.dtype)
-        stored, back = run("embedding", keep, np.concatenate([x.values, fill[None]]), self._table())
+        try:
+            stored, back = run("embedding", keep, np.concatenate([x.values, fill[None]]), self._table())
+        except IdError:
+            distinct_ids(x.values, self.input_dim, x.packing, x.index)  # Its error names the place in the batch.
+            raise
         y = x.with_values(stored[:-1], fill=stored[-1] if x.packing.masked else None)
 
         def pullback(dy: Any) -> Gradients:

@@ -55,12 +55,18 @@ class MaskOperation(Layer):
         return {"name": self.name}
 
 
+def differs(x: Any, value: Any) -> Any:
+    """Return where an array differs from a number; NaN equals NaN."""
+    return np.not_equal(x, value) if value == value else np.logical_not(np.isnan(x))
+
+
 class NotEqual(MaskOperation):
     """Whether entries differ from a number: ``x != value`` of a symbolic tensor.
 
     Parameters
     ----------
     value : float, default 0
+        Of NaN all numbers differ, and no NaN.
     name : str, optional
 
     Notes
@@ -74,8 +80,14 @@ class NotEqual(MaskOperation):
             raise TypeError(f"value: expected a number, got {value!r}")
         self.value = value
 
+    def check_input(self, x: Any) -> Any:
+        if isinstance(x, PackedSequence) and x.fill is None and x.shown is None and x.dtype.kind == "f":
+            # Behind the ends of the sequences of a list nothing differs.
+            x = x.with_values(x.values, fill=np.full(x.values.shape[1:], self.value, x.dtype))
+        return super().check_input(x)
+
     def compute(self, x: Any) -> Any:
-        return np.not_equal(x, self.value)
+        return differs(x, self.value)
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "value": self.value}

@@ -12,7 +12,7 @@ from fastmask.layers.base.checks import Array, Shape
 from fastmask.layers.base.flow import Back, pulled, run, same
 from fastmask.layers.base.layer import Call, Layer, Pullback, describe
 from fastmask.layers.base.symbolic import KerasTensor
-from fastmask.layers.logic import AnyFeature, NotEqual
+from fastmask.layers.logic import AnyFeature, NotEqual, differs
 
 
 class Masking(Layer):
@@ -21,6 +21,7 @@ class Masking(Layer):
     Parameters
     ----------
     mask_value : float, default 0.0
+        NaN masks the steps whose features are all NaN; in Keras it masks none.
     **kwargs
         See `Layer`.
 
@@ -28,7 +29,7 @@ class Masking(Layer):
     -----
     Input (B, T, F), output the same with zeros at masked steps; the mask of an input with more axes
     has all but the last of them. The mask is made anew: one that came in is ignored. A step of
-    genuine values that all equal `mask_value` is masked too; NaN equals nothing.
+    genuine values that all equal `mask_value` is masked too.
     """
 
     supports_masking = True
@@ -81,5 +82,5 @@ class Masking(Layer):
         return y, lambda d: unpack_back(pack_back(d))
 
     def _differs(self, x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        found: npt.NDArray[np.bool_] = np.not_equal(x, self.mask_value).any(axis=-1)
+        found: npt.NDArray[np.bool_] = differs(x, self.mask_value).any(axis=-1)
         return found

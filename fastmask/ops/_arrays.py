@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmask import threads
 from fastmask.batch.packing import PackedSequence
-from fastmask.core.arguments import as_array
+from fastmask.core.arguments import as_array, booleans
 from fastmask.core.arguments import check_shape as check_shape
 from fastmask.kernels.memory import aligned_empty
 from fastmask.ops import tuning
@@ -79,11 +79,12 @@ def check_broadcast(name: str, array: Array, shape: Sequence[int]) -> None:
 
 
 def check_bool(name: str, value: ArrayLike) -> Array:
-    """``value`` as a bool array; TypeError unless it is one."""
+    """``value`` as a bool array; TypeError unless it holds bool, or 0 and 1."""
     array = as_array(name, value)
-    if array.dtype != np.bool_:
-        raise TypeError(f"{name}: expected bool, got {array.dtype}")
-    return array
+    found = booleans(array)
+    if found is None:
+        raise TypeError(f"{name}: expected bool, or 0 and 1, got {array.dtype}")
+    return found
 
 
 def check_number(name: str, value: Any) -> float:

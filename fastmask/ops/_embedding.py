@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmask import kernels
-from fastmask.batch.packing import PackedSequence, TableRows, take_rows
-from fastmask.core.arguments import as_array
+from fastmask.batch.packing import PackedSequence, Packing, TableRows, take_rows
+from fastmask.core.arguments import as_array, integers
+from fastmask.core.errors import IdError
 from fastmask.kernels import packing
 from fastmask.ops._arrays import Array, Indices, check_float, check_shape
 from fastmask.ops._products import segment_sum
@@ -41,26 +42,50 @@ class SparseRows(NamedTuple):
 
 
 def check_ids(name: str, ids: object, count: int) -> Indices:
-    """``ids`` as int64 (U,); TypeError or IndexError unless they are integers from 0 to ``count`` - 1."""
+    """``ids`` as int64 (U,); TypeError or IndexError unless they are whole numbers from 0 to ``count`` - 1."""
     array = as_array(name, ids)  # type: ignore[arg-type]
-    if array.dtype.kind not in "iu" or array.ndim != 1:
+    found = integers(array)
+    if found is None or array.ndim != 1:
         raise TypeError(f"{name}: expected integer ids of shape (U,), got {array.dtype} with shape {array.shape}")
-    if array.size and not (array.min() >= 0 and array.max() < count):
-        raise IndexError(f"{name}: expected ids from 0 to {count - 1}, got {array.min()} to {array.max()}")
-    return array.astype(np.int64, copy=False)
+    if found.size and not (found.min() >= 0 and found.max() < count):
+        raise IndexError(f"{name}: expected ids from 0 to {count - 1}, got {found.min()} to {found.max()}")
+    return found.astype(np.int64, copy=False)
 
 
-def distinct_ids(ids: NDArray[Any], vocabulary: int) -> tuple[Indices, Indices]:
-    """The distinct ids in order of appearance, and the place of each id among them; IndexError for an illegal one."""
-    if ids.dtype.kind not in "iu":
+def distinct_ids(
+    ids: NDArray[Any], vocabulary: int, plan: Packing | None = None, index: Indices | None = None
+) -> tuple[Indices, Indices]:
+    """The distinct ids in order of appearance, and the place of each id among them.
+
+    TypeError unless the ids are whole numbers. IndexError for an illegal one, which names its place in the batch: ids
+    of more than one axis begin with that of the rows, or token n of a plan has the ids ``ids[n]``, or
+    ``ids[index[n]]`` with an index.
+    """
+    found = integers(ids)
+    if found is None:
         raise TypeError(f"ids: expected integers, got {ids.dtype}")
-    if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
-        raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {ids.max()}")
-    flat = np.require(ids.reshape(-1), np.int64, ("C", "A"))
-    unique, index, bad = packing.distinct(flat, vocabulary)
+    if found.dtype == np.uint64 and found.size and found.max() > np.iinfo(np.int64).max:
+        raise _illegal(found, vocabulary, plan, index)
+    unique, places, bad = packing.distinct(np.require(found.reshape(-1), np.int64, ("C", "A")), vocabulary)
     if bad >= 0:
-        raise IndexError(f"ids: expected ids from 0 to {vocabulary - 1}, got {flat[bad]}")
-    return unique, index
+        raise _illegal(found, vocabulary, plan, index)
+    return unique, places
+
+
+def _illegal(ids: NDArray[Any], vocabulary: int, plan: Packing | None, index: Indices | None) -> IdError:
+    """The error of ids of which one is out of range: it names the first one in the batch, and where that is."""
+    wrong = np.argwhere((ids < 0) | (ids >= vocabulary))
+    entry, place = wrong[0], wrong[0] if ids.ndim > 1 else wrong[0, :0]
+    if plan is not None:
+        entries = np.arange(len(ids)) if index is None else index
+        tokens = np.flatnonzero(np.isin(entries, wrong[:, 0]))
+        place = wrong[0, :0]
+        if tokens.size:
+            token = tokens[plan.positions[tokens].argmin()]
+            entry = wrong[wrong[:, 0] == entries[token]][0]
+            cell = np.unravel_index(plan.positions[token], (*plan.leading, plan.total_length))
+            place = np.array([*cell, *entry[1:]])
+    return IdError(f"ids: expected ids from 0 to {vocabulary - 1}, got {ids[tuple(entry)]}", place.tolist())
 
 
 def embedding(
@@ -72,7 +97,8 @@ def embedding(
     Parameters
     ----------
     ids : integer array of any shape, or PackedSequence of integers
-        From 0 to V - 1; anything else is an IndexError, floats are a TypeError.
+        From 0 to V - 1; anything else is an IndexError. Floats that are all whole numbers will do, others are a
+        TypeError.
     embeddings : float32 or float64 array (V, D), or Quantized with a scale for each row
     version : int, optional
         Another one after each change of the table, and no other table's. With it a packed result tells its
@@ -125,7 +151,8 @@ def _look_up(
 ) -> tuple[Array | PackedSequence, Indices, Indices]:
     """The result, the distinct ids, and the place of each given id among them."""
     given = ids.values if isinstance(ids, PackedSequence) else as_array("ids", ids)
-    unique, index = distinct_ids(given, table.shape[0])
+    plan, own = (ids.packing, ids.index) if isinstance(ids, PackedSequence) else (None, None)
+    unique, index = distinct_ids(given, table.shape[0], plan, own)
     rows = rows_of(table, unique) if isinstance(table, Quantized) else take_rows(table, unique)
     if not isinstance(ids, PackedSequence):
         return take_rows(rows, index).reshape(*given.shape, table.shape[1]), unique, index

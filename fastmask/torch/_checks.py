@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastmask.core.arguments import check_shape as check_shape
-from fastmask.torch._ways import INSTEAD
+from fastmask.torch._ways import INSTEAD, Way
 
 _FLOATS = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -45,13 +45,28 @@ def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) ->
         raise TypeError(f"{name}: expected {dtype}, as the other tensors, got {tensor.dtype}")
 
 
-def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
-    """TypeError or ValueError unless ``mask`` is a bool tensor on the CPU of the shape given."""
+def check_mask(mask: Tensor, shape: Sequence[int], found: Way = Way.KERNELS) -> Tensor:
+    """``mask`` as a bool tensor.
+
+    TypeError or ValueError unless it is one on the CPU of the shape given, or one of 0 and 1 in a call whose way is
+    ``Way.KERNELS``: others do not look at the numbers.
+    """
     if not isinstance(mask, Tensor):
         raise TypeError(f"mask: expected a bool tensor, got {type(mask).__name__}")
+    if mask.dtype is not torch.bool:
+        mask = exactly(mask, torch.bool, found)
     if mask.dtype is not torch.bool or mask.device.type != "cpu":
         raise TypeError(f"mask: expected a torch.bool tensor on the CPU, got {mask.dtype} on {mask.device}")
     check_shape("mask", mask, shape)
+    return mask
+
+
+def exactly(tensor: Tensor, dtype: torch.dtype, found: Way) -> Tensor:
+    """Real numbers as another dtype, if it has all of them and the call may look at them; else the tensor as it is."""
+    if found is not Way.KERNELS or tensor.dtype.is_complex or not tensor.is_cpu:
+        return tensor
+    converted = tensor.detach().to(dtype)
+    return converted if torch.equal(converted.to(tensor.dtype), tensor) else tensor
 
 
 def widen(tensor: Tensor) -> Tensor:

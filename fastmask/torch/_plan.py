@@ -68,7 +68,7 @@ def padded_plan(
     if mask is not None and lengths is not None:
         raise ValueError("mask, lengths: expected one of them, got both")
     if mask is not None:
-        check_mask(mask, shape)
+        mask = check_mask(mask, shape, found)
         return _plan_type(found).from_mask(mask, time_major)
     if lengths is not None:
         return _plan_type(found).from_lengths(_checked_lengths(lengths, batch), steps, time_major)

@@ -83,8 +83,7 @@ def global_token_mean(losses: Tensor, mask: Tensor | None = None, group: Any = N
     """
     check_tensor("losses", losses)
     if mask is not None:
-        check_mask(mask, losses.shape)
-        losses = losses[mask]
+        losses = losses[check_mask(mask, losses.shape)]
     return losses.sum() / tokens_per_rank(losses.numel(), group)
 
 

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastmask.ops._embedding import distinct_ids
 from fastmask.torch import _library
-from fastmask.torch._checks import check_tensor
+from fastmask.torch._checks import check_tensor, exactly
 from fastmask.torch._plan import packed_plan, padded_plan
 from fastmask.torch._rows import PackedRows
 from fastmask.torch._tape import as_array
@@ -40,13 +40,16 @@ class _DistinctRows(torch.autograd.Function):
         return d.new_zeros(ctx.shape).index_copy(0, unique, d), None, None, None
 
 
-def _check_ids(ids: Tensor) -> None:
+def _checked_ids(ids: Tensor, found: Way) -> Tensor:
     if not isinstance(ids, Tensor):
         raise TypeError(f"input: expected a tensor or a PackedSequence of ids, got {type(ids).__name__}")
+    if ids.dtype.is_floating_point:
+        ids = exactly(ids, torch.int64, found)
     if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype is torch.bool:
         raise TypeError(f"input: expected integers, got {ids.dtype}")
     if ids.device.type != "cpu":
         raise ValueError(f"input: expected ids on the CPU, got {ids.device}")
+    return ids
 
 
 class Embedding(Unscriptable, torch.nn.Embedding):
@@ -74,7 +77,7 @@ class Embedding(Unscriptable, torch.nn.Embedding):
         Parameters
         ----------
         input : integer tensor, or PackedSequence of ids
-            Ids from 0 to ``num_embeddings - 1``.
+            Ids from 0 to ``num_embeddings - 1``. Floats are taken in calls that run on the kernels, if all are whole.
         mask : bool tensor (B, T), optional
             Which ids of a tensor (B, T) count; the others are not read.
         lengths : integer tensor (B,) or sequence of int, optional
@@ -99,26 +102,28 @@ class Embedding(Unscriptable, torch.nn.Embedding):
         ids = input.data if isinstance(input, PackedSequence) else input
         found = way((ids, mask, lengths, self.weight))
         check_tensor("weight", self.weight)
-        _check_ids(ids)
+        ids = _checked_ids(ids, found)
         if isinstance(input, PackedSequence):
             if mask is not None or lengths is not None:
                 raise ValueError("mask, lengths: expected neither with packed ids, which say what counts, got one")
             plan = packed_plan(found, input.batch_sizes, input.sorted_indices)
-            rows, index = self._distinct(found, ids)
+            rows, index = self._distinct(found, ids, plan)
             return PackedRows(rows, index, plan, tuple(input[1:]))
         if mask is None and lengths is None:
-            rows, index = self._distinct(found, ids.reshape(-1))
+            rows, index = self._distinct(found, ids)
             return rows.index_select(0, index).view(*ids.shape, self.embedding_dim)
         if ids.dim() != 2:
             raise ValueError(f"input: expected ids (batch, steps), got shape {tuple(ids.shape)}")
         plan = padded_plan(found, ids.shape, mask, lengths)
-        rows, index = self._distinct(found, plan.pack(ids[:, :, None]).reshape(-1))
+        rows, index = self._distinct(found, plan.pack(ids[:, :, None]).reshape(-1), plan)
         return PackedRows(rows, index, plan, None)
 
-    def _distinct(self, found: Way, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _distinct(self, found: Way, ids: Tensor, plan: Any = None) -> tuple[Tensor, Tensor]:
         if found is Way.KERNELS:
-            unique, index = (torch.from_numpy(array) for array in distinct_ids(as_array(ids), self.num_embeddings))
+            arrays = distinct_ids(as_array(ids), self.num_embeddings, None if plan is None else plan.packing)
+            unique, index = map(torch.from_numpy, arrays)
             return _DistinctRows.apply(self.weight, unique, self.padding_idx, self.sparse), index
+        ids = ids.reshape(-1)
         if torch.compiler.is_compiling() and found is Way.OPERATORS:
             unique, index = _library.distinct(ids, self.num_embeddings)
         else:

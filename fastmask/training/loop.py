@@ -1,7 +1,6 @@
 """Steps and epochs: what happens between a batch of rows and new weights, scores or outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,7 +178,7 @@ class Loop:
         if not place.step:
             self.scores.reset()
         self.tokens_seen = 0
-        with closing(place.source.epoch(place.step)) as epoch:
+        with place.source.running(place.step) as epoch:
             for batch in () if place.ended else epoch:
                 listeners.call("on_train_batch_begin", place.step, {})
                 self.train_step(batch, class_weight)
@@ -194,7 +193,7 @@ class Loop:
         self.stop_evaluating, self.tokens_seen = False, 0
         listeners.call("on_test_begin", {})
         self.scores.reset()
-        with closing(batches.epoch()) as epoch:
+        with batches.running() as epoch:
             for i, batch in enumerate(epoch):
                 listeners.call("on_test_batch_begin", i, {})
                 self.test_step(batch)
@@ -208,7 +207,7 @@ class Loop:
         self.stop_predicting, self.tokens_seen = False, 0
         found: list[list[Any]] = []
         listeners.call("on_predict_begin", {})
-        with closing(batches.epoch()) as epoch:
+        with batches.running() as epoch:
             for i, batch in enumerate(epoch):
                 listeners.call("on_predict_batch_begin", i, {})
                 found.append(self.predict_outputs(batch))

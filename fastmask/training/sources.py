@@ -1,13 +1,17 @@
 """Where the batches of an epoch come from: rows in memory, or an iterable of batches."""
 
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sized
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
 
 from fastmask import random
 from fastmask.batch.data import Batch, Layout, as_batch
+from fastmask.batch.dataset import PyDataset
+from fastmask.batch.rows import axes, is_column
+from fastmask.core.errors import IdError
 
 _END = object()
 
@@ -28,6 +32,18 @@ class Source:
     def epoch(self, done: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of the next epoch, or what is left of one of which `done` are used."""
         raise NotImplementedError
+
+    @contextmanager
+    def running(self, done: int = 0) -> Iterator[Iterator[Batch]]:
+        """Give the batches of an epoch and close them; an id out of range is told by its row in all data."""
+        with closing(self.epoch(done)) as batches:
+            try:
+                yield batches
+            except IdError as error:
+                row = self._number(error.place[0]) if error.place else None
+                if row is None:
+                    raise
+                raise IdError(error.message, (row, *error.place[1:]), "x") from error
 
     def leave(self) -> None:
         """Forget the pass that is under way."""
@@ -65,6 +81,10 @@ class Source:
         """Return what tells these data from others."""
         return {}
 
+    def _number(self, row: int) -> int | None:
+        """Return the number that a row of the last batch has in all data, None if it is not known."""
+        return None
+
     def _skip(self, count: int) -> None:
         raise NotImplementedError
 
@@ -84,6 +104,8 @@ class RowSource(Source):
     repeat : bool, default False
         Whether an epoch of `steps` batches starts where the one before stopped, instead of anew.
         As in Keras it ends with the pass over the rows, short of batches or not.
+    first : int, default 0
+        The number of the first row, if others have been split off.
     """
 
     def __init__(
@@ -93,8 +115,10 @@ class RowSource(Source):
         shuffle: bool = False,
         steps: int | None = None,
         repeat: bool = False,
+        first: int = 0,
     ) -> None:
-        self.whole = -(-len(rows) // batch_size)
+        self.first = first
+        self.whole = max(1, -(-len(rows) // batch_size))  # No rows are one batch, whose outputs have no rows.
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -111,9 +135,10 @@ class RowSource(Source):
         try:
             for _ in range(done, count):
                 start = self.taken * self.batch_size
-                chosen = slice(start, start + self.batch_size)
+                part = slice(start, start + self.batch_size)
+                self.chosen = part if self.order is None else self.order[part]
                 self.taken += 1
-                yield self.rows.take(chosen if self.order is None else self.order[chosen])
+                yield self.rows.take(self.chosen)
         finally:
             if not self.spans:
                 self.leave()
@@ -139,8 +164,11 @@ class RowSource(Source):
         first, last = self.rows.take(slice(at)), self.rows.take(slice(at, None))
         return (
             RowSource(first, self.batch_size, self.shuffle, self.steps if self.spans else None, self.spans),
-            RowSource(last, batch_size or self.batch_size, steps=steps),
+            RowSource(last, batch_size or self.batch_size, steps=steps, first=at),
         )
+
+    def _number(self, row: int) -> int:
+        return self.first + (self.chosen.start + row if isinstance(self.chosen, slice) else int(self.chosen[row]))
 
     def identity(self) -> dict[str, Any]:
         return {"rows": len(self.rows), "batch_size": self.batch_size}
@@ -166,14 +194,17 @@ class StreamSource(Source):
         Batches per epoch. By default an epoch is one iteration over `stream`.
     shuffle : bool, default False
         For ``batches``.
+    targets : bool, default False
+        Whether every batch has to have targets, so that a list of two or three is never x alone.
     """
 
-    def __init__(self, stream: Any, layout: Layout, steps: int | None = None, shuffle: bool = False) -> None:
-        self.stream, self.layout, self.shuffle = stream, layout, shuffle
+    def __init__(
+        self, stream: Any, layout: Layout, steps: int | None = None, shuffle: bool = False, targets: bool = False
+    ) -> None:
+        self.stream, self.layout, self.shuffle, self.targets = stream, layout, shuffle, targets
         self.iterator: Iterator[Any] | None = None
-        self.restarts = hasattr(stream, "batches")
-        known = len(stream) if steps is None and isinstance(stream, Sized) else steps
-        super().__init__(known, spans=steps is not None)
+        self.makes_passes, self.restarts = hasattr(stream, "batches"), not isinstance(stream, Iterator)
+        super().__init__(_length(stream) if steps is None else steps, spans=steps is not None)
 
     def epoch(self, done: int = 0) -> Generator[Batch, None, None]:
         if not (self.spans or done):
@@ -193,7 +224,7 @@ class StreamSource(Source):
                 self.close()
         if not count:
             raise ValueError("x: expected batches in every epoch, got none, as it has run out of them")
-        if self.spans and not self.restarts and count < (self.steps or 0):
+        if self.spans and not self.makes_passes and count < (self.steps or 0):
             warnings.warn(_run_out(count, self.steps), stacklevel=2)
 
     def close(self) -> None:
@@ -205,10 +236,10 @@ class StreamSource(Source):
             iterator.close()
 
     def _next(self) -> Any:
-        """Return what the iterator yields next, _END when it has run out; a dataset then begins anew."""
+        """Return what the iterator yields next, _END when it has run out; then all but an iterator begins anew."""
         if self.iterator is None:
             self.begun, self.taken = random.get_state(), 0
-            self.iterator = iter(self.stream.batches(self.shuffle) if self.restarts else self.stream)
+            self.iterator = iter(self.stream.batches(self.shuffle) if self.makes_passes else self.stream)
         item = next(self.iterator, _END)
         if item is not _END:
             self.taken += 1
@@ -224,11 +255,27 @@ class StreamSource(Source):
                 )
 
     def _batch(self, item: Any) -> Batch:
-        parts = item if isinstance(item, tuple) else (item,)
+        parts = item if isinstance(item, tuple) or self._is_tuple(item) else (item,)
         if len(parts) not in (1, 2, 3):
             raise ValueError(f"x: expected batches (x, y) or (x, y, sample_weight), got {len(parts)} entries")
         x, y, weights = (*parts, None, None)[:3]
+        if x is None or (self.targets and y is None):
+            raise ValueError(
+                f"x: expected batches (x, y) or (x, y, sample_weight), got {type(item).__name__} as batch {self.taken}"
+            )
         return as_batch(x, y, weights, self.layout)
+
+    def _is_tuple(self, item: Any) -> bool:
+        """Return whether a list is what others give as a tuple, as PyTorch's loaders do, and not x alone."""
+        if not isinstance(item, list) or len(item) not in (2, 3):
+            return False
+        first, inputs = item[0], self.layout.inputs
+        if self.targets or isinstance(first, Mapping):
+            return True
+        if len(inputs) > 1:
+            return isinstance(first, (list, tuple)) and len(first) == len(inputs)
+        # One row has an axis less than a batch.
+        return axes(first) >= len(inputs[0].shape or (None, None))
 
 
 def source(
@@ -241,6 +288,7 @@ def source(
     shuffle: bool = False,
     steps: int | None = None,
     repeat: bool = False,
+    targets: bool = False,
 ) -> Source:
     """Return the batches of data in memory or of an iterable.
 
@@ -252,6 +300,8 @@ def source(
         32 by default; not for iterables, which make their own batches.
     shuffle, steps, repeat
         As in `RowSource`.
+    targets
+        As in `StreamSource`.
     """
     for name, value in (("batch_size", batch_size), ("steps", steps)):
         if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
@@ -260,7 +310,7 @@ def source(
         for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
             if value is not None:
                 raise ValueError(f"{name}: expected None when x is an iterable of batches, got {type(value).__name__}")
-        return StreamSource(x, layout, steps, shuffle)
+        return StreamSource(x, layout, steps, shuffle, targets)
     return RowSource(as_batch(x, y, sample_weight, layout), batch_size or 32, shuffle, steps, repeat)
 
 
@@ -268,8 +318,19 @@ def _run_out(count: int, steps: int | None) -> str:
     return f"x has run out of batches after {count} of {steps} steps"
 
 
+def _length(stream: Any) -> int | None:
+    """Return the number of batches of an iterable, None if it does not know."""
+    if isinstance(stream, PyDataset):
+        return stream.num_batches
+    try:
+        return len(stream)
+    except TypeError:
+        return None
+
+
 def is_stream(x: Any) -> bool:
     """Return whether `x` is an iterable of batches rather than rows."""
     if hasattr(x, "batches"):
         return True
-    return hasattr(x, "__iter__") and not isinstance(x, (list, tuple, Mapping)) and not hasattr(x, "__array__")
+    holds_rows = isinstance(x, (str, bytes, list, tuple, Mapping)) or hasattr(x, "__array__") or is_column(x)
+    return hasattr(x, "__iter__") and not holds_rows

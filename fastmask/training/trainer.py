@@ -102,9 +102,10 @@ class Trainer(Loop, Storable):
         ----------
         x : array_like (B, ...), sequence of B sequences, or iterable of batches
             Sequences of different lengths, (t_i,) of ids or (t_i, F), are taken as they are: no padding is made. Where
-            the input has more axes they have too: (t_i, W) of the ids of W words each, padded with zeros. For several
-            inputs these in the form of the inputs, in a list or in a dict by name. An iterable yields tuples (x, y) or
-            (x, y, sample_weight).
+            the input has more axes they have too: (t_i, W) of the ids of W words each, padded with zeros. They may also
+            be a column of lists of pandas, polars, pyarrow or datasets, or a ragged tensor. For several inputs these in
+            the form of the inputs, in a list or in a dict by name. An iterable, such as a loader of PyTorch or
+            TensorFlow, yields tuples (x, y) or (x, y, sample_weight).
         y : array_like (B, ...), or sequence of B arrays (t_i, ...)
             Targets. If the model's output has a time axis there is one per step. For several outputs as for `x`.
         batch_size : int, default 32
@@ -146,7 +147,7 @@ class Trainer(Loop, Storable):
         self.require_loss("fit")
         options.check_epochs(epochs, initial_epoch, validation_freq)
         options.check_weights(class_weight, sample_weight, self.output_names)
-        batches = {"batch_size": batch_size, "shuffle": shuffle, "repeat": True}
+        batches = {"batch_size": batch_size, "shuffle": shuffle, "repeat": True, "targets": True}
         train = self._source(x, y, sample_weight, steps=steps_per_epoch, **batches)
         size = validation_batch_size or batch_size
         if validation_data is None:
@@ -189,7 +190,7 @@ class Trainer(Loop, Storable):
             `metrics_names`, or by name if `return_dict`.
         """
         self.require_loss("evaluate")
-        batches = self._source(x, y, sample_weight, batch_size=batch_size, steps=steps)
+        batches = self._source(x, y, sample_weight, batch_size=batch_size, steps=steps, targets=True)
         with _Listening(self, callbacks, verbose, batches) as listeners:
             self.test_epoch(batches, listeners)
         return self._outcome(return_dict)
@@ -296,7 +297,7 @@ class Trainer(Loop, Storable):
 
     def _validation_source(self, given: Any, size: int | None, steps: int | None) -> Source:
         if sources.is_stream(given):
-            return self._source(given, steps=steps)
+            return self._source(given, steps=steps, targets=True)
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
             raise ValueError(
                 "validation_data: expected a tuple (x, y) or (x, y, sample_weight), "
@@ -365,6 +366,6 @@ def _hold_out(
 
 def _joined(parts: Sequence[Any]) -> Any:
     """Return the batches of one output as one."""
-    if isinstance(parts[0], list):
+    if any(isinstance(part, list) for part in parts):
         return [row for part in parts for row in part]
     return np.concatenate(parts)

@@ -214,7 +214,7 @@ def test_sequence_is_frozen():
 @pytest.mark.parametrize(
     ("call", "error", "name"),
     [
-        (lambda: Packing.from_mask(np.ones((2, 3))), ValueError, "mask"),
+        (lambda: Packing.from_mask(np.full((2, 3), 0.5)), ValueError, "mask"),
         (lambda: Packing.from_mask(np.ones(3, bool)), ValueError, "mask"),
         (lambda: Packing.from_lengths([2, -1]), ValueError, "lengths"),
         (lambda: Packing.from_lengths([2, 5], 4), ValueError, "lengths"),

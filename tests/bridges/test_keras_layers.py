@@ -121,3 +121,11 @@ def test_padding_is_not_read():
 def test_a_mask_of_another_length_is_an_error():
     with pytest.raises(Exception, match="mask"):
         run(fk.LSTM(H), X.astype("float32"), None, [np.ones((B, H), "float32")], mask=np.ones((B, T - 2), bool))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_batches_of_no_rows(kind):
+    cls, options = LAYERS[kind]
+    layer = getattr(fk, cls.__name__)(H, return_sequences=True, **options)
+    for mask in (None, np.ones((0, T), bool)):
+        assert tuple(layer(X[:0].astype("float32"), mask=mask).shape) == (0, T, H)

@@ -154,9 +154,30 @@ class TestErrors:
         with pytest.raises(IndexError, match=f"ids: expected ids from 0 to 11, got {bad}"):
             self.module(torch.tensor([3, bad]))
 
-    def test_floats(self):
-        with pytest.raises(TypeError, match=r"input: expected integers, got torch\.float32"):
-            self.module(torch.zeros(3))
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    def test_floats(self, dtype):
+        ids = torch.tensor([[3, 1], [0, 2]])
+        torch.testing.assert_close(self.module(ids.to(dtype)), self.module(ids), rtol=0, atol=0)
+        for other in (1.5, float("nan"), float("inf")):
+            with pytest.raises(TypeError, match=f"input: expected integers, got {dtype}"):
+                self.module(torch.tensor([3, other], dtype=dtype))
+
+    def test_masks_of_numbers(self):
+        ids, lstm = torch.tensor([[3, 1], [0, 2]]), bridge.LSTM(3, 2, batch_first=True)
+        mask = torch.tensor([[True, False], [True, True]])
+        wanted = lstm(self.module(ids, mask=mask))[0]
+        for dtype in (torch.int64, torch.float32, torch.bfloat16):
+            found = lstm(self.module(ids, mask=mask.to(dtype)))[0]
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+            with pytest.raises(TypeError, match=f"mask: expected a torch.bool tensor on the CPU, got {dtype}"):
+                self.module(ids, mask=2 * mask.to(dtype))
+
+    def test_the_place_of_an_illegal_id(self):
+        ids = torch.tensor([[3, 1], [0, 12], [12, 0]])
+        packed = torch.nn.utils.rnn.pack_padded_sequence(ids, [2, 2, 2], batch_first=True)
+        for arguments, options in (((ids,), {}), ((ids,), {"lengths": [1, 2, 2]}), ((packed,), {})):
+            with pytest.raises(IndexError, match="got 12 in row 1 of the batch, position 1"):
+                self.module(*arguments, **options)
 
     def test_no_tensor(self):
         with pytest.raises(TypeError, match=r"input: expected .*, got ndarray"):
@@ -175,3 +196,15 @@ class TestErrors:
     def test_refused_options(self, option, value):
         with pytest.raises(ValueError, match=f"{option}: expected .*; use torch.nn.Embedding"):
             bridge.Embedding(12, 3, **{option: value})
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("mask", [None, torch.ones(0, 5, dtype=torch.bool)])
+def test_batches_of_no_rows(kind, mask):
+    theirs, ours = (getattr(library, kind)(3, 2, 2, batch_first=True) for library in (torch.nn, bridge))
+    wanted, found = theirs(torch.zeros(0, 5, 3)), ours(torch.zeros(0, 5, 3), mask=mask)
+    assert found[0].shape == wanted[0].shape
+    found[0].sum().backward()
+    assert all(not weight.grad.any() for weight in ours.parameters())
+    rows = bridge.Embedding(12, 3)(torch.zeros(0, 5, dtype=torch.int64), mask=mask)
+    assert ours(rows)[0].shape == wanted[0].shape

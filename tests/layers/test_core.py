@@ -277,7 +277,7 @@ class TestEmbedding:
         with pytest.raises(IndexError, match=r"ids.* from 0 to 3"):
             self.layer()(PackedSequence.from_padded(ids) if packed else ids)
 
-    @pytest.mark.parametrize("dtype", ["float32", "bool", "complex64", "object"])
+    @pytest.mark.parametrize("dtype", ["bool", "complex64", "object"])
     def test_ids_must_be_integers(self, dtype):
         ids = self.IDS.astype(dtype)
         with pytest.raises(TypeError, match="x: expected integer ids, got dtype"):
@@ -306,7 +306,7 @@ class TestMasking:
         x[0, 0, 0] = value
         return x, make_mask("empty_row", BATCH, TIME)
 
-    @pytest.mark.parametrize("value", [0.0, -1.0])
+    @pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
     def test_values_and_mask(self, value):
         x, mask = self.batch(value)
         layer = layers.Masking(value, dtype="float64")
@@ -333,9 +333,6 @@ class TestMasking:
         layer = layers.Masking(2.0)
         packed = layer.pack_input(x)
         assert layer(packed).packing is packed.packing
-
-    def test_nan_masks_nothing(self):
-        assert layers.Masking(np.nan).compute_mask(np.full((1, 2, 3), np.nan)).all()
 
     def test_needs_three_axes(self):
         with pytest.raises(ValueError, match="x: expected at least 3 axes"):

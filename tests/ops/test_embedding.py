@@ -148,10 +148,10 @@ def test_ids_in_padding_are_not_read():
 @pytest.mark.parametrize(
     ("ids", "table", "error", "name"),
     [
-        (np.ones((2, 3)), np.ones((5, 3), np.float32), TypeError, "ids"),
+        (np.full((2, 3), 0.5), np.ones((5, 3), np.float32), TypeError, "ids"),
         (np.ones((2, 3), int), np.ones((5, 3), int), TypeError, "embeddings"),
         (np.ones((2, 3), int), np.ones(5, np.float32), ValueError, "embeddings"),
-        (PackedSequence.from_padded(np.ones((2, 3))), np.ones((5, 3)), TypeError, "ids"),
+        (PackedSequence.from_padded(np.full((2, 3), np.nan)), np.ones((5, 3)), TypeError, "ids"),
     ],
 )
 def test_bad_input_is_named(ids, table, error, name):

@@ -110,7 +110,7 @@ def test_no_rows():
         ((np.ones((2, 3)), [0]), ValueError, "labels"),
         ((np.ones((2, 3)), [0, 3]), IndexError, "labels"),
         ((np.ones((2, 3)), [0, -1]), IndexError, "labels"),
-        ((np.ones((2, 3)), [0.0, 1.0]), TypeError, "labels"),
+        ((np.ones((2, 3)), [0.5, 1.0]), TypeError, "labels"),
         ((np.ones((2, 0)), [0, 0]), IndexError, "labels"),
         ((np.ones((2, 3)), [0, 1], np.ones(3)), ValueError, "scale"),
         ((np.ones((2, 3)), [0, 1], np.ones(2, np.float32)), TypeError, "scale"),

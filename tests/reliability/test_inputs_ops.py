@@ -92,8 +92,9 @@ def embedding_call(m):
         return named(y, pullback(dy).dense())
 
     def twin(ids, embeddings, dy):
-        assert ids.size == 0 or (ids.min() >= 0 and ids.dtype.kind in "iu")
-        y, pullback = reference.embedding_vjp(ids.astype(np.int64), embeddings)
+        numbers = ids.astype(np.int64)
+        assert ids.size == 0 or (ids.min() >= 0 and ids.dtype.kind in "iuf" and np.array_equal(numbers, ids))
+        y, pullback = reference.embedding_vjp(numbers, embeddings)
         return named(y, pullback(dy))
 
     ids = np.asarray(ids)
@@ -116,7 +117,7 @@ def pack_call(m):
         valid = np.ones(x.shape[:2], bool) if mask is None else mask != 0
         assert valid.shape == x.shape[: valid.ndim] == d.shape[: valid.ndim]
         assert valid.ndim >= 2
-        assert mask is None or mask.dtype.kind in "biu"
+        assert mask is None or mask.dtype.kind in "biu" or (mask.dtype.kind == "f" and np.isin(mask, (0, 1)).all())
         wide = valid.reshape(*valid.shape, *(1,) * (x.ndim - valid.ndim))
         gradient = np.where(wide, d, 0)
         return named(np.where(wide, x, 0), gradient, reference.pack(d, valid))

@@ -140,7 +140,7 @@ def test_embedding_of_packed_ids(data):
     if result is None:
         return
     y, pullback = result
-    np.testing.assert_array_equal(y.data, np.asarray(table)[ids])
+    np.testing.assert_array_equal(y.data, np.asarray(table)[np.asarray(ids).astype(np.int64)])
     rows = attempt(pullback, ["dy"], anything(data, y.values))
     if rows is not None:
         assert rows.dense().shape == np.shape(table)
@@ -192,7 +192,7 @@ def check_step(name, data):
             for key in ("parameter", "gradient", *states, *rates) if key != "gradient"]
     rows = [gradient.astype(float)]
     if name == "lazy_adam_step" and sparse:
-        rows = [np.asarray(before["gradient"].ids), np.asarray(before["gradient"].rows, float)]
+        rows = [np.asarray(before["gradient"].ids).astype(np.int64), np.asarray(before["gradient"].rows, float)]
     with np.errstate(all="ignore"):
         compare = getattr(reference, name if len(rows) == 2 else name.removeprefix("lazy_"))
         expected = compare(args[0], *rows, *args[1:])

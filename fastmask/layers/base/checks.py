@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fastmask.batch.packing import PackedSequence
 from fastmask.core import budget
 from fastmask.core.arguments import as_array as as_array
-from fastmask.core.arguments import check_shape, real_numbers, whole_numbers
+from fastmask.core.arguments import booleans, check_shape, real_numbers, whole_numbers
 from fastmask.core.arguments import choice as choice
 
 Array = npt.NDArray[Any]
@@ -126,22 +126,22 @@ def mask_for(mask: Any, shape: tuple[int, ...], ids: bool = False) -> "npt.NDArr
     Raises
     ------
     TypeError
-        If it is neither bool nor integer.
+        If it holds neither bool nor the numbers 0 and 1.
     ValueError
         If its shape is not ``shape[:2]``, nor that of more axes, or an integer is neither 0 nor 1.
     """
     if mask is None or (type(mask) is np.ndarray and mask.dtype == np.bool_ and mask.shape == shape[:2]):
         return mask
     mask = as_array("mask", mask)
-    if mask.dtype.kind not in "biu":
-        raise TypeError(f"mask: expected bool (or integers 0 and 1), got dtype {mask.dtype}")
+    valid = booleans(mask)
+    if valid is None and mask.dtype.kind not in "iu":
+        raise TypeError(f"mask: expected bool (or the numbers 0 and 1), got dtype {mask.dtype}")
     most = max(2, len(shape) if ids else len(shape) - 1)
     if len(shape) < 2 or not 2 <= mask.ndim <= most or mask.shape != tuple(shape[: mask.ndim]):
         more = f", or more axes up to {tuple(shape[:most])}" if most > 2 else ""
         raise ValueError(f"mask: expected shape (B, T) = {tuple(shape[:2])}{more}, got {mask.shape}")
-    if mask.dtype.kind != "b" and not np.isin(mask, (0, 1)).all():
+    if valid is None:
         raise ValueError("mask: expected bool, or 0 and 1 alone as integers, got others")
-    valid: npt.NDArray[np.bool_] = mask if mask.dtype.kind == "b" else mask.astype(bool)
     return valid
 
 

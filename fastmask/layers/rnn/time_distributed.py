@@ -7,6 +7,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from fastmask.batch.packing import PackedSequence
+from fastmask.core.errors import IdError
 from fastmask.layers.base import checks
 from fastmask.layers.base.arguments import with_dtype_of
 from fastmask.layers.base.checks import Array, Shape
@@ -108,6 +109,15 @@ class TimeDistributed(RowLayer):
         return x if self.takes_ids else checks.float_input(x, self.dtype)
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
+        try:
+            return self._forward(x, call)
+        except IdError as error:
+            # Rows of the layer are steps, which count on from row to row unless they stand in a packed list.
+            counted = error.place and (not isinstance(x, PackedSequence) or len(x.packing.leading) > 1)
+            place = (*divmod(error.place[0], x.shape[1]), *error.place[1:]) if counted else ()
+            raise IdError(error.message, place) from None
+
+    def _forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if not isinstance(x, PackedSequence):
             if call.mask is None:
                 return self._grid(x, call)

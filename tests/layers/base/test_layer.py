@@ -105,6 +105,22 @@ class TestEveryLayer:
         y = layer(batch_for(layer))
         assert layer.output_shape == (None, *y.shape[1:])
 
+    @pytest.mark.parametrize("training", [False, True])
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_no_rows(self, name, masked, training):
+        layer, x = ALL[name](), batch_for(ALL[name]())
+        if masked and not layer.supports_masking:
+            return
+        mask = np.zeros((0, 3), bool) if masked else None
+        y, pullback = layer.vjp(x[:0], mask=mask, training=training)
+        assert y.shape == layer(x[:0], mask=mask).shape == (0, *ALL[name]()(x).shape[1:])
+        assert layer(PackedSequence.from_padded(x[:0], mask)).shape[0] == 0
+        gradients = pullback(y)
+        assert gradients.inputs is None or gradients.inputs.shape == x[:0].shape
+        for weight, gradient in zip(layer.weights, gradients.weights, strict=True):
+            assert gradient is None or not np.any(getattr(gradient, "rows", gradient))
+            assert np.isfinite(weight.value).all()
+
     def test_wrong_cotangent(self, name):
         layer = ALL[name]()
         y, pullback = layer.vjp(batch_for(layer))

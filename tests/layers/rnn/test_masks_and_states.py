@@ -289,7 +289,7 @@ STATE = np.zeros((2, UNITS))
         ({"x": GOOD.astype(str)}, TypeError, "x: expected real numbers"),
         ({"mask": np.ones((3, 2), bool)}, ValueError, r"mask: expected shape \(B, T\) = \(2, 3\), got \(3, 2\)"),
         ({"mask": np.ones((2, 3, 1), bool)}, ValueError, "mask: expected shape"),
-        ({"mask": np.ones((2, 3))}, TypeError, "mask: expected bool .*got dtype float64"),
+        ({"mask": np.full((2, 3), 0.5)}, TypeError, "mask: expected bool .*got dtype float64"),
         ({"mask": np.full((2, 3), 2)}, ValueError, "mask: expected bool, or 0 and 1 alone as integers"),
         ({"mask": [["a"] * 3] * 2}, TypeError, "mask"),
         ({"initial_state": (STATE,)}, ValueError, r"initial_state: expected 2 arrays \(h, c\)"),
