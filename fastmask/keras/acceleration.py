@@ -131,7 +131,7 @@ def restore(model: Any) -> None:
     for inner in _models(model):
         if inner in _compiled_jit:
             inner.jit_compile = _compiled_jit.pop(inner)
-        _forget(inner)
+        forget(inner)
 
 
 def is_accelerated(layer: Any) -> bool:
@@ -139,7 +139,7 @@ def is_accelerated(layer: Any) -> bool:
     return layer in _supported_jit or isinstance(layer, _OnKernels)
 
 
-def keras_loop(layer: Any) -> Any:
+def _keras_loop(layer: Any) -> Any:
     """Return the bound `inner_loop` that Keras gave a layer."""
     found = next(_OWN_LOOPS[cls] for cls in type(layer).__mro__ if cls in _OWN_LOOPS)
     return MethodType(found, layer)
@@ -155,7 +155,7 @@ def _bind(layer: Any) -> None:
 
 
 def _accelerated_loop(self: Any, sequences: Any, initial_state: Any, mask: Any, training: Any = False) -> Any:
-    return inner_loop(self, keras_loop(self), sequences, initial_state, mask, training)
+    return inner_loop(self, _keras_loop(self), sequences, initial_state, mask, training)
 
 
 def _refusal(layer: Any) -> str | None:
@@ -165,6 +165,11 @@ def _refusal(layer: Any) -> str | None:
     if not known and not isinstance(layer, _OnKernels):
         return f"{type(layer).__name__} has a loop of its own"
     return support.layer_refusal(layer)
+
+
+def has_layers_for_kernels(model: Any) -> bool:
+    """Return whether a model has a recurrent layer that the kernels can run."""
+    return any(_refusal(layer) is None for _, layer in _recurrent_layers(model))
 
 
 def _recurrent_layers(model: Any) -> Iterator[tuple[str, Any]]:
@@ -193,15 +198,18 @@ def _models(model: Any) -> list[Any]:
 
 
 def _rebuild(model: Any) -> None:
-    """Have a model trace its functions anew, without XLA where that cannot call the kernels."""
-    _forget(model)
+    """Have a model with layers on the kernels trace its functions anew, without XLA where that cannot call them."""
+    if not has_layers_for_kernels(model):
+        return
+    forget(model)
     if keras.config.backend() == "tensorflow" and model.compiled and model.jit_compile:
         _compiled_jit.setdefault(model, True)
         model.jit_compile = False
 
 
-def _forget(model: Any) -> None:
-    for name in _FUNCTIONS:
+def forget(model: Any) -> None:
+    """Have a model with recurrent layers trace its functions anew."""
+    for name in _FUNCTIONS if any(_recurrent_layers(model)) else ():
         if getattr(model, name, None) is not None:
             setattr(model, name, None)
 

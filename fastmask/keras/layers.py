@@ -3,28 +3,9 @@
 from typing import Any
 
 import keras
+from keras.src.api_export import keras_export
 
 from fastmask.keras.loop import inner_loop
-
-
-class _Name(str):
-    """A class name that finds a class of this module as long as it has not been through a file.
-
-    Bidirectional and `clone_model` copy layers by their configs, in which a class has its name. In a file the name is
-    plain text, which means Keras's own class: so files open without fastmask, and no other class of that name is
-    taken for one of these.
-    """
-
-    __slots__ = ()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Name) and str.__eq__(self, other)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        return hash((_Name, str(self)))
 
 
 class _OnKernels:
@@ -49,31 +30,26 @@ class _OnKernels:
         return [shown, *[None] * len(self.state_size)] if self.return_state else shown
 
 
+# A config names a class by its public place in Keras. These have the place that Keras's own are imported from: it finds
+# them there once this module is imported, and its own without, so that files open without fastmask.
+
+
+@keras_export("keras.src.layers.LSTM")
 class LSTM(_OnKernels, keras.layers.LSTM):
     """``keras.layers.LSTM`` on the kernels of fastmask.
 
     Arguments, weights, config and results are Keras's. What the kernels cannot do runs on Keras's own path,
     after one line in the log ``fastmask``. The output carries the mask of the input in every version of Keras.
-    A file with such a layer opens without fastmask, as Keras's layer; with ``custom_objects={"LSTM": LSTM}`` it
-    opens as this one.
+    A file or JSON with such a layer opens without fastmask, as Keras's layer; where `fastmask.keras` is imported, as
+    this one.
     """
 
-    # Keras writes this into files, and finds its own class by it where fastmask.keras is not imported.
-    __module__ = "keras.layers"
 
-
+@keras_export("keras.src.layers.GRU")
 class GRU(_OnKernels, keras.layers.GRU):
     """``keras.layers.GRU`` on the kernels of fastmask; see `LSTM`."""
 
-    __module__ = "keras.layers"
 
-
+@keras_export("keras.src.layers.SimpleRNN")
 class SimpleRNN(_OnKernels, keras.layers.SimpleRNN):
     """``keras.layers.SimpleRNN`` on the kernels of fastmask; see `LSTM`."""
-
-    __module__ = "keras.layers"
-
-
-for _cls in (LSTM, GRU, SimpleRNN):
-    _cls.__name__ = _Name(_cls.__name__)
-    keras.saving.get_custom_objects()[_cls.__name__] = _cls

@@ -32,11 +32,11 @@ def inner_loop(
     only = mask[0] if isinstance(mask, (list, tuple)) else mask
     if _is_placeholder(sequences):
         return keras_loop(sequences, initial_state, mask=mask, training=training)
-    reason = support.call_refusal(layer, sequences, only, training) or backends.current().refusal(sequences)
+    states = list(initial_state) if isinstance(initial_state, (list, tuple)) else [initial_state]
+    reason = support.call_refusal(layer, sequences, states, only, training) or backends.current().refusal(sequences)
     if reason is not None:
         support.log_refusal(layer, reason)
         return keras_loop(sequences, initial_state, mask=mask, training=training)
-    states = list(initial_state) if isinstance(initial_state, (list, tuple)) else [initial_state]
     weights = [layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias]
     tensors = [_with_dropout(layer, sequences) if training else sequences]
     tensors += [keras.ops.convert_to_tensor(weight) for weight in weights if weight is not None]

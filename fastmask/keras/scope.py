@@ -4,17 +4,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
+from types import MethodType
 from typing import Any
 
 import keras
 
-from fastmask.keras.acceleration import accelerate, is_accelerated, keras_loop, restore
+from fastmask.keras.acceleration import forget, has_layers_for_kernels, is_accelerated
 from fastmask.keras.loop import inner_loop
 
 _CLASSES = (keras.layers.RNN, keras.layers.LSTM, keras.layers.GRU)
 _MAKERS = ("make_train_function", "make_test_function", "make_predict_function")
 
-# The models that were accelerated by the scope around the running code, None outside.
+# The models whose functions were made within the scope around the running code, None outside.
 _models: ContextVar[list[Any] | None] = ContextVar("fastmask_keras_models", default=None)
 _lock = Lock()
 _open_scopes = 0
@@ -44,7 +45,7 @@ def accelerated() -> Iterator[None]:
         _models.reset(token)
         _leave()
         for model in models:
-            restore(model)
+            forget(model)
 
 
 def _enter() -> None:
@@ -82,7 +83,8 @@ def _loop(own: Callable[..., Any]) -> Callable[..., Any]:
     def loop(self: Any, sequences: Any, initial_state: Any, mask: Any, training: Any = False) -> Any:
         if _models.get() is None or is_accelerated(self):
             return own(self, sequences, initial_state, mask=mask, training=training)
-        return inner_loop(self, keras_loop(self), sequences, initial_state, mask, training)
+        # A loop of a class calls that of its parent, which is replaced as well: each falls back to what it replaces.
+        return inner_loop(self, MethodType(own, self), sequences, initial_state, mask, training)
 
     loop.fastmask = True  # type: ignore[attr-defined]
     return loop
@@ -91,9 +93,25 @@ def _loop(own: Callable[..., Any]) -> Callable[..., Any]:
 def _maker(own: Callable[..., Any]) -> Callable[..., Any]:
     def make(self: Any, force: bool = False) -> Any:
         models = _models.get()
-        if models is not None and not any(self is model for model in models):
+        if models is None:
+            return own(self, force)
+        if not any(self is model for model in models):
             models.append(self)
-            accelerate(self)
-        return own(self, force)
+            forget(self)
+        with _without_xla(self):
+            return own(self, force)
 
     return make
+
+
+@contextmanager
+def _without_xla(model: Any) -> Iterator[None]:
+    """Have the functions of a model be made without XLA where that cannot call the kernels."""
+    if keras.config.backend() != "tensorflow" or not model.jit_compile or not has_layers_for_kernels(model):
+        yield
+        return
+    model.jit_compile = False
+    try:
+        yield
+    finally:
+        model.jit_compile = True

@@ -1,6 +1,7 @@
 """Which layers, and which calls of them, the kernels can run; all others stay with Keras."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -50,7 +51,7 @@ def training_refusal(layer: Any) -> str | None:
     return None
 
 
-def call_refusal(layer: Any, sequences: Any, mask: Any, training: Any) -> str | None:
+def call_refusal(layer: Any, sequences: Any, states: Sequence[Any], mask: Any, training: Any) -> str | None:
     """Return why one call stays with Keras, None if the kernels can run it."""
     found = layer_refusal(layer) or (training_refusal(layer) if training else None)
     if found is not None:
@@ -58,6 +59,8 @@ def call_refusal(layer: Any, sequences: Any, mask: Any, training: Any) -> str | 
     dtype = keras.backend.standardize_dtype(sequences.dtype)
     if dtype != layer.cell.variable_dtype:
         return f"its input is {dtype}, its weights are {layer.cell.variable_dtype}"
+    if any(state.shape[0] == 1 for state in states) and sequences.shape[0] not in (1, None):
+        return "its initial state has one row, which is for all rows of the input"
     if mask is not None:
         shape = tuple(mask.shape)
         if len(shape) != 2 and not (len(shape) == 3 and shape[2] == 1):
