@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,16 +13,18 @@ from fastmask.torch._ways import INSTEAD
 
 _FLOATS = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
-_HALVES = (torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
 
 
-def are_usual(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
-    """Whether ``check_tensor`` has nothing to say of these: the short way of almost all."""
+def are_usual(tensors: Iterable[Any], dtype: torch.dtype) -> bool:
+    """Whether these are dense tensors in the memory of the CPU with this dtype, and it is float32 or float64."""
     if dtype not in _FLOATS:
         return False
     for tensor in tensors:
-        kind = type(tensor)
-        if kind not in _PLAIN or tensor.dtype is not dtype or not tensor.is_cpu or tensor.layout is not torch.strided:
+        # The second is the short way of almost all.
+        if not isinstance(tensor, Tensor) or tensor.dtype is not dtype or tensor.layout is not torch.strided:
+            return False
+        if not tensor.is_cpu if type(tensor) in _PLAIN else tensor.device.type != "cpu":
             return False
     return True
 
@@ -56,7 +59,7 @@ def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
 
 def widen(tensor: Tensor) -> Tensor:
     """Under autocast a tensor of half precision in float32; any other as it is."""
-    if tensor.dtype in _HALVES and torch.is_autocast_enabled("cpu"):
+    if tensor.dtype in HALVES and torch.is_autocast_enabled("cpu"):
         return tensor.float()
     return tensor
 
