@@ -52,7 +52,7 @@ def run(
 def _run_packed(module: torch.nn.RNNBase, plan: Plan, values: Tensor, hx: Any) -> tuple[Tensor, Any]:
     """Packed outputs and the final states, in the order of the batch. PyTorch refuses rows without a step."""
     batch_sizes, order = plan.sizes
-    rows = int(batch_sizes[0]) if len(batch_sizes) else 0
+    rows, order = int(batch_sizes[0]) if len(batch_sizes) else 0, order.to(values.device)
     if hx is None:
         hx = _zeros(module, values, plan.batch_size)
     initial = _map(hx, lambda state: state.index_select(1, order))

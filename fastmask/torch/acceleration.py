@@ -93,7 +93,7 @@ def restore(model: torch.nn.Module) -> Report:
         original = original_class(module)
         if original is None:
             changed = isinstance(module, Accelerated)
-            report.left.append((name, "has got another class" if changed else "was not swapped by accelerate"))
+            report.left.append((name, "has had its class changed since" if changed else "was not swapped by accelerate"))
             continue
         forget_programs(module)
         _change_class(module, original)

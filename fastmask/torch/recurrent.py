@@ -106,7 +106,7 @@ class RNN(Recurrent):
     ) -> None:
         _refuse_projections(proj_size)
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}")
+            raise ValueError(f"Unknown nonlinearity {nonlinearity!r}: expected 'tanh' or 'relu'")
         # RNNBase creates the parameters; torch.nn.RNN keeps this name as well.
         mode = "RNN_TANH" if nonlinearity == "tanh" else "RNN_RELU"
         torch.nn.RNNBase.__init__(self, mode, input_size, hidden_size, num_layers, bias, batch_first, dropout,
@@ -115,6 +115,6 @@ class RNN(Recurrent):
 
 
 def _refuse_projections(proj_size: int | None) -> None:
-    """What torch.nn raises."""
+    # The words here and above are those of torch.nn, which people match.
     if proj_size is not None:
-        raise ValueError(f"proj_size: expected none, as only LSTM has projections, got {proj_size}")
+        raise ValueError(f"proj_size argument is only supported for LSTM, not RNN or GRU; got {proj_size}")

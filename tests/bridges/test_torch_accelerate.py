@@ -209,7 +209,7 @@ def test_a_class_that_changed_after_acceleration_is_named():
     layer = torch.nn.GRU(3, 4)
     bridge.accelerate(layer)
     torch.nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
-    assert bridge.restore(layer).left == [("", "has got another class")]
+    assert bridge.restore(layer).left == [("", "has had its class changed since")]
     torch.nn.utils.parametrize.remove_parametrizations(layer, "weight_hh_l0")
     bridge.restore(layer)
     assert type(layer) is torch.nn.GRU

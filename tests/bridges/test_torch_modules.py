@@ -278,11 +278,11 @@ class TestErrors:
 
     @pytest.mark.parametrize("cell", ["GRU", "RNN"])
     def test_projections(self, cell):
-        with pytest.raises(ValueError, match=r"proj_size: expected none, as only LSTM has projections, got 2"):
+        with pytest.raises(ValueError, match=r"proj_size argument is only supported for LSTM"):
             getattr(bridge, cell)(3, 4, proj_size=2)
 
     def test_nonlinearity(self):
-        with pytest.raises(ValueError, match="nonlinearity: expected 'tanh' or 'relu', got 'sigmoid'"):
+        with pytest.raises(ValueError, match="Unknown nonlinearity 'sigmoid': expected 'tanh' or 'relu'"):
             bridge.RNN(3, 4, nonlinearity="sigmoid")
 
     @pytest.mark.parametrize(

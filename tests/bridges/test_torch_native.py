@@ -48,6 +48,7 @@ def test_any_mask_equals_each_row_alone(cell, keywords, mask):
     theirs, ours = make_pair(cell, batch_first=True, **keywords)
     x = torch.randn(5, 6, 3).to(ours.weight_hh_l0.dtype)
     valid = torch.from_numpy(make_mask(mask, 5, 6, seed=4))
+    x[~valid] = torch.nan
     hx = states(ours, 5)
     output, *finals = flat(ours(x, hx, mask=valid))
     assert (output[~valid] == 0).all()

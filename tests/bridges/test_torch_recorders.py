@@ -185,6 +185,7 @@ class TestMeta:
     def test_moved_after_acceleration(self):
         model = accelerated().to("meta")
         assert model(batch().to("meta")).shape == (2, 6, 2)
+        assert model.layer(batch().to("meta"), lengths=[3, 0])[0].shape == (2, 6, 8)
 
     def test_embedding(self):
         with pytest.raises(ValueError, match=r"weight: .* fastmask\.torch\.restore\(model\)"):
