@@ -92,8 +92,9 @@ def restore(model: torch.nn.Module) -> Report:
     for name, module in recurrent_modules(model):
         original = original_class(module)
         if original is None:
-            changed = isinstance(module, Accelerated)
-            report.left.append((name, "has had its class changed since" if changed else "was not swapped by accelerate"))
+            swapped = isinstance(module, Accelerated)
+            reason = "has had its class changed since" if swapped else "was not swapped by accelerate"
+            report.left.append((name, reason))
             continue
         forget_programs(module)
         _change_class(module, original)
