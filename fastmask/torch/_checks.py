@@ -21,12 +21,17 @@ def are_usual(tensors: Iterable[Any], dtype: torch.dtype) -> bool:
     if dtype not in _FLOATS:
         return False
     for tensor in tensors:
-        # The second is the short way of almost all.
-        if not isinstance(tensor, Tensor) or tensor.dtype is not dtype or tensor.layout is not torch.strided:
-            return False
-        if not tensor.is_cpu if type(tensor) in _PLAIN else tensor.device.type != "cpu":
+        if type(tensor) in _PLAIN:
+            dense = tensor.dtype is dtype and tensor.is_cpu and tensor.layout is torch.strided
+        else:
+            dense = isinstance(tensor, Tensor) and tensor.dtype is dtype and _is_dense(tensor)
+        if not dense:
             return False
     return True
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.layout is torch.strided
 
 
 def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
@@ -38,7 +43,7 @@ def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) ->
             return
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+    if not _is_dense(tensor):
         raise ValueError(
             f"{name}: expected a dense tensor on the CPU, got {tensor.layout} on {tensor.device}; {INSTEAD}"
         )

@@ -27,16 +27,18 @@ def run(
     module: torch.nn.RNNBase, input: Any, hx: Any, mask: Tensor | None, lengths: Tensor | Sequence[int] | None
 ) -> tuple[Any, Any]:
     """What ``forward`` of the three modules does."""
-    tokens = _tokens(input)
+    padded = isinstance(input, Tensor)
+    tokens = input if padded else _tokens(input)
     weights = _weights(module)
     found = way(_read(tokens, hx, mask, lengths, weights))
-    _check_form(input, mask, lengths)
+    if not padded:
+        _check_packed(input, mask, lengths)
     values = tokens
     if torch.is_autocast_enabled("cpu"):
         values, weights = widen(tokens), [[widen(weight) for weight in layer] for layer in weights]
-    if not _suit(module, values, tokens is not input, weights):
+    if not _suit(module, values, padded, weights):
         return _native.run(module, found, input, hx, mask, lengths)
-    single = tokens is input and values.dim() == 2
+    single = padded and values.dim() == 2
     plan, values, index = _packed(module, found, input, values, mask, lengths)
     states = _initial_states(module, hx, plan.batch_size, single, values.dtype)
     if states is None:
@@ -51,8 +53,8 @@ def run(
         return PackedSequence(output, *input[1:]), hidden
     if isinstance(input, PackedRows) and input.packed is not None:
         return PackedSequence(output, *input.packed), hidden
-    padded = plan.unpack(output)
-    return (padded.squeeze(0 if module.batch_first else 1) if single else padded), hidden
+    output = plan.unpack(output)
+    return (output.squeeze(0 if module.batch_first else 1) if single else output), hidden
 
 
 def _tokens(input: Any) -> Any:
@@ -62,9 +64,7 @@ def _tokens(input: Any) -> Any:
     return input.data if isinstance(input, PackedSequence) else input
 
 
-def _check_form(input: Any, mask: Any, lengths: Any) -> None:
-    if isinstance(input, Tensor):
-        return
+def _check_packed(input: Any, mask: Any, lengths: Any) -> None:
     if not isinstance(input, (PackedSequence, PackedRows)):
         raise TypeError(f"input: expected a tensor, PackedSequence or PackedRows, got {type(input).__name__}")
     if mask is not None or lengths is not None:
@@ -88,15 +88,15 @@ def _read(tokens: Any, hx: Any, mask: Any, lengths: Any, weights: list[list[Tens
     return tensors
 
 
-def _suit(module: torch.nn.RNNBase, values: Tensor, packed: bool, weights: list[list[Tensor]]) -> bool:
+def _suit(module: torch.nn.RNNBase, values: Tensor, padded: bool, weights: list[list[Tensor]]) -> bool:
     """Whether the kernels take these; PyTorch's own computation takes more, and has its errors for all else."""
-    dims, dtype = values.dim(), values.dtype
-    if module.proj_size or not (dims == 2 or (dims == 3 and not packed)) or values.shape[-1] != module.input_size:
+    dims = values.dim()
+    if module.proj_size or not (dims == 2 or (dims == 3 and padded)) or values.shape[-1] != module.input_size:
         return False
     tensors = [values]
     for layer in weights:
         tensors += layer
-    return are_usual(tensors, dtype)
+    return are_usual(tensors, values.dtype)
 
 
 def _packed(
