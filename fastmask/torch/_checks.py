@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,18 +13,25 @@ from fastmask.torch._ways import INSTEAD, Way
 
 _FLOATS = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
-_HALVES = (torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
 
 
-def are_usual(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
-    """Whether ``check_tensor`` has nothing to say of these: the short way of almost all."""
+def are_usual(tensors: Iterable[Any], dtype: torch.dtype) -> bool:
+    """Whether these are dense tensors in the memory of the CPU with this dtype, and it is float32 or float64."""
     if dtype not in _FLOATS:
         return False
     for tensor in tensors:
-        kind = type(tensor)
-        if kind not in _PLAIN or tensor.dtype is not dtype or not tensor.is_cpu or tensor.layout is not torch.strided:
+        if type(tensor) in _PLAIN:
+            dense = tensor.dtype is dtype and tensor.is_cpu and tensor.layout is torch.strided
+        else:
+            dense = isinstance(tensor, Tensor) and tensor.dtype is dtype and _is_dense(tensor)
+        if not dense:
             return False
     return True
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.layout is torch.strided
 
 
 def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
@@ -35,7 +43,7 @@ def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype | None = None) ->
             return
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+    if not _is_dense(tensor):
         raise ValueError(
             f"{name}: expected a dense tensor on the CPU, got {tensor.layout} on {tensor.device}; {INSTEAD}"
         )
@@ -71,7 +79,7 @@ def exactly(tensor: Tensor, dtype: torch.dtype, found: Way) -> Tensor:
 
 def widen(tensor: Tensor) -> Tensor:
     """Under autocast a tensor of half precision in float32; any other as it is."""
-    if tensor.dtype in _HALVES and torch.is_autocast_enabled("cpu"):
+    if tensor.dtype in HALVES and torch.is_autocast_enabled("cpu"):
         return tensor.float()
     return tensor
 

@@ -16,7 +16,7 @@ from fastmask.batch.packing import Packing, take_rows
 from fastmask.core.stored import stored_property
 from fastmask.ops._products import segment_sum
 from fastmask.torch import _plain
-from fastmask.torch._checks import differentiable
+from fastmask.torch._checks import HALVES, differentiable
 from fastmask.torch._kept import KeptProgram, forward
 from fastmask.torch._tape import Gradients, Inputs, Job, Options, Outputs, as_array, make_job, taped_forward
 from fastmask.torch._ways import Way, differentiate_plainly, values_of, way
@@ -78,7 +78,7 @@ class _TakeRows(torch.autograd.Function):
 
 def take(source: Tensor, index: Indices, inverse: Indices | None) -> Tensor:
     """Rows (m, F) of ``source`` (n, F) by an index (m,); zeros where it is -1."""
-    if way((source,)) is not Way.KERNELS:
+    if way((source,)) is not Way.KERNELS or not source.is_cpu or source.dtype in HALVES:
         return _plain.take(source, index)
     if not differentiable((source,)):
         return torch.from_numpy(take_rows(as_array(source), index))
@@ -136,6 +136,11 @@ class EagerPlan:
     def batch_size(self) -> int:
         """Rows of the batch."""
         return self.packing.batch_size
+
+    @property
+    def sizes(self) -> tuple[Tensor, Tensor]:
+        """``batch_sizes`` and ``sorted_indices`` of a PackedSequence."""
+        return torch.from_numpy(self.packing.batch_sizes), torch.from_numpy(self.packing.sorted_indices)
 
     def with_time_major(self, time_major: bool) -> EagerPlan:
         """The same plan for padded tensors of the other form."""

@@ -24,6 +24,11 @@ class Plan(Protocol):
         """Rows of the batch."""
         ...
 
+    @property
+    def sizes(self) -> tuple[Tensor, Tensor]:
+        """``batch_sizes`` and ``sorted_indices`` of a PackedSequence."""
+        ...
+
     def with_time_major(self, time_major: bool) -> Any:
         """The same plan with padded tensors (T, B, F), or (B, T, F)."""
         ...

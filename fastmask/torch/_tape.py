@@ -105,7 +105,11 @@ def _spec(options: Options, features: int, units: int, dtype: torch.dtype, use_b
 
 def as_array(tensor: Tensor) -> Array:
     """The memory of a tensor as an array."""
-    array: Array = tensor.numpy(force=True) if tensor.requires_grad else tensor.numpy()
+    try:
+        array: Array = tensor.numpy(force=tensor.requires_grad)
+    except RuntimeError:
+        # A lazy negative of its memory, which PyTorch makes a copy of.
+        array = tensor.numpy(force=True)
     return array
 
 

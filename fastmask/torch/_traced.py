@@ -67,6 +67,11 @@ class TracedPlan:
         """Rows of the batch."""
         return self.sorted_indices.shape[0]
 
+    @property
+    def sizes(self) -> tuple[Tensor, Tensor]:
+        """``batch_sizes`` and ``sorted_indices`` of a PackedSequence."""
+        return self.batch_sizes, self.sorted_indices
+
     def with_time_major(self, time_major: bool) -> TracedPlan:
         """The same plan for padded tensors of the other form."""
         return TracedPlan(

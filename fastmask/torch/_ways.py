@@ -108,7 +108,7 @@ def values_of(name: str, tensor: Tensor) -> NDArray[Any]:
             f"of calls make them; {INSTEAD}"
         )
     with torch._C._DisableFuncTorch():
-        array: NDArray[Any] = tensor.numpy()
+        array: NDArray[Any] = tensor.resolve_neg().numpy()
     return array
 
 

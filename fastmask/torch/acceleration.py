@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from fastmask.torch._kept import forget_programs, keep_programs
-from fastmask.torch.recurrent import GRU, LSTM, RNN, Recurrent
+from fastmask.torch._swapping import (
+    Accelerated,
+    accelerated_class,
+    base_class,
+    original_class,
+    reason_to_leave,
+    recurrent_modules,
+)
+from fastmask.torch.recurrent import Recurrent
 
 __all__ = ["Report", "accelerate", "freeze", "restore", "unfreeze"]
-
-_TWINS: dict[type[torch.nn.Module], type[Recurrent]] = {
-    torch.nn.LSTM: LSTM, torch.nn.GRU: GRU, torch.nn.RNN: RNN,
-}  # fmt: skip
-_ORIGINALS = {twin: original for original, twin in _TWINS.items()}
-_MARK = "_fastmask_accelerated"
 
 
 @dataclass
@@ -44,9 +47,11 @@ def accelerate(model: torch.nn.Module) -> Report:
     """Let every ``torch.nn.LSTM``, ``GRU`` and ``RNN`` of a model run on fastmask's kernels.
 
     The modules themselves change, in place: they stay the same objects with the same parameters, buffers, hooks and
-    names, and get the class of :mod:`fastmask.torch` that goes with theirs. So an optimizer built before, a
-    module used in several places, and a model that is itself a ``torch.nn.LSTM`` keep working, and state dicts
-    keep their keys.
+    names, and get a class that derives from their own and from the one of :mod:`fastmask.torch`. So an optimizer built
+    before, a module used in several places, and a model that is itself a ``torch.nn.LSTM`` keep working, state dicts
+    keep their keys, and ``isinstance`` keeps its answers.
+
+    Subclasses are swapped where they have ``forward`` of ``torch.nn``, or call it by ``super().forward``.
 
     Parameters
     ----------
@@ -55,22 +60,20 @@ def accelerate(model: torch.nn.Module) -> Report:
     Returns
     -------
     Report
-        What was swapped, and what was left and why. Left are modules with ``proj_size``, with parameters of another
-        dtype than float32 and float64 or on another device than the CPU, parametrized ones, and subclasses.
+        What was swapped, and which recurrent modules were left and why: those with ``proj_size``, with parameters of
+        another dtype than float32 and float64 or on another device than the CPU, parametrized, scripted and quantised
+        ones, cells, and subclasses that compute in their own way.
     """
     report = Report()
-    for name, module in _recurrent_modules(model):
-        if isinstance(module, Recurrent):
-            report.left.append((name, "is of fastmask already"))
-            continue
-        reason = _reason_to_leave(module)
+    for name, module in recurrent_modules(model):
+        reason = reason_to_leave(module)
+        if reason is None:
+            reason = _change_class(module, accelerated_class(type(module)))
         if reason is not None:
             report.left.append((name, reason))
             continue
-        twin = _TWINS[type(module)]
-        module.__class__ = twin
-        setattr(module, _MARK, True)
-        report.swapped.append((name, f"torch.nn.{twin.__name__} -> fastmask.torch.{twin.__name__}"))
+        original = original_class(module)
+        report.swapped.append((name, f"{_name(original)} -> fastmask.torch.{base_class(module).__name__}"))
     return report
 
 
@@ -86,16 +89,31 @@ def restore(model: torch.nn.Module) -> Report:
     Report
     """
     report = Report()
-    for name, module in _recurrent_modules(model):
-        if not getattr(module, _MARK, False):
-            report.left.append((name, "was not swapped by accelerate"))
+    for name, module in recurrent_modules(model):
+        original = original_class(module)
+        if original is None:
+            swapped = isinstance(module, Accelerated)
+            reason = "has had its class changed since" if swapped else "was not swapped by accelerate"
+            report.left.append((name, reason))
             continue
-        original = _ORIGINALS[type(module)]
-        delattr(module, _MARK)
         forget_programs(module)
-        module.__class__ = original
-        report.swapped.append((name, f"fastmask.torch.{original.__name__} -> torch.nn.{original.__name__}"))
+        _change_class(module, original)
+        report.swapped.append((name, f"fastmask.torch.{base_class(module).__name__} -> {_name(original)}"))
     return report
+
+
+def _change_class(module: torch.nn.Module, kind: type[Any]) -> str | None:
+    """Why a module cannot have another class, or None once it has."""
+    try:
+        object.__setattr__(module, "__class__", kind)
+    except TypeError as error:
+        return f"cannot have another class: {error}"
+    return None
+
+
+def _name(kind: type[Any]) -> str:
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return name.replace("torch.nn.modules.rnn.", "torch.nn.")
 
 
 def freeze(model: torch.nn.Module) -> list[str]:
@@ -144,29 +162,7 @@ def unfreeze(model: torch.nn.Module) -> list[str]:
 
 
 def _set_frozen(model: torch.nn.Module, frozen: bool) -> list[str]:
-    found = [(name, module) for name, module in _recurrent_modules(model) if isinstance(module, Recurrent)]
+    found = [(name, module) for name, module in recurrent_modules(model) if isinstance(module, Recurrent)]
     for _, module in found:
         keep_programs(module, frozen=frozen)
     return [name for name, _ in found]
-
-
-def _recurrent_modules(model: torch.nn.Module) -> list[tuple[str, torch.nn.RNNBase]]:
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.RNNBase)]
-
-
-def _reason_to_leave(module: torch.nn.Module) -> str | None:
-    """Why a recurrent module cannot be swapped, or None."""
-    if torch.nn.utils.parametrize.is_parametrized(module):
-        return "is parametrized"
-    if type(module) not in _TWINS:
-        return f"is a {type(module).__name__}, not exactly torch.nn.LSTM, GRU or RNN"
-    if getattr(module, "proj_size", 0):
-        return f"has proj_size={module.proj_size}, and there are no projections"
-    for name, parameter in module.named_parameters():
-        if parameter.device.type != "cpu":
-            return f"{name} is on {parameter.device}, not on the CPU"
-        if parameter.dtype not in (torch.float32, torch.float64):
-            return f"{name} is {parameter.dtype}, not float32 or float64"
-    return None

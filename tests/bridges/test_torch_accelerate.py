@@ -69,6 +69,7 @@ def test_results_and_report(model, batch):
     ]
     assert report.left == []
     assert isinstance(model.encoder["first"], bridge.LSTM)
+    assert isinstance(model.encoder["first"], torch.nn.LSTM)
     assert model.shared is model.encoder["second"]
     close(model(*batch), before)
     lines = str(report).splitlines()
@@ -147,10 +148,11 @@ def test_model_that_is_a_layer(kind):
 
 def test_hooks_stay(model, batch):
     seen = []
-    model.shared.register_forward_hook(lambda module, inputs, output: seen.append(type(module)))
+    model.shared.register_forward_hook(lambda module, inputs, output: seen.append(module))
     bridge.accelerate(model)
     model(*batch)
-    assert seen == [bridge.GRU]
+    assert seen == [model.shared]
+    assert isinstance(model.shared, bridge.GRU)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -163,23 +165,27 @@ def test_weight_norm_with_hooks():
     close(after, before)
 
 
-class MyLSTM(torch.nn.LSTM):
-    """Somebody's subclass."""
-
-
 def parametrized():
     layer = torch.nn.GRU(3, 4)
     torch.nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
     return layer
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
         (lambda: torch.nn.LSTM(3, 4, proj_size=2), "proj_size=2"),
         (lambda: torch.nn.LSTM(3, 4, dtype=torch.bfloat16), "weight_ih_l0 is torch.bfloat16"),
         (lambda: torch.nn.GRU(3, 4, device="meta"), "weight_ih_l0 is on meta"),
-        (lambda: MyLSTM(3, 4), "is a MyLSTM, not exactly"),
+        (lambda: torch.nn.LSTMCell(3, 4), "is LSTMCell, one step of a loop in other code"),
+        (lambda: torch.nn.GRUCell(3, 4), "is GRUCell, one step"),
+        (lambda: torch.nn.RNNCell(3, 4), "is RNNCell, one step"),
+        (lambda: torch.nn.RNNBase("LSTM", 3, 4), "is RNNBase, not a torch.nn.LSTM, GRU or RNN"),
+        (lambda: torch.jit.script(torch.nn.GRU(3, 4)), "is TorchScript's GRU"),
+        (lambda: torch.jit.script(torch.nn.LSTMCell(3, 4)), "is TorchScript's LSTMCell"),
+        (lambda: torch.ao.nn.quantized.dynamic.LSTM(3, 4), "is torch.ao's LSTM"),
+        (lambda: torch.ao.nn.quantized.dynamic.GRUCell(3, 4), "is torch.ao's GRUCell"),
         (parametrized, "is parametrized"),
         (lambda: bridge.LSTM(3, 4), "is of fastmask already"),
     ],
@@ -197,6 +203,29 @@ def test_what_is_left(make, reason):
     assert type(layer) is kind
     bridge.restore(model)
     assert type(layer) is kind
+
+
+def test_a_class_that_changed_after_acceleration_is_named():
+    layer = torch.nn.GRU(3, 4)
+    bridge.accelerate(layer)
+    torch.nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+    assert bridge.restore(layer).left == [("", "has had its class changed since")]
+    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight_hh_l0")
+    bridge.restore(layer)
+    assert type(layer) is torch.nn.GRU
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantisation_passes_by_with_a_warning():
+    model = torch.nn.Sequential(torch.nn.LSTM(3, 4))
+    x = torch.randn(5, 2, 3)
+    expected = model(x)[0]
+    bridge.accelerate(model)
+    with pytest.warns(UserWarning, match=r"LSTM on fastmask's kernels is not quantised; fastmask\.torch\.restore"):
+        quantised = torch.ao.quantization.quantize_dynamic(model)
+    torch.testing.assert_close(quantised(x)[0], expected)
+    bridge.restore(model)
+    assert type(torch.ao.quantization.quantize_dynamic(model)[0]) is torch.ao.nn.quantized.dynamic.LSTM
 
 
 def test_no_model():

@@ -65,6 +65,18 @@ def test_model(cell, backend):
     assert not torch.equal(first[0], second[0])
 
 
+def test_accelerated_models_compile_as_those_of_torch_nn():
+    """The graph breaks there, or PyTorch is told to go on."""
+    model = torch.nn.Sequential(torch.nn.LSTM(3, 4))
+    bridge.accelerate(model)
+    x = torch.randn(6, 2, 3)
+    expected = model(x)[0]
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(x)[0], expected)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(allow_rnn=True):
+        torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x)[0], expected)
+
+
 def inputs(kind):
     x = torch.randn(4, 6, 3)
     if kind == "packed":

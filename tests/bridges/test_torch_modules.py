@@ -234,7 +234,7 @@ class TestModule:
     def test_autocast_widens(self, cell):
         _, ours = make_pair(cell, 3, 4, dtype=torch.float32, batch_first=True)
         half = padded(torch.bfloat16)
-        with pytest.raises(TypeError, match=r"input: .* got torch.bfloat16"):
+        with pytest.raises(ValueError, match=r"RNN input dtype \(torch.bfloat16\) does not match"):
             ours(half)
         expected = ours(half.float(), lengths=LENGTHS)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -276,25 +276,19 @@ def test_packed_data_is_exchanged_without_a_copy(cell, monkeypatch):
 class TestErrors:
     module = bridge.LSTM(3, 4, batch_first=True)
 
-    def test_projections(self):
-        with pytest.raises(ValueError, match=r"proj_size: expected 0, .* got 2"):
-            bridge.LSTM(3, 4, proj_size=2)
+    @pytest.mark.parametrize("cell", ["GRU", "RNN"])
+    def test_projections(self, cell):
+        with pytest.raises(ValueError, match=r"proj_size argument is only supported for LSTM"):
+            getattr(bridge, cell)(3, 4, proj_size=2)
 
     def test_nonlinearity(self):
-        with pytest.raises(ValueError, match="nonlinearity: expected 'tanh' or 'relu', got 'sigmoid'"):
+        with pytest.raises(ValueError, match="Unknown nonlinearity 'sigmoid': expected 'tanh' or 'relu'"):
             bridge.RNN(3, 4, nonlinearity="sigmoid")
 
     @pytest.mark.parametrize(
         ("arguments", "keywords", "error", "words"),
         [
             ((np.zeros((2, 5, 3)),), {}, TypeError, "input: expected a tensor, PackedSequence"),
-            ((torch.zeros(2, 5, 7),), {}, ValueError, r"input: expected 3 features \(input_size\), got 7"),
-            ((torch.zeros(2, 5, 3, 1),), {}, ValueError, "input: expected 2 or 3 dimensions"),
-            ((torch.zeros(2, 5, 3, dtype=torch.float64),), {}, TypeError, "weight_ih_l0: expected torch.float64"),
-            ((torch.zeros(2, 5, 3, dtype=torch.float16),), {}, TypeError, "input: .* got torch.float16"),
-            ((torch.zeros(2, 5, 3, device="meta"),), {}, ValueError, "input: expected a dense tensor on the CPU"),
-            ((torch.zeros(2, 5, 3), torch.zeros(1, 2, 4)), {}, TypeError, "hx: expected a pair"),
-            ((torch.zeros(2, 5, 3), (torch.zeros(1, 3, 4),) * 2), {}, ValueError, r"hx: expected shape \(1, 2, 4\)"),
             ((torch.zeros(2, 5, 3),), {"mask": torch.ones(5, 2, dtype=torch.bool)}, ValueError, r"mask: .*\(2, 5\)"),
             ((torch.zeros(2, 5, 3),), {"lengths": [5]}, ValueError, r"lengths: expected shape \(2,\)"),
             ((torch.zeros(2, 5, 3),), {"lengths": [5, 6]}, ValueError, "lengths: expected values from 0 to 5"),
