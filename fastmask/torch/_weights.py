@@ -18,9 +18,7 @@ Array = NDArray[Any]
 
 def keras_weights(cell: str, layout: str, weights: Sequence[Array]) -> tuple[Array, Array, Array | None]:
     """(kernel, recurrent_kernel, bias) from those weights that there are, in the ``layout`` "keras" or "torch"."""
-    if layout == "torch":
-        return from_torch(cell, weights)
-    kernel, recurrent_kernel, *biases = weights
+    kernel, recurrent_kernel, *biases = from_torch(cell, weights) if layout == "torch" else weights
     return kernel, recurrent_kernel, biases[0] if biases else None
 
 

@@ -1,5 +1,6 @@
 """What SimpleRNN, LSTM and GRU share: everything but their equations."""
 
+from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -9,11 +10,13 @@ from fastmask import initializers, ops
 from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.exchange import TorchForm
 from fastmask.layers.base.flow import Back, cotangents, leave, run, same, tokens_of
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.base.programs import Kept
 from fastmask.layers.base.weights import add_kept, keep_options
 from fastmask.layers.core import keep_factor
+from fastmask.ops.rnn import layouts
 from fastmask.random import as_generator
 
 States = tuple[Array, ...]
@@ -47,6 +50,7 @@ class Recurrent(Layer):
     gates: ClassVar[int]
     state_names: ClassVar[tuple[str, ...]] = ("h",)
     drops_all: ClassVar[bool] = False
+    has_number = True
 
     def __init__(
         self,
@@ -124,6 +128,13 @@ class Recurrent(Layer):
         self.bias = None
         if self.use_bias:
             self.bias = add_kept(self, "bias", self.spec.bias_shape, initializer=self.initial_bias)
+
+    def torch_forms(self, number: int) -> list[TorchForm]:
+        if self.spec.resets_before:
+            raise TypeError(f"{describe(self)}: expected reset_after=True, as torch.nn.GRU has it, got False")
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.use_bias else 2]
+        store, load = partial(layouts.to_torch, self.op), partial(layouts.from_torch, self.op)
+        return [TorchForm([f"{name}_l{number}" for name in names], self.weights, store, load)]
 
     def compute_output_shape(self, input_shape: Shape) -> Any:
         state = (input_shape[0], self.units)

@@ -29,12 +29,11 @@ def reordered(rows: Array, cell: str, given: str, wanted: str) -> Array:
     return np.ascontiguousarray(rows.reshape(len(old), -1, *rows.shape[1:])[order]).reshape(rows.shape)
 
 
-def from_torch(cell: str, weights: Sequence[Array]) -> tuple[Array, Array, Array | None]:
-    """(kernel, recurrent_kernel, bias) of (weight_ih, weight_hh, bias_ih, bias_hh), or of the first two alone."""
+def from_torch(cell: str, weights: Sequence[Array]) -> list[Array]:
+    """[kernel, recurrent_kernel, bias] of (weight_ih, weight_hh, bias_ih, bias_hh), or of the first two alone."""
     kernel, recurrent_kernel, *biases = [reordered(weight, cell, "torch", "keras") for weight in weights]
-    if not biases:
-        return kernel.T, recurrent_kernel.T, None
-    return kernel.T, recurrent_kernel.T, np.stack(biases) if cell == "gru" else biases[0] + biases[1]
+    bias = [np.stack(biases) if cell == "gru" else biases[0] + biases[1]] if biases else []
+    return [kernel.T, recurrent_kernel.T, *bias]
 
 
 def to_torch(cell: str, weights: Sequence[Array]) -> list[Array]:
