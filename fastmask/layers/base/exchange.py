@@ -139,7 +139,8 @@ class Exchanging:
 
     def _built_forms(self, number: int) -> list[TorchForm]:
         if not self.built:
-            raise ValueError(f"layer {self.name!r}: expected a built one, got one without weights; call build(input_shape)")
+            hint = "call build(input_shape)"
+            raise ValueError(f"layer {self.name!r}: expected a built one, got one without weights; {hint}")
         return self.torch_forms(number)
 
     def _check_names(self, given: Mapping[str, Any], prefix: str, used: set[str], number: int | None) -> None:
