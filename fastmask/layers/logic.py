@@ -74,6 +74,13 @@ class NotEqual(MaskOperation):
             raise TypeError(f"value: expected a number, got {value!r}")
         self.value = value
 
+    def check_input(self, x: Any) -> Any:
+        if not isinstance(x, PackedSequence):
+            return super().check_input(x)
+        # Where a row of a list has ended there is nothing that differs.
+        values = x.values.astype(np.result_type(x.values, self.value))
+        return x.with_values(values, fill=np.full(values.shape[1:], self.value, values.dtype)).pad()
+
     def compute(self, x: Any) -> Any:
         return np.not_equal(x, self.value)
 

@@ -8,13 +8,13 @@ from inspect import Parameter, signature
 from typing import Any
 
 import torch
-from torch.fx import Graph, Tracer
+from torch.fx import Graph, Node, Tracer
 from torch.overrides import TorchFunctionMode
 
 from fastmask.convert.torch import modules
 from fastmask.convert.torch.forward import Forward
-from fastmask.convert.torch.operations import WrongLayoutError
-from fastmask.convert.torch.values import RecurrentStack
+from fastmask.convert.torch.operations import WrongLayoutError, is_in_place
+from fastmask.convert.torch.values import NoCounterpartError, RecurrentStack
 from fastmask.core import budget
 from fastmask.models import Model
 
@@ -68,6 +68,7 @@ def from_torch(module: Any, input_shape: Any = None, *, mask_padding: bool | Non
     wide = any(parameter.dtype is torch.float64 for parameter in module.parameters())
     options: dict[str, Any] = {"shapes": shapes, "dtype": "float64" if wide else "float32"}
     graph = _traced(module)
+    _check_in_place(module, graph)
     # The weights that layers start from are about to be overwritten.
     with budget.placeholders(sys.maxsize):
         first = _laid_out(module, graph, options)
@@ -78,24 +79,48 @@ def from_torch(module: Any, input_shape: Any = None, *, mask_padding: bool | Non
         found = Forward(module, graph, time_major=first.time_major, needs=needs, masked=masked, **options)
         inputs = [found.inputs[node].tensor for node in graph.nodes if node in found.inputs]
         model = Model(inputs if len(inputs) > 1 else inputs[0], found.outputs)
+    _take_weights(found, module)
+    return model
+
+
+def _take_weights(found: Forward, module: Any) -> None:
     for name, made in found.made.items():
         weights = module.get_submodule(name).state_dict()
-        for number, layer in enumerate(made.layers if isinstance(made, RecurrentStack) else [made]):
-            if layer.weights:
-                layer.set_torch_weights(weights, number=number if isinstance(made, RecurrentStack) else None)
-    return model
+        if not isinstance(made, RecurrentStack):
+            if made.weights:
+                made.set_torch_weights(weights)
+            continue
+        for number, layer in enumerate(made.layers):
+            layer.set_torch_weights(weights, number=number)
+
+
+def _check_in_place(module: Any, graph: Graph) -> None:
+    """Raise NoCounterpartError if something is changed in place and used again."""
+    for node in graph.nodes:
+        called = module.get_submodule(node.target) if node.op == "call_module" else None
+        source = node.args[0] if node.args and isinstance(node.args[0], Node) else None
+        if source is None or not (getattr(called, "inplace", False) or is_in_place(node)):
+            continue
+        if any(node < user for user in source.users):
+            raise NoCounterpartError(f"{node.name}: expected nothing changed in place that is used again, got {source}")
 
 
 def _laid_out(module: Any, graph: Graph, options: dict[str, Any]) -> Forward:
     """Return all layers that the forward may need, for inputs with the batch first or, where that fits, the time."""
-    try:
-        return Forward(module, graph, time_major=False, needs={}, masked=False, **options)
-    except WrongLayoutError:
-        return Forward(module, graph, time_major=True, needs={}, masked=False, **options)
+    errors = []
+    for time_major in (False, True):
+        try:
+            return Forward(module, graph, time_major=time_major, needs={}, masked=False, **options)
+        except WrongLayoutError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _traced(module: Any) -> Graph:
-    """Return what the forward of a module does; the arguments with defaults have these."""
+    """Return what the forward of a module does to predict; the arguments with defaults have these."""
+    hooked = [name for name, part in module.named_modules() if part._forward_hooks or part._forward_pre_hooks]
+    if hooked:
+        raise ValueError(f"module: expected no hooks around a forward, got some of {hooked[0] or 'the module'!r}")
     if modules.is_leaf(module):
         graph = Graph()
         graph.output(graph.call_module("", (graph.placeholder("x"),)))
@@ -103,16 +128,18 @@ def _traced(module: Any) -> Graph:
     tracer = _Tracer(autowrap_modules=(torch.nn.utils.rnn,))
     arguments = signature(module.forward).parameters.values()
     defaults = {argument.name: argument.default for argument in arguments if argument.default is not Parameter.empty}
-    before = set(vars(module))
+    before, training = set(vars(module)), [part for part in module.modules() if part.training]
     try:
         with _Factories(tracer):
-            return tracer.trace(module, defaults)
+            return tracer.trace(module.eval(), defaults)
     except Exception as error:  # whatever the forward does with what stands for its tensors
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"module: expected one whose forward torch.fx can trace, got {what}") from error
     finally:
         for name in set(vars(module)) - before:  # constants that the tracer has left
             delattr(module, name)
+        for part in training:
+            part.training = True
 
 
 class _Tracer(Tracer):

@@ -69,9 +69,10 @@ class Forward(Operations):
         self.made: dict[str, Any] = {}
         self.outputs: Any = None
         self._results: dict[Node, Any] = {}
+        needed = _needed(graph)
         for node in graph.nodes:
             # That of an activation is there if it has become part of the layer before it.
-            if node not in self._results:
+            if node in needed and node not in self._results:
                 self._results[node] = self._step(node)
 
     def _step(self, node: Node) -> Any:
@@ -90,7 +91,11 @@ class Forward(Operations):
             return self._recur(node, module, args, kwargs)
         if len(args) != 1 or kwargs:
             raise NoCounterpartError(f"{_called(node)}: expected one argument, got {len(args) + len(kwargs)}")
-        return self._apply(node, module, args[0][0] if isinstance(args[0], Pair) else args[0])
+        x = args[0][0] if isinstance(args[0], Pair) else args[0]
+        if isinstance(module, torch.nn.Flatten):
+            ends = {"start_dim": module.start_dim, "end_dim": module.end_dim}
+            return self.handled("flatten", _called(node), x, ends)
+        return self._apply(node, module, x)
 
     def _constant(self, name: str) -> Any:
         value: Any = self.module
@@ -181,7 +186,8 @@ class Forward(Operations):
             and state.of.stack.directions == stack.directions for state in given
         )  # fmt: skip
         if not fits:
-            raise NoCounterpartError(f"{what}: expected hx of zeros or the states of a module of as many layers, got others")
+            hint = "zeros or the states of a module of as many layers"
+            raise NoCounterpartError(f"{what}: expected {hint} for hx, got others")
         sources = dict(zip(stack.kinds, given, strict=True))
         return [
             tuple(sources[kind].of.take(sources[kind].kind, place) for kind, place in stack.states_of(number))
@@ -208,7 +214,11 @@ class Forward(Operations):
                 raise ValueError(f"input_shape: expected the shape of {node.target!r}, which no module tells, got None")
             steps = (None,) if ids or any(map(modules.is_recurrent, below)) else ()
             shape = steps if ids else (*steps, width)
-        return layers.Input(shape, dtype="int32" if ids else self.dtype, name=node.name)
+        return layers.Input(shape, dtype="int32" if ids else self.dtype, name=self.name_for(node))
+
+    def name_for(self, node: Node) -> str:
+        taken = {_layer_name(other, None) for other in self.graph.nodes if other.op == "call_module"}
+        return f"{node.name}_{node.op}" if node.name in taken else str(node.name)
 
     def _modules_below(self, start: Node) -> Any:
         """Yield the modules whose results depend on that of a node."""
@@ -218,6 +228,15 @@ class Forward(Operations):
                 below.add(node)
                 if node.op == "call_module":
                     yield self.module.get_submodule(str(node.target))
+
+
+def _needed(graph: Graph) -> set[Node]:
+    """Return the nodes that the output depends on."""
+    found: set[Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or found.intersection(node.users):
+            found.add(node)
+    return found
 
 
 def _layer_name(node: Node, module: Any) -> str:

@@ -94,8 +94,6 @@ def make_layer(module: Any, name: str, fused: str | None, axes: int, **options: 
             return layers.Dropout(module.p, **options)
         case "Identity":
             return layers.Identity(**options)
-        case "Flatten" if (module.start_dim, module.end_dim) == (1, -1):
-            return layers.Flatten(**options)
     return None
 
 

@@ -28,6 +28,7 @@ Options = Mapping[str, Any]
 _PASSED_ON = {"contiguous", "clone", "detach", "cpu", "to", "long", "int"}
 _ZEROS = {"zeros", "zeros_like", "new_zeros"}
 _MERGES = {"add": layers.Add, "iadd": layers.Add, "mul": layers.Multiply, "imul": layers.Multiply}
+_IN_PLACE = {"iadd", "imul", "isub", "itruediv"}
 _WHOLE = slice(None)
 _REDUCTION, _DIMS = ("dim", "keepdim"), ("dims", "dim1", "dim2")
 
@@ -53,6 +54,10 @@ class Operations:
 
     def argument(self, node: Node) -> Value:
         """Return the input that an argument of the forward becomes."""
+        raise NotImplementedError
+
+    def name_for(self, node: Node) -> str:
+        """Return a name for a layer that is no module's."""
         raise NotImplementedError
 
     def use(self, value: Any, what: str) -> Value:
@@ -99,15 +104,21 @@ class Operations:
             return Zeros()
         if name in _PASSED_ON:
             return args[0]
-        handler, names = _HANDLERS.get(name, (None, ()))
+        names = _HANDLERS[name][1] if name in _HANDLERS else ()
         options = dict(zip(names, args[1:], strict=False)) | {"dim" if k == "axis" else k: v for k, v in kwargs.items()}
+        if name in _HANDLERS and len(args) <= 1 + len(names) and options.keys() <= set(names):
+            return self.handled(name, what, args[0], options)
         found = None
-        if handler is not None and len(args) <= 1 + len(names) and options.keys() <= set(names):
-            found = handler(self, what, args[0], options)
-        elif modules.is_activation(name) and isinstance(args[0], (Value, Output, Mapped, Final, Argument)):
+        if modules.is_activation(name) and isinstance(args[0], (Value, Output, Mapped, Final, Argument)):
             activation = self.activation(node, self.axes(args[0], what))
             if activation is not None:
-                found = self.through(layers.Activation(activation, name=node.name, dtype=self.dtype), args[0], what)
+                layer = layers.Activation(activation, name=self.name_for(node), dtype=self.dtype)
+                found = self.through(layer, args[0], what)
+        return Unknown(f"the result of {what}") if found is None else found
+
+    def handled(self, name: str, what: str, first: Any, options: Options) -> Any:
+        """Return the result of an operation of the table below; Unknown if it has no counterpart."""
+        found = None if isinstance(first, (Unknown, Zeros)) else _HANDLERS[name][0](self, what, first, options)
         return Unknown(f"the result of {what}") if found is None else found
 
     def through(self, layer: Any, x: Any, what: str) -> Any:
@@ -121,6 +132,13 @@ class Operations:
 def is_whole(value: Value) -> bool:
     """Return whether a tensor holds ids."""
     return np.issubdtype(np.dtype(value.tensor.dtype), np.integer)
+
+
+def is_in_place(node: Node) -> bool:
+    """Return whether a function or method changes its first argument."""
+    name = name_of(node)
+    named = name in _IN_PLACE or (node.op == "call_method" and name.endswith("_") and not name.endswith("__"))
+    return node.op in ("call_function", "call_method") and (named or bool(node.kwargs.get("inplace")))
 
 
 def name_of(node: Node) -> str:
@@ -196,7 +214,7 @@ def _merge(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 def _transpose(forward: Operations, what: str, x: Any, options: Options) -> Any:
     """Exchange the batch and the time."""
-    if isinstance(x, (Stack, Unknown, Zeros)):
+    if isinstance(x, Stack):
         return None
     value = forward.use(x, what)
     turned = {"batch": "time", "time": "batch"}.get(value.layout)
