@@ -214,7 +214,8 @@ REFUSED = {
     "in place": (made.calling(nn.Linear(4, 2), lambda x: (x.relu_(), x)[1].tanh()), "in place that is used again"),
     "the first step": (made.calling(nn.GRU(4, 3, batch_first=True), lambda x: x[0][:, 0]), "the result of getitem"),
     "layouts": (
-        made.calling(nn.GRU(4, 3, batch_first=True), nn.GRU(3, 2), first=True), "module 'then': expected batch_first=True, got False",
+        made.calling(nn.GRU(4, 3, batch_first=True), nn.GRU(3, 2), first=True),
+        "module 'then': expected batch_first=True, got False",
     ),
     "no shape": (nn.Sequential(nn.Tanh()), "input_shape: expected the shape of 'input'"),
 }  # fmt: skip
