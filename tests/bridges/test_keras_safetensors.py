@@ -6,8 +6,9 @@ import pytest
 import fastmask as fm
 from fastmask import layers
 
-pytest.importorskip("keras")
+pytest.importorskip("keras", exc_type=ImportError)
 safetensors = pytest.importorskip("safetensors.numpy")
+pytestmark = pytest.mark.filterwarnings("default")
 
 
 def test_keras_takes_the_weights(tmp_path):
