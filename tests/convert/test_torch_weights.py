@@ -205,6 +205,15 @@ def test_a_module_of_other_layers_is_refused():
         layers.Dense(2).torch_weights()
 
 
+def test_whole_numbers_are_refused():
+    """Those of quantised layers mean nothing without their scales."""
+    layer = built(layers.Dense(2))
+    layer.kernel = layers.Variable(np.ones((4, 2), np.int8), "kernel")
+    for call in (layer.torch_weights, lambda: layer.set_torch_weights({"weight": np.ones((2, 4)), "bias": np.ones(2)})):
+        with pytest.raises(TypeError, match="expected weights of floating point, got int8"):
+            call()
+
+
 class Own(layers.Layer):
     """A layer of one's own with a weight."""
 

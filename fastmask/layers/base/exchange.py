@@ -119,7 +119,8 @@ class Exchanging:
         ValueError
             If an array is missing, is not used, or has another shape.
         TypeError
-            If an array does not hold real numbers, or ``torch.nn`` has no module with such weights.
+            If an array does not hold real numbers, or ``torch.nn`` has no module with such weights, or the layer
+            has whole numbers.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a mapping of names to arrays, got {type(state_dict).__name__}")
@@ -141,7 +142,11 @@ class Exchanging:
         if not self.built:
             hint = "call build(input_shape)"
             raise ValueError(f"layer {self.name!r}: expected a built one, got one without weights; {hint}")
-        return self.torch_forms(number)
+        forms = self.torch_forms(number)
+        for variable in (variable for form in forms for variable in form.variables):
+            if variable.dtype.kind != "f":
+                raise TypeError(f"layer {self.name!r}: expected weights of floating point, got {variable.dtype}")
+        return forms
 
     def _check_names(self, given: Mapping[str, Any], prefix: str, used: set[str], number: int | None) -> None:
         """Raise ValueError unless what belongs to the module in a state dict is what the layer has."""

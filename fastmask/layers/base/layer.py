@@ -14,7 +14,6 @@ from fastmask.layers.base.calls import Call as Call
 from fastmask.layers.base.calls import Gradients as Gradients
 from fastmask.layers.base.calls import Pullback as Pullback
 from fastmask.layers.base.checks import Shape
-from fastmask.layers.base.exchange import Exchanging
 from fastmask.layers.base.holder import WeightHolder
 from fastmask.layers.base.holder import describe as describe
 from fastmask.layers.base.support import require_mask_support
@@ -27,7 +26,7 @@ _NOT_IN_CONFIG = {
 }  # fmt: skip
 
 
-class Layer(WeightHolder, Exchanging):
+class Layer(WeightHolder):
     """Base of all layers, those of users included.
 
     A layer of your own defines ``call(self, x)`` on arrays, ``vjp(self, x) -> (y, pullback)`` for

@@ -134,7 +134,8 @@ class Recurrent(Layer):
             raise TypeError(f"{describe(self)}: expected reset_after=True, as torch.nn.GRU has it, got False")
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.use_bias else 2]
         store, load = partial(layouts.to_torch, self.op), partial(layouts.from_torch, self.op)
-        return [TorchForm([f"{name}_l{number}" for name in names], self.weights, store, load)]
+        variables = [self.kernel, self.recurrent_kernel, *([] if self.bias is None else [self.bias])]
+        return [TorchForm([f"{name}_l{number}" for name in names], variables, store, load)]
 
     def compute_output_shape(self, input_shape: Shape) -> Any:
         state = (input_shape[0], self.units)
