@@ -7,7 +7,7 @@ no bfloat16, and ends the process where the memory for a header is not there.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -93,8 +93,12 @@ def read_weights(path: Path, model: Any, skip_mismatch: bool) -> None:
             raise FileFormatError(f"version: expected {_VERSION!r}, got {metadata.get('version')!r}")
         wanted = _named(model)
         renamed = _by_position(wanted, json.loads(metadata["order"])) if own else {}
+        others = _others(stored, [renamed.get(name, name) for _, layer in wanted for name, _ in layer])
 
         def values(layer: list[tuple[str, Variable]]) -> list[tuple[Variable, Array]]:
+            more = [name for place, _ in layer for name in others.get(_folder(renamed.get(place, place)), ())]
+            if more:
+                raise FileFormatError(f"{more[0]}: expected no such weights in the file")
             return [_value(file, stored, renamed.get(name, name), variable) for name, variable in layer]
 
         h5.fill_each([(name, partial(values, layer)) for name, layer in wanted], skip_mismatch)
@@ -124,6 +128,20 @@ def _by_position(wanted: Named, names: list[str]) -> dict[str, str]:
     return dict(zip(mine, names, strict=True))
 
 
+def _others(names: Iterable[str], wanted: Iterable[str]) -> dict[str, list[str]]:
+    """Return those names in a file that are not wanted, by what stands before their last parts."""
+    known = set(wanted)
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name not in known:
+            found.setdefault(_folder(name), []).append(name)
+    return found
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 def _last(path: str) -> str:
     return path.rpartition("/")[2]
 
@@ -131,7 +149,9 @@ def _last(path: str) -> str:
 def _value(file: Any, stored: Mapping[str, Stored], name: str, variable: Variable) -> tuple[Variable, Array]:
     found = stored.get(name)
     if found is None:
-        raise FileFormatError(f"there are no weights {name!r}, but {', '.join(stored)[:200] or 'none'}")
+        there = ", ".join(stored)[:200] or "none"
+        hint = "layers take those of PyTorch by set_torch_weights"
+        raise FileFormatError(f"{name}: expected such weights in the file, got {there}; {hint}")
     if found.shape != variable.shape:
         raise FileFormatError(f"{name}: expected shape {variable.shape}, got {found.shape}")
     return variable, h5.fitting(variable, _array(file, name, found), name)

@@ -99,7 +99,7 @@ def test_the_package_reads_and_writes_the_same(saved, tmp_path):
     changed = {path: value + 1 for path, value in read.items()}
     package.save_file(changed, tmp_path / "a.safetensors")
     target = model()
-    with pytest.raises(FileFormatError, match="there are no weights"):
+    with pytest.raises(FileFormatError, match="expected such weights in the file"):
         target.load_weights(tmp_path / "a.safetensors")  # the names are others, and the order is not known
     package.save_file(changed, tmp_path / "a.safetensors", parts(content)[0]["__metadata__"])
     target.load_weights(tmp_path / "a.safetensors")
@@ -150,7 +150,8 @@ DAMAGES = {
     "shape": ("expected shape", lambda data: data["shape"].append(1)),
     "another dtype": ("expected real numbers", lambda data: data.update(dtype="F8_E5M2")),
     "too large": ("numbers too large", None),
-    "missing": ("there are no weights", None),
+    "missing": ("expected such weights in the file", None),
+    "one more": ("expected no such weights in the file", None),
 }
 
 
@@ -166,6 +167,8 @@ def test_weights_are_refused_as_a_whole(kind, saved, tmp_path):
             arrays[name] = np.full(arrays[name].shape, 1e300)
         elif kind == "missing":
             del arrays[name]
+        elif kind == "one more":
+            arrays[f"{name}_scale"] = np.zeros(1)
         safetensors.write(path, arrays, {})
         damaged = path.read_bytes()
         if change is not None:
