@@ -32,7 +32,7 @@ def compare(module, *inputs, time_major=False, tolerance=2e-6, **options):
     turned = [value.swapaxes(0, 1) for value in inputs] if time_major else inputs
     expected = predicted(module, *map(np.ascontiguousarray, turned))
     found = model.predict(list(inputs) if len(inputs) > 1 else inputs[0], batch_size=2)
-    expected = expected.swapaxes(0, 1) if time_major and expected.ndim > 2 else expected
+    expected = expected.swapaxes(0, 1) if time_major and expected.shape != found.shape else expected
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     assert found.dtype == expected.dtype
     return model
@@ -206,6 +206,8 @@ REFUSED = {
     "a module": (nn.Sequential(nn.Linear(4, 2), nn.LogSoftmax(-1)), r"module '1': expected a module .* LogSoftmax"),
     "an argument": (nn.Sequential(nn.Linear(4, 2), nn.ELU(0.5)), r"module '1': expected a module .* ELU\(alpha=0.5\)"),
     "projections": (nn.LSTM(4, 3, proj_size=2), "expected no projections"),
+    "dropout that never ends": (made.calling(nn.Linear(4, 2), F.dropout, 0.5), "got the result of dropout"),
+    "a cast": (made.calling(nn.Linear(4, 2), lambda x: x.int()), "got the result of int"),
     "cells": (made.calling(nn.LSTMCell(4, 3)), "module 'inner': expected a module that fastmask has a layer for"),
     "a function": (made.calling(nn.Linear(4, 2), torch.cumsum, 1), r"expected a tensor .* got the result of cumsum"),
     "a number": (made.calling(nn.Linear(4, 2), lambda x: x + 1), r"expected a tensor .* got the result of add"),
@@ -235,3 +237,19 @@ def test_hooks_and_what_is_no_module():
         fm.convert.from_torch(module)
     with pytest.raises(TypeError, match=r"module: expected a torch\.nn\.Module, got dict"):
         fm.convert.from_torch({})
+
+
+def test_an_input_that_is_added():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(FEATURES, 8), nn.Linear(8, FEATURES)
+
+        def forward(self, x):
+            return {"sum": x + self.second(F.gelu(self.first(x))), "inner": self.first(x)}
+
+    module = Residual()
+    model = fm.convert.from_torch(module)
+    found, wanted = model.predict(X[:, 0]), module(torch.from_numpy(X[:, 0]))
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name].detach().numpy(), rtol=0, atol=2e-6)

@@ -55,7 +55,14 @@ def output_and_state(module, x):
     return torch.cat((y.mean(module.time), h[-1]), 1)
 
 
+def steps_of_one_number(module, x):
+    y, _ = module.rnn(x)
+    return module.head(F.dropout(y, training=module.training)).squeeze(-1)
+
+
 FORWARDS = {
+    "steps of one number": steps_of_one_number,
+    "values of a maximum": lambda module, x: module.head(module.rnn(x)[0].max(dim=module.time).values),
     "every step": lambda module, x: module.head(module.rnn(x)[0]),
     "last states": lambda module, x: torch.sigmoid(module.rows(module.rnn(x)[1][0])),
     "both directions": lambda module, x: module.head(module.rows(module.rnn(x)[1][0])).squeeze(-1),

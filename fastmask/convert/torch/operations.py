@@ -25,10 +25,12 @@ from fastmask.convert.torch.values import (
 
 Options = Mapping[str, Any]
 
-_PASSED_ON = {"contiguous", "clone", "detach", "cpu", "to", "long", "int"}
+_PASSED_ON = {"contiguous", "clone", "detach", "cpu"}
+_CASTS = {"to", "long", "int"}
 _ZEROS = {"zeros", "zeros_like", "new_zeros"}
 _MERGES = {"add": layers.Add, "iadd": layers.Add, "mul": layers.Multiply, "imul": layers.Multiply}
 _IN_PLACE = {"iadd", "imul", "isub", "itruediv"}
+_TENSORS = (Value, Argument, Output, Mapped, Final)
 _WHOLE = slice(None)
 _REDUCTION, _DIMS = ("dim", "keepdim"), ("dims", "dim1", "dim2")
 
@@ -102,14 +104,14 @@ class Operations:
         name, what = name_of(node), f"{name_of(node)} ({node.name})"
         if name in _ZEROS:
             return Zeros()
-        if name in _PASSED_ON:
+        if name in _PASSED_ON or (name in _CASTS and isinstance(args[0], (Argument, Zeros))):
             return args[0]
         names = _HANDLERS[name][1] if name in _HANDLERS else ()
         options = dict(zip(names, args[1:], strict=False)) | {"dim" if k == "axis" else k: v for k, v in kwargs.items()}
         if name in _HANDLERS and len(args) <= 1 + len(names) and options.keys() <= set(names):
             return self.handled(name, what, args[0], options)
         found = None
-        if modules.is_activation(name) and isinstance(args[0], (Value, Output, Mapped, Final, Argument)):
+        if modules.is_activation(name) and isinstance(args[0], _TENSORS):
             activation = self.activation(node, self.axes(args[0], what))
             if activation is not None:
                 layer = layers.Activation(activation, name=self.name_for(node), dtype=self.dtype)
@@ -148,7 +150,7 @@ def name_of(node: Node) -> str:
 
 def _getitem(forward: Operations, what: str, container: Any, options: Options) -> Any:
     index = options["index"]
-    if isinstance(container, (tuple, list)) and type(container) in (tuple, list, Pair):
+    if type(container) in (tuple, list, Pair):
         return container[index] if isinstance(index, (int, slice)) else None
     steps = list(index) if isinstance(index, tuple) else [index]
     while len(steps) > 1 and steps[-1] == _WHOLE:
@@ -157,6 +159,11 @@ def _getitem(forward: Operations, what: str, container: Any, options: Options) -
         places = len(container.of.stack.layers) * container.of.stack.directions
         return Final(container.of, container.kind, range(places)[steps[0]])
     return _last_step(container, steps)
+
+
+def _getattr(forward: Operations, what: str, owner: Any, options: Options) -> Any:
+    """Return the values of a maximum, which has indices as well."""
+    return owner[0] if type(owner) is tuple and options["name"] == "values" else None
 
 
 def _last_step(value: Any, steps: list[Any]) -> Any:
@@ -202,7 +209,7 @@ def _max(forward: Operations, what: str, x: Any, options: Options) -> Any:
 def _merge(kind: Callable[..., Any]) -> Callable[..., Any]:
     def merge(forward: Operations, what: str, x: Any, options: Options) -> Any:
         other = options.get("other")
-        if not all(isinstance(value, (Value, Output, Mapped, Final)) for value in (x, other)):
+        if not all(isinstance(value, _TENSORS) for value in (x, other)):
             return None
         first, second = forward.use(x, what), forward.use(other, what)
         if first.layout != second.layout or first.tensor.ndim != second.tensor.ndim:
@@ -248,6 +255,8 @@ def _squeeze(forward: Operations, what: str, x: Any, options: Options) -> Any:
 
 
 def _dropout(forward: Operations, what: str, x: Any, options: Options) -> Any:
+    if options.get("training", True):  # then it drops in predictions, too
+        return None
     return forward.through(layers.Dropout(options.get("p", 0.5), dtype=forward.dtype), x, what)
 
 
@@ -271,6 +280,7 @@ class WrongLayoutError(NoCounterpartError):
 
 _HANDLERS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "getitem": (_getitem, ("index",)),
+    "getattr": (_getattr, ("name",)),
     **dict.fromkeys(("cat", "concat", "concatenate"), (_cat, ("dim",))),
     "mean": (_pool(layers.GlobalAveragePooling1D), _REDUCTION),
     "amax": (_pool(layers.GlobalMaxPooling1D), _REDUCTION),
