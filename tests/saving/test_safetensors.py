@@ -311,6 +311,17 @@ def test_memory_that_is_short_is_no_damage(tmp_path):
     assert (done.returncode, done.stdout.strip()) == (0, "short"), done.stderr
 
 
+def test_checkpoints(tmp_path):
+    source, target = model(), model()
+    path = tmp_path / "{epoch}.safetensors"
+    checkpoint = fm.callbacks.ModelCheckpoint(path, save_weights_only=True)
+    source.fit([[1, 2, 3]], np.ones((1, 1)), epochs=2, verbose=0, callbacks=[checkpoint])
+    target.load_weights(tmp_path / "2.safetensors")
+    same(source.get_weights(), target.get_weights())
+    with pytest.raises(ValueError, match=r"expected one that ends in \.keras"):
+        fm.callbacks.ModelCheckpoint(path)
+
+
 def test_without_h5py(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "h5py", None)
     source, target = model(), model()
