@@ -1,6 +1,5 @@
 """What SimpleRNN, LSTM and GRU share: everything but their equations."""
 
-from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -133,9 +132,12 @@ class Recurrent(Layer):
         if self.spec.resets_before:
             raise TypeError(f"{describe(self)}: expected reset_after=True, as torch.nn.GRU has it, got False")
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.use_bias else 2]
-        store, load = partial(layouts.to_torch, self.op), partial(layouts.from_torch, self.op)
         variables = [self.kernel, self.recurrent_kernel, *([] if self.bias is None else [self.bias])]
-        return [TorchForm([f"{name}_l{number}" for name in names], variables, store, load)]
+        form = TorchForm([f"{name}_l{number}" for name in names], variables)
+        return [form._replace(
+            store=lambda arrays: layouts.to_torch(self.op, arrays),
+            load=lambda arrays: layouts.from_torch(self.op, arrays),
+        )]  # fmt: skip
 
     def compute_output_shape(self, input_shape: Shape) -> Any:
         state = (input_shape[0], self.units)
