@@ -150,11 +150,15 @@ def _value(file: Any, stored: Mapping[str, Stored], name: str, variable: Variabl
     found = stored.get(name)
     if found is None:
         there = ", ".join(stored)[:200] or "none"
-        hint = "layers take those of PyTorch by set_torch_weights"
-        raise FileFormatError(f"{name}: expected such weights in the file, got {there}; {hint}")
+        raise FileFormatError(f"{name}: expected such weights in the file, got {there}{_hint(stored)}")
     if found.shape != variable.shape:
         raise FileFormatError(f"{name}: expected shape {variable.shape}, got {found.shape}")
     return variable, h5.fitting(variable, _array(file, name, found), name)
+
+
+def _hint(names: Iterable[str]) -> str:
+    foreign = any(name.endswith((".weight", "weight_ih_l0")) for name in names)
+    return "; layers take those of PyTorch by set_torch_weights" if foreign else ""
 
 
 def _array(file: Any, name: str, stored: Stored) -> Array:
