@@ -312,7 +312,8 @@ def test_memory_that_is_short_is_no_damage(tmp_path):
 
 
 def test_weights_of_pytorch_are_told_how_they_come_in(tmp_path):
-    safetensors.write(tmp_path / "a.safetensors", {"0.weight": np.zeros((9, 4)), "1.weight_ih_l0": np.zeros((9, 4))}, {})
+    arrays = dict.fromkeys(("0.weight", "1.weight_ih_l0"), np.zeros((9, 4)))
+    safetensors.write(tmp_path / "a.safetensors", arrays, {})
     with pytest.raises(FileFormatError, match=r"got 0\.weight, 1\.weight_ih_l0; layers take .* set_torch_weights"):
         model().load_weights(tmp_path / "a.safetensors")
 
