@@ -32,8 +32,8 @@ with atheris.instrument_imports(include=["fastmask"]):
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests")]
 
-KINDS = ("a.keras", "a.weights.h5", "a.h5", "config.json", "metadata.json", "model.weights.h5")
-PARTS = KINDS[3:]
+PARTS = ("config.json", "metadata.json", "model.weights.h5")
+KINDS = ("a.keras", "a.weights.h5", "a.h5", *PARTS, "a.safetensors")
 
 
 def small_model(kind=0):
@@ -77,6 +77,8 @@ def write_seeds(folder):
             legacy(model, Path(place) / "a.h5")
             contents[2] = (Path(place) / "a.h5").read_bytes()
             contents |= {3 + i: content for i, content in enumerate(parts_of(path).values())}
+            model.save_weights(Path(place) / "a.safetensors")
+            contents[KINDS.index("a.safetensors")] = (Path(place) / "a.safetensors").read_bytes()
             for kind, content in contents.items():
                 (folder / f"{number}-{KINDS[kind]}").write_bytes(bytes([kind]) + content)
 
@@ -100,7 +102,7 @@ class Reader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                if kind == "a.weights.h5":
+                if kind in ("a.weights.h5", "a.safetensors"):
                     self.model.load_weights(path)
                 else:
                     fm.models.load_model(path)

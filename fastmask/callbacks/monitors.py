@@ -264,7 +264,7 @@ class ModelCheckpoint(MonitorCallback):
     Parameters
     ----------
     filepath : str or path
-        Ends in ".keras", or in ".weights.h5" with `save_weights_only`. May hold
+        Ends in ".keras", or in ".weights.h5" or ".safetensors" with `save_weights_only`. May hold
         "{epoch}" (counted from 1), "{batch}" and keys of the logs, such as
         "{epoch:02d}-{val_loss:.2f}.keras". Folders are made.
     monitor, mode
@@ -300,11 +300,11 @@ class ModelCheckpoint(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode, initial_value_threshold)
         self.filepath = path_text("filepath", filepath)
-        ending = ".weights.h5" if save_weights_only else ".keras"
-        if not self.filepath.endswith(ending):
+        endings = (".weights.h5", ".safetensors") if save_weights_only else (".keras",)
+        if not self.filepath.endswith(endings):
             raise ValueError(
-                f"filepath: expected one that ends in {ending} with save_weights_only={save_weights_only}, "
-                f"got {self.filepath!r}"
+                f"filepath: expected one that ends in {' or '.join(endings)} with "
+                f"save_weights_only={save_weights_only}, got {self.filepath!r}"
             )
         check_save_freq(save_freq)
         self.verbose = verbose

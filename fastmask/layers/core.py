@@ -11,6 +11,7 @@ from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
 from fastmask.layers.base.arguments import check_quantization_config, own_arguments
 from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.exchange import TorchForm, paired
 from fastmask.layers.base.flow import Shown, as_rows, cotangents, enter, fill_of, leave, pulled, run, same, summed
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback
 from fastmask.layers.base.programs import Kept
@@ -133,6 +134,10 @@ class Dense(RowLayer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
+
+    def torch_forms(self, number: int) -> list[TorchForm]:
+        form = paired(("weight", "bias"), (self.kernel, self.bias))
+        return [form._replace(store=_turned, load=_turned)]
 
     def _make_program(self) -> ops.DenseProgram:
         kernel = self.kernel.value if self.quantization_mode is None else self.quantized("kernel")
@@ -316,6 +321,11 @@ class Identity(Layer):
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         return passed_on(x, self.dtype)
+
+
+def _turned(arrays: Sequence[Array]) -> Sequence[Array]:
+    """Return a matrix and whatever else there is with the matrix transposed."""
+    return [arrays[0].T, *arrays[1:]]
 
 
 def passed_on(x: Any, dtype: np.dtype[Any]) -> tuple[Any, Pullback]:

@@ -13,6 +13,7 @@ from fastmask.core.errors import IdError
 from fastmask.layers.base import checks
 from fastmask.layers.base.arguments import check_quantization_config
 from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.exchange import TorchForm, paired
 from fastmask.layers.base.flow import Back, Shown, add, cotangents, run, same, unread_ids
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback
 from fastmask.layers.base.symbolic import KerasTensor
@@ -96,6 +97,9 @@ class Embedding(Layer):
 
     def create_weights(self, input_shape: Shape) -> None:
         self.embeddings = add_kept(self, "embeddings", (self.input_dim, self.output_dim), initializer=self._start)
+
+    def torch_forms(self, number: int) -> list[TorchForm]:
+        return [paired(("weight",), (self.embeddings,))]
 
     @property
     def pack_key(self) -> Hashable:

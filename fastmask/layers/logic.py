@@ -81,9 +81,10 @@ class NotEqual(MaskOperation):
         self.value = value
 
     def check_input(self, x: Any) -> Any:
-        if isinstance(x, PackedSequence) and x.fill is None and x.shown is None and x.dtype.kind == "f":
+        if isinstance(x, PackedSequence) and x.fill is None and x.shown is None:
             # Behind the ends of the sequences of a list nothing differs.
-            x = x.with_values(x.values, fill=np.full(x.values.shape[1:], self.value, x.dtype))
+            values = x.values.astype(np.result_type(x.values, self.value))
+            x = x.with_values(values, fill=np.full(values.shape[1:], self.value, values.dtype))
         return super().check_input(x)
 
     def compute(self, x: Any) -> Any:

@@ -11,6 +11,7 @@ from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
 from fastmask.layers.base.arguments import own_arguments
 from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.exchange import TorchForm, paired
 from fastmask.layers.base.flow import Back, Shown, as_rows, cotangents, enter, fill_of, leave, pack_by, run
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.base.variable import Variable
@@ -153,6 +154,9 @@ class LayerNormalization(Normalization, RowLayer):
     def normalize(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         return RowLayer.forward(self, x, call)
 
+    def torch_forms(self, number: int) -> list[TorchForm]:
+        return [paired(("weight", "bias"), (self.gamma, self.beta))]
+
     def map_rows(self, values: Array, call: Call) -> tuple[Array, Pullback | None]:
         affine = _value(self.gamma), _value(self.beta), self.epsilon
         y, back = run("layer_normalization", call.keep, values, *affine, self.axes, self.rms_scaling)
@@ -237,6 +241,10 @@ str or callable
         self.beta = add_kept(self, "beta", shape) if self.center else None
         self.moving_mean = self.add_weight(shape, self.moving_mean_initializer, "moving_mean", False)
         self.moving_variance = self.add_weight(shape, self.moving_variance_initializer, "moving_variance", False)
+
+    def torch_forms(self, number: int) -> list[TorchForm]:
+        variables = self.gamma, self.beta, self.moving_mean, self.moving_variance
+        return [paired(("weight", "bias", "running_mean", "running_var"), variables)]
 
     def normalize(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         if not isinstance(x, PackedSequence) and call.mask is None:

@@ -10,6 +10,7 @@ from fastmask.batch.packing import PackedSequence
 from fastmask.core.stored import stored_property
 from fastmask.layers import Embedding, Layer
 from fastmask.layers.base import checks, flow
+from fastmask.layers.base.exchange import TorchForm
 from fastmask.layers.base.layer import describe
 from fastmask.layers.base.serialization import layer_configs
 from fastmask.layers.base.symbolic import KerasTensor
@@ -175,6 +176,12 @@ class Sequential(Model):
     def operations(self) -> list[Layer]:
         """The layers."""
         return self.layers
+
+    def torch_forms(self, number: int) -> list[TorchForm]:
+        weighted = [layer for layer in self.layers if layer.weights]
+        if not all(layer.has_number for layer in weighted):
+            return super().torch_forms(number)
+        return [form for place, layer in enumerate(weighted) for form in layer.torch_forms(place)]
 
     @property
     def input_shape(self) -> Any:

@@ -104,7 +104,8 @@ def save_model(model: Any, path: Any, overwrite: bool = True) -> None:
     IsADirectoryError, FileNotFoundError
         If it is a folder, or in a folder that is not there.
     """
-    file_path = checked_path(path, ".keras", overwrite)
+    file_path = checked_path(path, (".keras",), overwrite)
+    require_h5py()
     require_built(model)
     config = _config_of(model)
     orders = of_config(model, config)
@@ -166,14 +167,13 @@ def weights_content(model: Any, orders: Orders) -> bytes:
     return buffer.getvalue()
 
 
-def checked_path(path: Any, ending: str, overwrite: bool) -> Path:
+def checked_path(path: Any, endings: tuple[str, ...], overwrite: bool) -> Path:
     """Return a path to write to; ValueError, TypeError or OSError if it may not be."""
     found = file_to_write("path", path)
-    if not found.name.endswith(ending):
-        raise ValueError(f"path: expected one that ends in {ending!r}, got {str(path)!r}")
+    if not found.name.endswith(endings):
+        raise ValueError(f"path: expected one that ends in {' or '.join(map(repr, endings))}, got {str(path)!r}")
     if found.exists() and not overwrite:
         raise FileExistsError(f"path: expected one that does not exist with overwrite=False, got {str(path)!r}")
-    require_h5py()
     return found
 
 

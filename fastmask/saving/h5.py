@@ -119,10 +119,13 @@ def read(stored: Any, shape: tuple[int, ...], what: str) -> Array:
     except OSError:
         _require_room(stored)
         raise
-    if bfloat:
-        bits = values.view(np.uint16).astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32)
-    return values
+    return from_bfloat16(values.view(np.uint16)) if bfloat else values
+
+
+def from_bfloat16(bits: Array) -> Array:
+    """Return numbers of bfloat16, whose bits are given as uint16, in float32."""
+    wide: Array = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return wide
 
 
 def _require_room(stored: Any) -> None:

@@ -15,7 +15,7 @@ class Storable:
         saving.save_model(self, path, overwrite)
 
     def save_weights(self, path: Any, overwrite: bool = True) -> None:
-        """Write the weights into a ``.weights.h5`` file; see `fastmask.saving.save_weights`."""
+        """Write the weights into a ``.weights.h5`` or ``.safetensors`` file; see `fastmask.saving.save_weights`."""
         saving.save_weights(self, path, overwrite)
 
     def load_weights(self, path: Any, skip_mismatch: bool = False) -> None:

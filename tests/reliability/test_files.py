@@ -70,7 +70,7 @@ print(*seen, len(list(path.parent.glob(f".{path.name}.*"))))
 
 
 @POSIX
-@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5", "model.safetensors"])
 def test_a_process_killed_while_it_saves(name, tmp_path):
     """The old file is there or the new one, whole; the kills do hit while a file is written."""
     command = [sys.executable, "-c", KILLED_SAVES, str(tmp_path / name), str(KILLS)]
@@ -92,12 +92,14 @@ folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 small, large = compiled(units=2), compiled(units=120)
 small.save(folder / "a.keras")
 small.save_weights(folder / "a.weights.h5")
+small.save_weights(folder / "a.safetensors")
 before = {path: path.read_bytes() for path in folder.iterdir()}
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-for save in (lambda: large.save(folder / "a.keras"), lambda: large.save_weights(folder / "a.weights.h5")):
+saves = {"a.keras": large.save, "a.weights.h5": large.save_weights, "a.safetensors": large.save_weights}
+for name, save in saves.items():
     try:
-        save()
+        save(folder / name)
     except OSError as error:
         assert error.errno == (errno.EFBIG if limit else errno.ENOSPC), error
     else:
@@ -153,6 +155,7 @@ SAVES = {
     "a.txt": save_few_bytes,
     "a.keras": lambda path: save_small(path),
     "a.weights.h5": lambda path: compiled(units=2).save_weights(path),
+    "a.safetensors": lambda path: compiled(units=2).save_weights(path),
     "a.npz": lambda path: npz.write(path, {"x": np.ones(3)}),
 }
 
@@ -261,7 +264,8 @@ def test_reading_runs_no_code(tmp_path):
         with zipfile.ZipFile(tmp_path / f"{name}.keras", "w") as archive:
             for member, content in members.items():
                 archive.writestr(member, content.replace(old, new) if member == "config.json" else content)
-    weights_file(tmp_path / "a.weights.h5", lambda root: root.attrs.__setitem__("code", "import os"))
+    model = weights_file(tmp_path / "a.weights.h5", lambda root: root.attrs.__setitem__("code", "import os"))
+    model.save_weights(tmp_path / "a.safetensors")
     paths = map(str, sorted(tmp_path.iterdir()))
     done = subprocess.run([sys.executable, "-c", AUDITED, *paths], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr

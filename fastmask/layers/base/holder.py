@@ -10,13 +10,14 @@ from fastmask import initializers
 from fastmask.core import budget
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Array
+from fastmask.layers.base.exchange import Exchanging
 from fastmask.layers.base.variable import Variable, assign_all
 
 AnyLayer = Any
 """A `Layer`, for modules that its own module imports."""
 
 
-class WeightHolder:
+class WeightHolder(Exchanging):
     """Base of layers: own weights and those of the layers held.
 
     Parameters

@@ -10,11 +10,13 @@ from fastmask import initializers, ops
 from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.layers.base import checks
 from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.exchange import TorchForm
 from fastmask.layers.base.flow import Back, cotangents, leave, run, same, tokens_of
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.base.programs import Kept
 from fastmask.layers.base.weights import add_kept, keep_options
 from fastmask.layers.core import keep_factor
+from fastmask.ops.rnn import layouts
 from fastmask.random import as_generator
 
 States = tuple[Array, ...]
@@ -49,6 +51,7 @@ class Recurrent(Layer):
     gates: ClassVar[int]
     state_names: ClassVar[tuple[str, ...]] = ("h",)
     drops_all: ClassVar[bool] = False
+    has_number = True
 
     def __init__(
         self,
@@ -126,6 +129,17 @@ class Recurrent(Layer):
         self.bias = None
         if self.use_bias:
             self.bias = add_kept(self, "bias", self.spec.bias_shape, initializer=self.initial_bias)
+
+    def torch_forms(self, number: int) -> list[TorchForm]:
+        if self.spec.resets_before:
+            raise TypeError(f"{describe(self)}: expected reset_after=True, as torch.nn.GRU has it, got False")
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.use_bias else 2]
+        variables = [self.kernel, self.recurrent_kernel, *([] if self.bias is None else [self.bias])]
+        form = TorchForm([f"{name}_l{number}" for name in names], variables)
+        return [form._replace(
+            store=lambda arrays: layouts.to_torch(self.op, arrays),
+            load=lambda arrays: layouts.from_torch(self.op, arrays),
+        )]  # fmt: skip
 
     def compute_output_shape(self, input_shape: Shape) -> Any:
         state = (input_shape[0], self.units)

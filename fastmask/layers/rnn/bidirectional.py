@@ -11,6 +11,7 @@ from fastmask.batch.packing import PackedSequence
 from fastmask.layers.base import checks
 from fastmask.layers.base.arguments import with_dtype_of
 from fastmask.layers.base.checks import Shape
+from fastmask.layers.base.exchange import TorchForm
 from fastmask.layers.base.flow import Back, Shown, cotangents, leave, run, same, tokens_of
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.base.serialization import deserialize, serialize
@@ -51,6 +52,7 @@ class Bidirectional(Layer):
     supports_masking = True
     takes_state = True
     input_rank = 3
+    has_number = True
 
     def __init__(
         self,
@@ -113,6 +115,10 @@ class Bidirectional(Layer):
                 layer.build(input_shape)
         if self._initial_weights is not None:
             self.set_weights(self._initial_weights)
+
+    def torch_forms(self, number: int) -> list[TorchForm]:
+        (forward,), (back,) = self.forward_layer.torch_forms(number), self.backward_layer.torch_forms(number)
+        return [forward, back._replace(names=[f"{name}_reverse" for name in back.names])]
 
     def compute_output_shape(self, input_shape: Shape) -> Any:
         shapes = [layer.compute_output_shape(input_shape) for layer in self.sublayers.values()]

@@ -11,6 +11,7 @@ from fastmask.core.errors import IdError
 from fastmask.layers.base import checks
 from fastmask.layers.base.arguments import with_dtype_of
 from fastmask.layers.base.checks import Array, Shape
+from fastmask.layers.base.exchange import TorchForm
 from fastmask.layers.base.flow import Back, Shown, cotangents, enter, folded, run, unfolded, unpack_shown, unread_ids
 from fastmask.layers.base.layer import Call, Gradients, Layer, Pullback, describe
 from fastmask.layers.base.serialization import deserialize, serialize
@@ -59,6 +60,9 @@ class TimeDistributed(RowLayer):
         self.masks_within = bool(self.layer.mask_flow([0], 1)[0])
         if self.masks_within and len(input_shape) < 3:
             raise ValueError(f"input_shape: expected at least 3 axes for {describe(self)}, got {input_shape}")
+
+    def torch_forms(self, number: int) -> list[TorchForm]:
+        return self.layer.torch_forms(number)
 
     @property
     def may_mask(self) -> bool:
