@@ -8,7 +8,9 @@ from typing import Any
 
 from fastmask.convert.onnx.building import Builder
 from fastmask.convert.onnx.folding import dequantise, fold
+from fastmask.convert.onnx.patterns import find_dense, find_embeddings
 from fastmask.convert.onnx.reader import read, require_onnx
+from fastmask.convert.onnx.recurrences import find_recurrences
 from fastmask.convert.onnx.running import require_known
 from fastmask.core import budget
 from fastmask.core.errors import reading
@@ -33,4 +35,7 @@ def from_onnx(source: Any) -> Model:
             dequantise(graph)
             require_known(graph)
             fold(graph)
+            find_embeddings(graph)
+            find_recurrences(graph)
+            find_dense(graph)
             return Builder(graph).model()

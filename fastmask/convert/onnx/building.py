@@ -8,13 +8,48 @@ from typing import Any
 import numpy as np
 
 from fastmask.convert.onnx.graph import Array, Graph, Node, Shape
+from fastmask.batch.data import Layout
+from fastmask.batch.packing import PackedSequence
+from fastmask.convert.onnx import emission
 from fastmask.convert.onnx.layers import ArrayOperation
+from fastmask.convert.onnx.recurrence import Recurrence
 from fastmask.core import budget
 from fastmask.core.errors import FileFormatError
-from fastmask.layers.base.symbolic import KerasTensor
+from fastmask.layers.base.symbolic import KerasTensor, is_symbolic
 from fastmask.layers.base.variable import Variable
 from fastmask.layers.input import Input
 from fastmask.models import Model
+
+
+class WholeBatchModel(Model):
+    """A model some of whose inputs or outputs have another first axis than the batch, such as states or time.
+
+    It takes a batch as it is and gives its outputs as they are; nothing can be split into batches.
+    """
+
+    @property
+    def layout(self) -> Layout:
+        raise NotImplementedError(
+            f"model {self.name!r}: expected the batch as the first axis of all inputs and outputs to split and to "
+            "train, got another one; call the model, or predict, on one whole batch"
+        )
+
+    def __call__(
+        self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
+    ) -> Any:
+        """Return the outputs for one batch."""
+        if is_symbolic(x):
+            return super().__call__(x, mask, initial_state, training, **options)
+        outputs = self.run([np.asarray(value) for value in self._flat_inputs(x)], mask, training=bool(training))[0]
+        return self.pack_outputs([y.pad() if isinstance(y, PackedSequence) else y for y in outputs])
+
+    def predict(self, x: Any, *args: Any, **options: Any) -> Any:
+        """Return the outputs for one batch, whatever batch size is asked for."""
+        return self(x)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Return the outputs for one batch."""
+        return self(x)
 
 
 class Builder:
@@ -34,7 +69,7 @@ class Builder:
         kinds += [value.dtype for value in (*graph.inputs, *graph.outputs) if value.dtype is not None]
         floats = {dtype for dtype in kinds if dtype.kind == "f"}
         self.dtype = "float64" if floats == {np.dtype("f8")} else "float32"
-        self._shapes = {value.name: value.shape for value in graph.outputs}
+        self._shapes = {value.name: value.shape for value in graph.outputs} | self._expected()
 
     def model(self) -> Model:
         """Return the model of the graph."""
@@ -49,7 +84,28 @@ class Builder:
         if not inputs:
             raise FileFormatError("the file: expected a graph with inputs, got none")
         alone = len(inputs) == 1, len(outputs) == 1
-        return Model(inputs[0] if alone[0] else inputs, outputs[0] if alone[1] else outputs)
+        cls = Model if self._is_batch_first() else WholeBatchModel
+        return cls(inputs[0] if alone[0] else inputs, outputs[0] if alone[1] else outputs)
+
+    def _is_batch_first(self) -> bool:
+        """Return whether rows of the batch are, as far as the file tells, the first axis of all inputs and outputs."""
+        axes = [value.axes[0] for value in (*self.graph.inputs, *self.graph.outputs) if value.axes]
+        fixed = {n for n in axes if isinstance(n, int)}
+        if len(fixed) > (not axes or isinstance(axes[0], int)):
+            return False
+        return all(node.get("first") for node in self.graph.nodes if node.op == "Recurrence")
+
+    def _expected(self) -> dict[str, Shape]:
+        """Return the shapes that layers want of what they are called on."""
+        found: dict[str, Shape] = {}
+        for node in reversed(self.graph.nodes):
+            if node.op == "Recurrence":
+                found[node.inputs[0]] = (None, None, self.graph.constants[node.get("weights")[0]].shape[2])
+            elif node.op == "Dense":
+                kernel = self.graph.constants[node.get("kernel")]
+                axes = node.get("rank") or len(found.get(node.outputs[0], (None, None)))
+                found[node.inputs[0]] = (*[None] * (axes - 1), kernel.shape[1 if node.get("turned") else 0])
+        return found
 
     def name(self, wanted: str) -> str:
         """Return a name for a layer, made of one in the file, that no other layer has."""
@@ -62,6 +118,39 @@ class Builder:
         return found
 
     def _connect(self, node: Node) -> None:
+        if node.op == "Recurrence":
+            self._recurrence(node)
+        elif node.op in ("Embedding", "Dense"):
+            name = self.name(node.name)
+            if node.op == "Embedding":
+                layer = emission.embedding(node, self.graph.constants[node.get("table")], name)
+            else:
+                kernel = self.graph.constants[node.get("kernel")]
+                bias = self.graph.constants[node.get("bias")] if node.get("bias") else None
+                layer = emission.dense(node, kernel.T if node.get("turned") else kernel, bias, name)
+            self.tensors[node.outputs[0]] = layer(self.tensors[node.inputs[0]])
+        else:
+            self._operation(node)
+
+    def _recurrence(self, node: Node) -> None:
+        weights = [self.graph.constants[name] if name else None for name in node.get("weights")]
+        name = self.name(node.name)
+        if emission.is_plain(node):
+            layer: Any = emission.plain(node, weights, name)
+            self.tensors[next(filter(None, node.outputs))] = layer(self.tensors[node.inputs[0]])
+            return
+        constants = self.graph.constants
+        inputs = [constants.get(entry, "call") if entry else None for entry in node.inputs]
+        kinds = [kind for kind, output in enumerate(node.outputs) if output]
+        units = emission.directions(node, weights, name)
+        wide = units[0].units * len(units)
+        shapes = [((None, None, wide) if kind == 3 else (None, wide) if kind == 4 else (None,) * (4 if kind == 0 else 3))
+                  for kind in kinds]  # fmt: skip
+        layer = Recurrence(units, inputs, kinds, node.get("first"), node.get("layout"), shapes, name)
+        self._call(layer, [entry for entry in node.inputs if entry and entry not in constants],
+                   [output for output in node.outputs if output])  # fmt: skip
+
+    def _operation(self, node: Node) -> None:
         sources = list(dict.fromkeys(name for name in node.reads if name not in self.graph.constants))
         if not sources:
             raise FileFormatError(f"{node}: expected a node that depends on the inputs, got one that does not")

@@ -15,11 +15,19 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An input or output of a graph: its name, and dtype and shape as far as the file tells them."""
+    """An input or output of a graph: its name, and dtype and axes as far as the file tells them.
+
+    An axis is a length, the name of an unknown one, or None.
+    """
 
     name: str
     dtype: np.dtype[Any] | None = None
-    shape: Shape | None = None
+    axes: tuple[int | str | None, ...] | None = None
+
+    @property
+    def shape(self) -> Shape | None:
+        """The lengths of the axes, None for unknown ones."""
+        return None if self.axes is None else tuple([n if isinstance(n, int) else None for n in self.axes])
 
 
 @dataclass(eq=False, slots=True)
@@ -120,7 +128,7 @@ class Graph:
                 yield from graph.every_node()
 
     def drop_unused(self) -> None:
-        """Take out nodes and constants that no output depends on."""
+        """Take out nodes that no output depends on."""
         wanted = {value.name for value in self.outputs}
         kept: list[Node] = []
         for node in reversed(self.nodes):
@@ -128,4 +136,3 @@ class Graph:
                 kept.append(node)
                 wanted.update(node.reads)
         self.nodes = kept[::-1]
-        self.constants = {name: array for name, array in self.constants.items() if name in wanted}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.convert.onnx.graph import Array, Graph, Node, Shape, Value
+from fastmask.convert.onnx.graph import Array, Graph, Node, Value
 from fastmask.core.errors import FileFormatError
 
 # Fields of other types than these (strings, complex numbers, floats of 4 and 8 bits) have no counterpart in NumPy or
@@ -147,10 +147,10 @@ class _Reader:
         tensor = proto.type.tensor_type
         if not proto.type.HasField("tensor_type"):
             return Value(proto.name)
-        shape: Shape | None = None
+        axes: tuple[int | str | None, ...] | None = None
         if tensor.HasField("shape"):
-            shape = tuple([d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim])
-        return Value(proto.name, self._dtype(tensor.elem_type, proto.name) if tensor.elem_type else None, shape)
+            axes = tuple([d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim])
+        return Value(proto.name, self._dtype(tensor.elem_type, proto.name) if tensor.elem_type else None, axes)
 
     def _dtype(self, number: int, name: str) -> np.dtype[Any]:
         try:

@@ -1,0 +1,107 @@
+"""What chains of operators do to the places of numbers, found out by running them on a few labelled numbers.
+
+Exporters write one thing in many ways: the sequence of a BiLSTM is transposed and reshaped by one, sliced and
+concatenated by another. What comes out for labels is the same.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastmask.convert.onnx.graph import Array, Graph, Node
+from fastmask.convert.onnx.running import run_node
+
+ARRANGING = frozenset((
+    "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Concat", "Split", "Identity", "Cast",
+    "Shape", "Size", "Mul", "Add", "Sub", "Div", "ReduceProd",
+))  # fmt: skip
+_MOST_NODES, _MOST_NUMBERS = 64, 1 << 16
+
+
+class Flow:
+    """Which nodes make and read the values of a graph.
+
+    Parameters
+    ----------
+    graph : Graph
+        As it is when a pattern begins; `finish` puts into it what the pattern has found.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.producers, self.uses = graph.producers(), graph.uses()
+        self.place = {node: i for i, node in enumerate(graph.nodes)}
+        self.results = {value.name for value in graph.outputs}
+        self._found: dict[Node, Node | None] = {}
+
+    def replace(self, old: Node, new: Node | None) -> None:
+        """Note that a node is to stand in the place of another, or none."""
+        self._found[old] = new
+
+    def finish(self) -> None:
+        """Put what was found into the graph, and take out what is not needed any more."""
+        found = [self._found.get(node, node) for node in self.graph.nodes]
+        self.graph.nodes = [node for node in found if node is not None]
+        self.graph.drop_unused()
+
+    def simulate(self, given: Mapping[str, Array], allowed: Collection[str]) -> dict[str, Any]:
+        """Return the values that follow from the given ones and constants alone, through operators of some kinds.
+
+        Nodes that cannot be run on what there is are passed over.
+        """
+        values: dict[str, Any] = dict(given)
+        waiting: list[tuple[int, Node]] = []
+        seen: set[Node] = set()
+
+        def follow(name: str) -> None:
+            for node in self.uses.get(name, ()):
+                if node not in seen and node.op in allowed and len(seen) < _MOST_NODES:
+                    seen.add(node)
+                    heapq.heappush(waiting, (self.place.get(node, -1), node))
+
+        for name in given:
+            follow(name)
+        while waiting:
+            node = heapq.heappop(waiting)[1]
+            for name, value in self._results(node, values).items():
+                values[name] = value
+                follow(name)
+        return values
+
+    def _results(self, node: Node, values: Mapping[str, Any]) -> dict[str, Any]:
+        constants = self.graph.constants
+        if any(name not in values and name not in constants for name in node.reads):
+            return {}
+        given = [values.get(name, constants.get(name)) if name else None for name in node.inputs]
+        if sum(np.size(entry) for entry in given) > _MOST_NUMBERS:
+            return {}
+        try:
+            found = run_node(node, given, {})
+        except (ValueError, IndexError):
+            return {}
+        return {name: value for name, value in zip(node.outputs, found, strict=False) if name}
+
+    def is_zero(self, name: str, depth: int = 32) -> bool:
+        """Return whether a value is nothing but zeros, whatever its shape."""
+        constant = self.graph.constants.get(name)
+        if constant is not None:
+            return not np.any(constant)
+        node = self.producers.get(name)
+        if node is None or depth == 0:
+            return False
+        if node.op == "ConstantOfShape":
+            return not np.any(node.get("value", 0))
+        if node.op in ("Expand", "Slice", "Unsqueeze", "Squeeze", "Transpose", "Reshape", "Cast", "Identity", "Tile",
+                       "Gather", "Split", "Mul"):  # fmt: skip
+            return self.is_zero(node.inputs[0], depth - 1)
+        return node.op == "Concat" and all(self.is_zero(entry, depth - 1) for entry in node.inputs)
+
+
+def equal(found: Any, wanted: Array) -> bool:
+    """Return whether a simulated value is another array, up to rounding."""
+    alike = isinstance(found, np.ndarray) and found.shape == wanted.shape and found.dtype == wanted.dtype
+    return alike and bool(np.allclose(found, wanted, 1e-4))
