@@ -8,6 +8,7 @@ from typing import Any
 
 from fastmask.convert.onnx.building import Builder
 from fastmask.convert.onnx.folding import dequantise, fold
+from fastmask.convert.onnx.loops import find_loops
 from fastmask.convert.onnx.patterns import find_dense, find_embeddings
 from fastmask.convert.onnx.reader import read, require_onnx
 from fastmask.convert.onnx.recurrences import find_recurrences
@@ -35,6 +36,7 @@ def from_onnx(source: Any) -> Model:
             dequantise(graph)
             require_known(graph)
             fold(graph)
+            find_loops(graph)
             find_embeddings(graph)
             find_recurrences(graph)
             find_dense(graph)

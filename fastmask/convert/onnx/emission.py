@@ -82,7 +82,7 @@ def directions(node: Node, weights: list[Array | None], name: str, whole: bool =
         options: dict[str, Any] = {
             "activation": activation, "use_bias": weights[2] is not None, "go_backwards": backwards,
             "return_sequences": whole or bool(node.outputs[SEQUENCE]), "return_state": whole, "dtype": w.dtype,
-            "zero_output_for_mask": whole, "recurrent_initializer": "zeros", "kernel_initializer": "zeros",
+            "zero_output_for_mask": whole and not node.inputs[4], "recurrent_initializer": "zeros", "kernel_initializer": "zeros",
         }  # fmt: skip
         if gates:
             options["recurrent_activation"] = gates[-1]

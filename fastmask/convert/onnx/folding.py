@@ -54,7 +54,8 @@ def _folded(graph: Graph, node: Node) -> tuple[Any, ...] | None:
         size = operator.bound(node, *inputs)
     except (ValueError, TypeError, IndexError, AttributeError) as error:
         raise FileFormatError(f"{node}: {error}") from error
-    if node.op not in _SAME_NUMBERS and size > _FEW_BYTES:
+    few = size <= _FEW_BYTES and sum(array.nbytes for array in inputs if array is not None) <= _FEW_BYTES
+    if node.op not in _SAME_NUMBERS and not few:
         return None
     budget.take(size, str(node))
     return run_node(node, inputs, {})

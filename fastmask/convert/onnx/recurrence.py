@@ -26,7 +26,8 @@ class Recurrence(FileLayer):
     directions : list of Recurrent
         One for each direction, with ``return_sequences`` and ``return_state``; they hold the weights.
     inputs : list of str, ndarray or None
-        What there is of x, lengths, h and c: an array that is a constant, or ``"call"`` for the next value that the
+        What there is of x, lengths, h, c and a mask, (T, B) or (T, B, 1), under which steps repeat the output before
+        them: an array that is a constant, or ``"call"`` for the next value that the
         layer is called on.
     outputs : list of int
         Which ones, in their order: Y, Y_h and Y_c of ONNX, all steps as (B, T, D * H), or the last ones as (B, D * H).
@@ -53,12 +54,12 @@ class Recurrence(FileLayer):
         given = iter(x)
         values = [next(given) if isinstance(entry, str) else entry for entry in self.inputs]
         batch, enter_back = self._batch(values[0], call.keep)
-        mask = None if values[1] is None else self._mask(values[1], batch)
+        mask = self._mask(values[1], values[4], batch)
         if mask is not None and isinstance(batch, PackedSequence):
             batch, back = run("unpack", call.keep, batch)
             enter_back = _after(back, enter_back)
         tokens, tokens_back = tokens_of(batch, mask)
-        initial = self._initial(values[2:], batch.shape[0])
+        initial = self._initial(values[2:4], batch.shape[0])
         runs = []
         for number, layer in enumerate(self.directions):
             states = None if initial is None else tuple(state[number] for state in initial)
@@ -74,7 +75,8 @@ class Recurrence(FileLayer):
         def pullback(dy: Any) -> Gradients:
             parts = dy if isinstance(dy, tuple) else (dy,)
             found = self._pulled(parts, runs)
-            inputs: list[Any] = [enter_back(tokens_back(found.inputs)), None, *self._states_back(found.initial_state)]
+            x_back = enter_back(tokens_back(found.inputs))
+            inputs: list[Any] = [x_back, None, *self._states_back(found.initial_state), None]
             return Gradients([g for g, e in zip(inputs, self.inputs, strict=True) if isinstance(e, str)], found.weights)
 
         output = outputs[0] if len(outputs) == 1 else tuple(outputs)
@@ -94,11 +96,19 @@ class Recurrence(FileLayer):
             raise ValueError(f"x: expected {inner.features} features for layer {self.name!r}, got shape {x.shape}")
         return x, back
 
-    def _mask(self, lengths: Any, batch: Any) -> Any:
-        lengths = np.asarray(lengths)
-        if lengths.shape != batch.shape[:1]:
-            raise ValueError(f"sequence_lens: expected shape ({batch.shape[0]},), got {lengths.shape}")
-        return np.arange(batch.shape[1]) < lengths[:, None]
+    def _mask(self, lengths: Any, steps: Any, batch: Any) -> Any:
+        """Return the mask (B, T) of lengths, or of a mask with the time first; None if there is neither."""
+        rows, time = batch.shape[:2]
+        if lengths is not None:
+            lengths = np.asarray(lengths)
+            if lengths.shape != (rows,):
+                raise ValueError(f"sequence_lens: expected shape ({rows},), got {lengths.shape}")
+            return np.arange(time) < lengths[:, None]
+        if steps is None:
+            return None
+        if steps.shape[:2] != (time, rows):
+            raise ValueError(f"mask: expected shape {(time, rows)}, got {steps.shape}")
+        return np.ascontiguousarray(steps.reshape(time, rows).T)
 
     def _initial(self, states: Sequence[Any], rows: int) -> list[Array] | None:
         """Return the initial states, each (D, B, H); None for zeros."""

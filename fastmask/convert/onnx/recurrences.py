@@ -36,7 +36,7 @@ def find_recurrences(graph: Graph) -> None:
         if not first:
             x, first = _batch_first(flow, steps, x)
         outputs = [*node.outputs, *[""] * (3 - len(node.outputs)), "", ""]
-        made = Node("Recurrence", [x, lengths, *states], outputs, options | {"first": first}, node.version, node.name)
+        made = Node("Recurrence", [x, lengths, *states, "".join(node.inputs[8:])], outputs, options | {"first": first}, node.version, node.name)
         flow.replace(node, made)
         _find_results(flow, made, steps)
     flow.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,9 @@ def size_of_inputs(node: Node, *inputs: Any) -> int:
     return sum(array.nbytes for array in inputs if isinstance(array, np.ndarray))
 
 
-def size_of_few(node: Node, *inputs: Any) -> int:
-    """Return a bound for operators whose inputs broadcast, eight bytes a number: the product of their sizes."""
-    size = 8
-    for array in inputs:
-        size *= max(1, np.size(array))
-    return size
+def size_of_broadcast(node: Node, *inputs: Any) -> int:
+    """Return the bytes, eight for each number, of what inputs are broadcast to."""
+    return 8 * prod(np.broadcast_shapes(*[np.shape(array) for array in inputs if array is not None]))
 
 
 def reduced_to(shape: tuple[int, ...], d: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastmask import ops
 from fastmask.convert.onnx.graph import Array, Node
-from fastmask.convert.onnx.operators.base import Gradients, Operator, reduced_to, size_of_few, size_of_inputs
+from fastmask.convert.onnx.operators.base import Gradients, Operator, reduced_to, size_of_broadcast, size_of_inputs
 
 
 def _binary(function: Callable[..., Any], slopes: Callable[..., tuple[Any, Any]] | None = None) -> Operator:
@@ -26,7 +26,7 @@ def _binary(function: Callable[..., Any], slopes: Callable[..., tuple[Any, Any]]
         found = slopes(d[0], *inputs, outputs[0])
         return [reduced_to(np.shape(x), np.asarray(g)) for x, g in zip(inputs, found, strict=True)]
 
-    return Operator(run, None if slopes is None else gradient, size_of_few)
+    return Operator(run, None if slopes is None else gradient, size_of_broadcast)
 
 
 def _unary(
@@ -117,7 +117,7 @@ def _several(function: Callable[[Array, Array], Array], mean: bool = False) -> O
             found.append(reduced_to(np.shape(x), d[0] * here))
         return found
 
-    return Operator(run, gradient, size_of_few)
+    return Operator(run, gradient, size_of_broadcast)
 
 
 def _clip(node: Node, x: Array, low: Any = None, high: Any = None) -> Array:
@@ -160,7 +160,7 @@ ELEMENTWISE = {
     "Mul": _binary(np.multiply, lambda d, x, y, z: (d * y, d * x)),
     "Div": _binary(divide, lambda d, x, y, z: (d / y, -d * z / y)),
     "Pow": _binary(_power, lambda d, x, y, z: (d * y * np.power(x, y - 1), d * z * np.log(np.maximum(x, 1e-38)))),
-    "Mod": Operator(_modulo, None, size_of_few),
+    "Mod": Operator(_modulo, None, size_of_broadcast),
     "And": _binary(np.logical_and),
     "Or": _binary(np.logical_or),
     "Xor": _binary(np.logical_xor),
@@ -208,5 +208,5 @@ ELEMENTWISE = {
     "ThresholdedRelu": _unary(lambda x, alpha: np.where(x > alpha, x, x.dtype.type(0)), alpha=1.0),
     "Gelu": _unary(_gelu, approximate="none"),
     "Clip": Operator(_clip, _clip_gradient, size_of_inputs),
-    "Where": Operator(_where, _where_gradient, size_of_few),
+    "Where": Operator(_where, _where_gradient, size_of_broadcast),
 }  # fmt: skip

@@ -149,9 +149,13 @@ def _einsum(node: Node, *inputs: Array) -> Array:
     return np.asarray(np.einsum(node.get("equation"), *inputs))
 
 
+def _size_of_product(node: Node, x: Array, y: Array, *more: Any) -> int:
+    return 8 * (x.size // max(1, x.shape[-1]) + 1) * (y.size // max(1, y.shape[0]) + 1)
+
+
 PRODUCTS = {
-    "MatMul": Operator(_matmul, _matmul_gradient),
-    "Gemm": Operator(_gemm, _gemm_gradient),
+    "MatMul": Operator(_matmul, _matmul_gradient, _size_of_product),
+    "Gemm": Operator(_gemm, _gemm_gradient, lambda node, x, y, c=None: 8 * x.size * max(1, y.size)),
     "com.microsoft.FusedMatMul": Operator(_fused_matmul),
     "Einsum": Operator(_einsum),
     "Conv": Operator(_conv),
