@@ -8,6 +8,7 @@ from typing import Any
 
 from fastmask.convert.onnx.building import Builder
 from fastmask.convert.onnx.folding import dequantise, fold
+from fastmask.convert.onnx.graph import Graph
 from fastmask.convert.onnx.loops import find_loops
 from fastmask.convert.onnx.patterns import find_dense, find_embeddings
 from fastmask.convert.onnx.reader import read, require_onnx
@@ -24,7 +25,38 @@ _EXPANSION, _SPARE = 16, 1 << 24
 
 
 def from_onnx(source: Any) -> Model:
-    """Return the model of an ONNX file."""
+    """Return the model of an ONNX file.
+
+    Parameters
+    ----------
+    source : str, path-like, bytes or onnx.ModelProto
+        Weights that a file keeps beside it (external data) must stand in its folder or one within.
+
+    Returns
+    -------
+    Model
+        With the inputs, the outputs and the weights of the file. Layers of fastmask stand where operators are an
+        `Embedding`, `Dense` or recurrent layer, or a loop over its cell; every other operator is a layer of its own,
+        which trains if it has a gradient.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is malformed, asks for much more memory than its size, or holds an operator or a type of numbers
+        that fastmask does not have, by name.
+    ImportError
+        If onnx is missing (``pip install "fastmask[onnx]"``).
+    FileNotFoundError
+
+    Notes
+    -----
+    Operators from opset 9 on are known. The model computes what the file says: a mask that its exporter lost is not
+    found again. Reading runs nothing of the file but its operators, on constants and small made-up batches, within
+    bounds of time and memory.
+
+    Where an input or output has another first axis than the batch (time, or the directions of states), the model is
+    called, or predicts, on one batch as a whole, and does not train.
+    """
     require_onnx()
     named = isinstance(source, (str, PathLike))
     if named:
@@ -33,11 +65,16 @@ def from_onnx(source: Any) -> Model:
     with reading(Path(fspath(source)) if named else Path("ONNX model")):
         graph, size = read(source)
         with budget.placeholders(_EXPANSION * size + _SPARE):
-            dequantise(graph)
-            require_known(graph)
-            fold(graph)
-            find_loops(graph)
-            find_embeddings(graph)
-            find_recurrences(graph)
-            find_dense(graph)
-            return Builder(graph).model()
+            return model_of(graph)
+
+
+def model_of(graph: Graph) -> Model:
+    """Return the model of a graph, which is changed on the way."""
+    dequantise(graph)
+    require_known(graph)
+    fold(graph)
+    find_loops(graph)
+    find_embeddings(graph)
+    find_recurrences(graph)
+    find_dense(graph)
+    return Builder(graph).model()

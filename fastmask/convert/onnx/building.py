@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.convert.onnx.graph import Array, Graph, Node, Shape
 from fastmask.batch.data import Layout
 from fastmask.batch.packing import PackedSequence
 from fastmask.convert.onnx import emission
+from fastmask.convert.onnx.graph import Array, Graph, Node, Shape
 from fastmask.convert.onnx.layers import ArrayOperation
-from fastmask.convert.onnx.recurrence import Recurrence
+from fastmask.convert.onnx.recurrence import LAST, SEQUENCE, Recurrence, Y
 from fastmask.core import budget
 from fastmask.core.errors import FileFormatError
 from fastmask.layers.base.symbolic import KerasTensor, is_symbolic
@@ -69,7 +69,8 @@ class Builder:
         kinds += [value.dtype for value in (*graph.inputs, *graph.outputs) if value.dtype is not None]
         floats = {dtype for dtype in kinds if dtype.kind == "f"}
         self.dtype = "float64" if floats == {np.dtype("f8")} else "float32"
-        self._shapes = {value.name: value.shape for value in graph.outputs} | self._expected()
+        self._shapes: dict[str, Shape | None] = {value.name: value.shape for value in graph.outputs}
+        self._shapes |= self._expected()
 
     def model(self) -> Model:
         """Return the model of the graph."""
@@ -144,8 +145,8 @@ class Builder:
         kinds = [kind for kind, output in enumerate(node.outputs) if output]
         units = emission.directions(node, weights, name)
         wide = units[0].units * len(units)
-        shapes = [((None, None, wide) if kind == 3 else (None, wide) if kind == 4 else (None,) * (4 if kind == 0 else 3))
-                  for kind in kinds]  # fmt: skip
+        known = {SEQUENCE: (None, None, wide), LAST: (None, wide), Y: (None,) * 4}
+        shapes = [known.get(kind, (None,) * 3) for kind in kinds]
         layer = Recurrence(units, inputs, kinds, node.get("first"), node.get("layout"), shapes, name)
         self._call(layer, [entry for entry in node.inputs if entry and entry not in constants],
                    [output for output in node.outputs if output])  # fmt: skip

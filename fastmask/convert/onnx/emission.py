@@ -35,7 +35,8 @@ class WrappingEmbedding(layers.Embedding):
 
 def embedding(node: Node, table: Array, name: str) -> layers.Layer:
     """Return the layer of a table."""
-    layer = WrappingEmbedding(*table.shape, name=name, dtype=table.dtype, embeddings_initializer="zeros")
+    rows, width = table.shape
+    layer = WrappingEmbedding(rows, width, "zeros", name=name, dtype=table.dtype)
     layer.build((None, None))
     layer.set_weights([table])
     return layer
@@ -82,7 +83,8 @@ def directions(node: Node, weights: list[Array | None], name: str, whole: bool =
         options: dict[str, Any] = {
             "activation": activation, "use_bias": weights[2] is not None, "go_backwards": backwards,
             "return_sequences": whole or bool(node.outputs[SEQUENCE]), "return_state": whole, "dtype": w.dtype,
-            "zero_output_for_mask": whole and not node.inputs[4], "recurrent_initializer": "zeros", "kernel_initializer": "zeros",
+            "zero_output_for_mask": whole and not node.inputs[4], "recurrent_initializer": "zeros",
+            "kernel_initializer": "zeros",
         }  # fmt: skip
         if gates:
             options["recurrent_activation"] = gates[-1]
@@ -102,7 +104,8 @@ def _arrays(node: Node, weights: list[Array | None], number: int) -> list[Array]
     """Return kernel, recurrent kernel and bias of one direction, with gates in Keras's order."""
     order = _GATE_ORDER[node.get("kind")]
     w, r, b = weights
-    assert w is not None and r is not None
+    assert w is not None
+    assert r is not None
 
     def ordered(array: Array) -> Array:
         blocks = np.split(array, len(order))

@@ -170,7 +170,7 @@ def _alike(found: Any, wanted: Array) -> bool:
 
 
 def _nodes(graph: Graph, loop: Node, cell: Cell, roles: dict[str, str]) -> list[Node]:
-    """Return the node of ONNX that a cell is, with its weights as constants, and what gives its outputs their shapes."""
+    """Return the node of ONNX that a cell is, whose weights become constants, and nodes that shape its outputs."""
     base = f"{loop.name}:{loop.outputs[0]}"
     order, units = _TO_ONNX[cell.kind], len(cell.recurrent)
 
@@ -189,9 +189,10 @@ def _nodes(graph: Graph, loop: Node, cell: Cell, roles: dict[str, str]) -> list[
     for state in cell.states:
         starts.append(f"{base}:{state}:start")
         nodes.append(Node("Unsqueeze", [state], [starts[-1]], {"axes": [0]}, 11, loop.name))
+    activations = [_ONNX_NAMES[name] for name in cell.activations]
     attributes = {
         "hidden_size": units, "linear_before_reset": int(cell.reset_after),
-        "activations": [_ONNX_NAMES[name] for name in (*cell.activations, *cell.activations[1:] * (cell.kind == "LSTM"))],
+        "activations": activations + activations[1:] * (cell.kind == "LSTM"),
     }  # fmt: skip
     outputs = {role: f"{base}:{role}" for role in ("y", "h", *(("c",) if cell.kind == "LSTM" else ()))}
     # A mask, which ONNX's own operators do not have, stands behind all their inputs.

@@ -147,5 +147,5 @@ def _is_last(node: Node, rank: int) -> bool:
     """Return whether a softmax is over the last of so many axes; other activations always are."""
     if node.op != "Softmax":
         return True
-    axis = node.get("axis", 1 if node.version < 13 else -1)
-    return axis == rank - 1 or (axis == -1)
+    axis: int = node.get("axis", 1 if node.version < 13 else -1)
+    return axis in (rank - 1, -1)

@@ -159,7 +159,8 @@ class _Reader:
             raise FileFormatError(f"tensor {name!r}: expected a type of numbers, got type {number}") from None
         if dtype.kind not in _KINDS or not dtype.isbuiltin:
             raise FileFormatError(f"tensor {name!r}: expected real numbers or bool of NumPy's types, got {dtype}")
-        return dtype
+        found: np.dtype[Any] = dtype
+        return found
 
     def array(self, proto: Any) -> Array:
         """Return the array of a tensor, whose claimed shape must be that of the numbers there are."""

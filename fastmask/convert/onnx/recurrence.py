@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Recurrence(FileLayer):
             turn: Back = same
             if layer.go_backwards:
                 y, turn = run("time_order", call.keep, y)
-            grid, leave_back = leave(y, True, call.keep)
+            grid, leave_back = leave(cast(PackedSequence, y), True, call.keep)
             runs.append((grid, last, back, _after(leave_back, turn)))
         outputs = [self._output(kind, [grid for grid, *_ in runs], [last for _, last, *_ in runs])
                    for kind in self.outputs]  # fmt: skip
@@ -103,6 +103,8 @@ class Recurrence(FileLayer):
             lengths = np.asarray(lengths)
             if lengths.shape != (rows,):
                 raise ValueError(f"sequence_lens: expected shape ({rows},), got {lengths.shape}")
+            if rows and (lengths.min() < 0 or lengths.max() > time):
+                raise ValueError(f"sequence_lens: expected numbers from 0 to {time}, got {lengths.tolist()}")
             return np.arange(time) < lengths[:, None]
         if steps is None:
             return None
@@ -138,8 +140,9 @@ class Recurrence(FileLayer):
         inputs: Any = None
         weights: list[Any] = []
         starts: list[Any] = []
-        for number, (grid, states, back, leave_back) in enumerate(runs):
-            d_grid, d_states = None, [None] * len(states)
+        for number, (_, states, back, leave_back) in enumerate(runs):
+            d_grid: Any = None
+            d_states: list[Any] = [None] * len(states)
             for kind, d in zip(self.outputs, parts, strict=True):
                 if d is None:
                     continue

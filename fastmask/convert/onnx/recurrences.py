@@ -36,7 +36,8 @@ def find_recurrences(graph: Graph) -> None:
         if not first:
             x, first = _batch_first(flow, steps, x)
         outputs = [*node.outputs, *[""] * (3 - len(node.outputs)), "", ""]
-        made = Node("Recurrence", [x, lengths, *states, "".join(node.inputs[8:])], outputs, options | {"first": first}, node.version, node.name)
+        inputs, attributes = [x, lengths, *states, "".join(node.inputs[8:])], options | {"first": first}
+        made = Node("Recurrence", inputs, outputs, attributes, node.version, node.name)
         flow.replace(node, made)
         _find_results(flow, made, steps)
     flow.finish()
@@ -56,8 +57,7 @@ def _options(graph: Graph, node: Node) -> dict[str, Any] | None:
     if direction not in ("forward", "reverse", "bidirectional") or not _shapes_fit(node, directions, weights):
         return None
     found = activations(node)
-    if any(name not in _NAMES or (name in _PLAIN and pair != _PLAIN[name]) for name, *rest in found
-           for pair in [tuple(rest)]):  # fmt: skip
+    if any(name not in _NAMES or (alpha, beta) != _PLAIN.get(name, (alpha, beta)) for name, alpha, beta in found):
         return None
     each = len(found) // directions
     names = [[_NAMES[name] for name, *_ in found[d * each : (d + 1) * each]] for d in range(directions)]
@@ -95,11 +95,11 @@ def _find_results(flow: Flow, node: Node, steps: dict[str, Node]) -> None:
     """Find the values behind a node that are its sequence or last outputs, however they are put together."""
     sizes = [_labelled(flow, node, time, rows) for time, rows in _LABELLED]
     own = set(node.outputs)
-    found = []
+    found: list[list[str]] = []
     for kind in range(4):
-        names = set.intersection(*[{n for n, value in values.items() if equal(value, wanted[kind])}
-                                   for values, wanted in sizes]) - own  # fmt: skip
-        found.append(sorted(names, key=lambda name: flow.place.get(flow.producers[name], -1)))
+        alike = [{n for n, value in values.items() if equal(value, wanted[kind])} for values, wanted in sizes]
+        common = set.intersection(*alike) - own
+        found.append(sorted(common, key=lambda name: flow.place.get(flow.producers[name], -1)))
     for place, names in ((SEQUENCE, found[0]), (LAST, found[1])):
         if names and len(flow.producers[names[0]].outputs) == 1:
             node.outputs[place] = names[0]

@@ -14,12 +14,13 @@ import numpy as np
 
 from fastmask.convert.onnx.graph import Array, Graph, Node
 from fastmask.convert.onnx.running import run_node
+from fastmask.convert.onnx.trial import Limits, RefusedError
 
 ARRANGING = frozenset((
     "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Concat", "Split", "Identity", "Cast",
     "Shape", "Size", "Mul", "Add", "Sub", "Div", "ReduceProd",
 ))  # fmt: skip
-_MOST_NODES, _MOST_NUMBERS = 64, 1 << 16
+_MOST_NODES = 64
 
 
 class Flow:
@@ -54,12 +55,13 @@ class Flow:
         Nodes that cannot be run on what there is are passed over.
         """
         values: dict[str, Any] = dict(given)
+        limits = Limits(_MOST_NODES)
         waiting: list[tuple[int, Node]] = []
         seen: set[Node] = set()
 
         def follow(name: str) -> None:
             for node in self.uses.get(name, ()):
-                if node not in seen and node.op in allowed and len(seen) < _MOST_NODES:
+                if node not in seen and node.op in allowed and len(seen) < 4 * _MOST_NODES:
                     seen.add(node)
                     heapq.heappush(waiting, (self.place.get(node, -1), node))
 
@@ -67,21 +69,20 @@ class Flow:
             follow(name)
         while waiting:
             node = heapq.heappop(waiting)[1]
-            for name, value in self._results(node, values).items():
+            for name, value in self._results(node, values, limits).items():
                 values[name] = value
                 follow(name)
         return values
 
-    def _results(self, node: Node, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _results(self, node: Node, values: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
         constants = self.graph.constants
         if any(name not in values and name not in constants for name in node.reads):
             return {}
         given = [values.get(name, constants.get(name)) if name else None for name in node.inputs]
-        if sum(np.size(entry) for entry in given) > _MOST_NUMBERS:
-            return {}
         try:
+            limits(node, given)
             found = run_node(node, given, {})
-        except (ValueError, IndexError):
+        except (RefusedError, ValueError, IndexError):
             return {}
         return {name: value for name, value in zip(node.outputs, found, strict=False) if name}
 
@@ -104,4 +105,4 @@ class Flow:
 def equal(found: Any, wanted: Array) -> bool:
     """Return whether a simulated value is another array, up to rounding."""
     alike = isinstance(found, np.ndarray) and found.shape == wanted.shape and found.dtype == wanted.dtype
-    return alike and bool(np.allclose(found, wanted, 1e-4))
+    return bool(alike) and bool(np.allclose(found, wanted, 1e-4))

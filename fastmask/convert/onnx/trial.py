@@ -14,31 +14,31 @@ from fastmask.convert.onnx.running import run_node
 _MOST_NODES, _MOST_BYTES = 20_000, 1 << 22
 
 
-class _Refused(Exception):
+class RefusedError(Exception):
     """A run would take too long, or too much memory."""
 
 
-class _Limits:
-    """A guard of runs: counts nodes, and lets none make much."""
+class Limits:
+    """A guard of runs: lets so many nodes run, and none make much."""
 
-    def __init__(self) -> None:
-        self.left = _MOST_NODES
+    def __init__(self, most: int) -> None:
+        self.left = most
 
     def __call__(self, node: Node, inputs: Sequence[Any]) -> None:
         self.left -= 1
         operator = OPERATORS.get(node.op)
         if self.left < 0 or (operator is None and node.op not in CONTROL):
-            raise _Refused
+            raise RefusedError
         if operator is None:
             return
         if operator.bound is None:
-            raise _Refused
+            raise RefusedError
         try:
             size = operator.bound(node, *inputs)
         except (ValueError, TypeError, IndexError, AttributeError):
-            raise _Refused from None
+            raise RefusedError from None
         if size > _MOST_BYTES:
-            raise _Refused
+            raise RefusedError
 
 
 class Trial:
@@ -54,7 +54,7 @@ class Trial:
     def __init__(self, graph: Graph, rows: int, steps: int) -> None:
         self.rows, self.steps = rows, steps
         self.random = np.random.default_rng(rows)
-        self._limits = _Limits()
+        self._limits = Limits(_MOST_NODES)
         self.values: dict[str, Any] = {value.name: self._made(value) for value in graph.inputs}
         self.values |= graph.constants
         for node in graph.nodes:
@@ -81,6 +81,6 @@ class Trial:
         given = [values[name] if name else None for name in node.inputs]
         try:
             found = run_node(node, given, values if node.graphs else {}, self._limits)
-        except (_Refused, ValueError, IndexError, MemoryError):
+        except (RefusedError, ValueError, IndexError, MemoryError):
             return {}
         return {name: value for name, value in zip(node.outputs, found, strict=False) if name}

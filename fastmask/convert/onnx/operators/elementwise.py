@@ -85,16 +85,16 @@ def _erf_slope(x: Array, y: Array) -> Array:
 
 def _gelu(x: Array, approximate: str) -> Array:
     if approximate == "tanh":
-        return 0.5 * x * (1 + np.tanh(sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + erf(x / np.asarray(sqrt(2), x.dtype)))
+        return np.asarray(0.5 * x * (1 + np.tanh(sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(0.5 * x * (1 + erf(x / np.asarray(sqrt(2), x.dtype))))
 
 
 def _leaky(x: Array, alpha: float) -> Array:
-    return np.where(x < 0, x * x.dtype.type(alpha), x)
+    return np.asarray(np.where(x < 0, x * x.dtype.type(alpha), x))
 
 
 def _elu(x: Array, alpha: float) -> Array:
-    return np.where(x < 0, (np.exp(np.minimum(x, 0)) - 1) * x.dtype.type(alpha), x)
+    return np.asarray(np.where(x < 0, (np.exp(np.minimum(x, 0)) - 1) * x.dtype.type(alpha), x))
 
 
 def _several(function: Callable[[Array, Array], Array], mean: bool = False) -> Operator:

@@ -38,9 +38,9 @@ def _gather_elements(node: Node, x: Array, index: Array) -> Array:
     axis = node.get("axis", 0)
     n = x.shape[axis]
     # The other axes of the indices may be shorter.
-    places = list(np.indices(index.shape, sparse=True))
+    places: list[Array] = list(np.indices(index.shape, sparse=True))
     places[axis] = _inside(index, n)
-    return x[tuple(places)]
+    return np.asarray(x[tuple(places)])
 
 
 def _gather_elements_gradient(
@@ -57,8 +57,8 @@ def _gather_elements_gradient(
 
 def _gather_nd(node: Node, x: Array, index: Array) -> Array:
     kept = node.get("batch_dims", 0)
-    rows = [n[..., None] for n in np.indices(index.shape[:kept])] if kept else []
-    rows = [row.reshape(*index.shape[:kept], *[1] * (index.ndim - kept - 1)) for row in rows]
+    grids: list[Array] = list(np.indices(index.shape[:kept])) if kept else []
+    rows = [grid.reshape(*index.shape[:kept], *[1] * (index.ndim - kept - 1)) for grid in grids]
     return np.asarray(x[(*rows, *np.moveaxis(index, -1, 0))])
 
 
@@ -107,18 +107,18 @@ def _non_zero(node: Node, x: Array) -> Array:
 
 
 def _trilu(node: Node, x: Array, k: Any = None) -> Array:
-    return (np.triu if node.get("upper", 1) else np.tril)(x, 0 if k is None else integers(k)[0])
+    return np.asarray((np.triu if node.get("upper", 1) else np.tril)(x, 0 if k is None else integers(k)[0]))
 
 
 def _one_hot(node: Node, index: Array, depth: Array, values: Array) -> Array:
     n, axis = integers(depth)[0], node.get("axis", -1)
     places = np.where(index < 0, index + n, index).astype(np.int64)
     hot = np.moveaxis(places[..., None] == np.arange(n), -1, axis)
-    return np.where(hot, values[1], values[0]).astype(values.dtype)
+    return np.asarray(np.where(hot, values[1], values[0])).astype(values.dtype)
 
 
 def _compress(node: Node, x: Array, condition: Array) -> Array:
-    return np.compress(condition, x, node.get("axis"))
+    return np.asarray(np.compress(condition, x, node.get("axis")))
 
 
 def _gather_size(node: Node, x: Array, index: Array) -> int:

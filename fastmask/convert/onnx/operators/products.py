@@ -42,9 +42,7 @@ def _gemm(node: Node, a: Array, b: Array, c: Any = None) -> Array:
     y = a @ b
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
     y = y if alpha == 1 else y * y.dtype.type(alpha)
-    if c is None:
-        return y
-    return y + (c if beta == 1 else c * y.dtype.type(beta))
+    return y if c is None else np.asarray(y + (c if beta == 1 else c * y.dtype.type(beta)))
 
 
 def _gemm_gradient(node: Node, inputs: Sequence[Any], outputs: Sequence[Any], d: Sequence[Any]) -> Gradients:
@@ -150,7 +148,8 @@ def _einsum(node: Node, *inputs: Array) -> Array:
 
 
 def _size_of_product(node: Node, x: Array, y: Array, *more: Any) -> int:
-    return 8 * (x.size // max(1, x.shape[-1]) + 1) * (y.size // max(1, y.shape[0]) + 1)
+    rows, columns = (array.size // max(1, array.shape[axis]) + 1 for array, axis in ((x, -1), (y, 0)))
+    return int(8 * rows * columns)
 
 
 PRODUCTS = {

@@ -36,12 +36,12 @@ def activations(node: Node) -> list[tuple[str, float, float]]:
     found = []
     for name in (name.lower() for name in names):
         function(name, 1.0, 1.0)
-        pair = list(_DEFAULTS.get(name, (1.0, 0.0)))
+        pair: list[float] = list(_DEFAULTS.get(name, (1.0, 0.0)))
         for i, key in enumerate(("alpha", "beta")):
             takes = name in _DEFAULTS and not (i == 1 and name not in ("affine", "scaledtanh", "hardsigmoid"))
             if takes and given[key]:
                 pair[i] = float(given[key].pop(0))
-        found.append((name, *pair))
+        found.append((name, pair[0], pair[1]))
     return found
 
 
@@ -90,7 +90,8 @@ def _step(node: Node, functions: list[Function], peepholes: Any) -> Callable[...
         c = f * c + i * functions[1](cut(g))
         return [functions[0](cut(o + p_o * c)) * functions[2](c), c]
 
-    return {"RNN": simple, "GRU": gated, "LSTM": long_short}[node.op]
+    steps: dict[str, Callable[..., list[Array]]] = {"RNN": simple, "GRU": gated, "LSTM": long_short}
+    return steps[node.op]
 
 
 def _direction(
@@ -116,7 +117,8 @@ def run(
     """Return all outputs, the last h and the last c if there is one, in the layout of the node."""
     batch_first = node.get("layout", 0)
     if batch_first:
-        x, h, c = (None if a is None else a.swapaxes(0, 1) for a in (x, h, c))
+        x = x.swapaxes(0, 1)
+        h, c = (None if a is None else a.swapaxes(0, 1) for a in (h, c))
     directions, columns, units = r.shape
     names = activations(node)
     each = len(names) // directions

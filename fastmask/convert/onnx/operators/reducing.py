@@ -84,7 +84,7 @@ def _softmax(node: Node, x: Array) -> Array:
     rows, axis = _as_rows(node, x)
     with np.errstate(invalid="ignore"):
         grown = np.exp(rows - rows.max(axis=axis, keepdims=True, initial=-np.inf))
-    return (grown / grown.sum(axis=axis, keepdims=True)).reshape(x.shape)
+    return np.asarray(grown / grown.sum(axis=axis, keepdims=True)).reshape(x.shape)
 
 
 def _softmax_gradient(node: Node, inputs: Sequence[Any], outputs: Sequence[Any], d: Sequence[Any]) -> Gradients:
@@ -96,7 +96,7 @@ def _softmax_gradient(node: Node, inputs: Sequence[Any], outputs: Sequence[Any],
 def _log_softmax(node: Node, x: Array) -> Array:
     rows, axis = _as_rows(node, x)
     shifted = rows - rows.max(axis=axis, keepdims=True)
-    return (shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))).reshape(x.shape)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))).reshape(x.shape)
 
 
 def _log_softmax_gradient(node: Node, inputs: Sequence[Any], outputs: Sequence[Any], d: Sequence[Any]) -> Gradients:
@@ -142,7 +142,7 @@ def _batch_normalization(
         raise ValueError("training_mode: expected 0, got 1")
     wide = [-1, *[1] * (x.ndim - 2)]
     factor = scale / np.sqrt(variance + variance.dtype.type(node.get("epsilon", 1e-5)))
-    return (x - mean.reshape(wide)) * factor.reshape(wide) + bias.reshape(wide)
+    return np.asarray((x - mean.reshape(wide)) * factor.reshape(wide) + bias.reshape(wide))
 
 
 REDUCING = {
