@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers.numeric import assert_gradient, assert_weight_gradient
-from helpers.onnx_graphs import F, I, graph, kinds, model, random, recurrent_weights
+from helpers.onnx_graphs import INT, F, graph, kinds, model, random, recurrent_weights
 
 from fastmask.convert.onnx.operators.recurrent import GATES
 from fastmask.convert.onnx.running import run_graph
@@ -21,7 +21,7 @@ def parts(op, direction, layout, lengths=True, states=True, **attributes):
     inputs, given = [("x", F, x)], "x W R B"
     arrays = [random(ROWS, STEPS, FEATURES) if layout else random(STEPS, ROWS, FEATURES)]
     if lengths:
-        inputs.append(("n", I, (None,)))
+        inputs.append(("n", INT, (None,)))
         arrays.append(LENGTHS)
     given += " n" if lengths else " _"
     for name in ("h", "c")[: 1 + (op == "LSTM")] if states else ():

@@ -5,7 +5,7 @@ import numpy as np
 from fastmask.convert.onnx import model_of
 from fastmask.convert.onnx.graph import Graph, Node, Value
 
-F, I, B = np.dtype("f4"), np.dtype("i8"), np.dtype(bool)
+F, INT, B = np.dtype("f4"), np.dtype("i8"), np.dtype(bool)
 
 
 def graph(inputs, outputs, nodes, constants=(), opset=17):

@@ -7,49 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from fastmask.batch.data import Layout
-from fastmask.batch.packing import PackedSequence
 from fastmask.convert.onnx import emission
 from fastmask.convert.onnx.graph import Array, Graph, Node, Shape
 from fastmask.convert.onnx.layers import ArrayOperation
+from fastmask.convert.onnx.models import OnnxModel, WholeBatchModel
 from fastmask.convert.onnx.recurrence import LAST, SEQUENCE, Recurrence, Y
 from fastmask.core import budget
 from fastmask.core.errors import FileFormatError
-from fastmask.layers.base.symbolic import KerasTensor, is_symbolic
+from fastmask.layers.base.symbolic import KerasTensor
 from fastmask.layers.base.variable import Variable
 from fastmask.layers.input import Input
-from fastmask.models import Model
-
-
-class WholeBatchModel(Model):
-    """A model some of whose inputs or outputs have another first axis than the batch, such as states or time.
-
-    It takes a batch as it is and gives its outputs as they are; nothing can be split into batches.
-    """
-
-    @property
-    def layout(self) -> Layout:
-        raise NotImplementedError(
-            f"model {self.name!r}: expected the batch as the first axis of all inputs and outputs to split and to "
-            "train, got another one; call the model, or predict, on one whole batch"
-        )
-
-    def __call__(
-        self, x: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **options: Any
-    ) -> Any:
-        """Return the outputs for one batch."""
-        if is_symbolic(x):
-            return super().__call__(x, mask, initial_state, training, **options)
-        outputs = self.run([np.asarray(value) for value in self._flat_inputs(x)], mask, training=bool(training))[0]
-        return self.pack_outputs([y.pad() if isinstance(y, PackedSequence) else y for y in outputs])
-
-    def predict(self, x: Any, *args: Any, **options: Any) -> Any:
-        """Return the outputs for one batch, whatever batch size is asked for."""
-        return self(x)
-
-    def predict_on_batch(self, x: Any) -> Any:
-        """Return the outputs for one batch."""
-        return self(x)
 
 
 class Builder:
@@ -72,7 +39,7 @@ class Builder:
         self._shapes: dict[str, Shape | None] = {value.name: value.shape for value in graph.outputs}
         self._shapes |= self._expected()
 
-    def model(self) -> Model:
+    def model(self) -> OnnxModel:
         """Return the model of the graph."""
         for value in self.graph.inputs:
             shape = (None,) if value.shape is None else (None, *value.shape[1:])
@@ -85,7 +52,7 @@ class Builder:
         if not inputs:
             raise FileFormatError("the file: expected a graph with inputs, got none")
         alone = len(inputs) == 1, len(outputs) == 1
-        cls = Model if self._is_batch_first() else WholeBatchModel
+        cls = OnnxModel if self._is_batch_first() else WholeBatchModel
         return cls(inputs[0] if alone[0] else inputs, outputs[0] if alone[1] else outputs)
 
     def _is_batch_first(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from fastmask import layers
 from fastmask.convert.onnx.graph import Array, Node
 from fastmask.convert.onnx.recurrence import LAST, SEQUENCE
+from fastmask.layers.base.calls import Call, Pullback
 from fastmask.layers.rnn.base import Recurrent
 
 _GATE_ORDER = {"RNN": [0], "GRU": [0, 1, 2], "LSTM": [0, 2, 3, 1]}
@@ -24,13 +25,12 @@ class WrappingEmbedding(layers.Embedding):
         # A compiled chain passes over batches with negative ids.
         return True
 
-    def check_input(self, x: Any) -> Any:
-        x = super().check_input(x)
+    def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
         ids = x if isinstance(x, np.ndarray) else x.values
-        if not ids.size or ids.min() >= 0:
-            return x
-        ids = np.where(ids < 0, ids + self.input_dim, ids)
-        return ids if isinstance(x, np.ndarray) else x.with_values(ids)
+        if ids.size and ids.min() < 0:
+            ids = np.where(ids < 0, ids + self.input_dim, ids)
+            x = ids if isinstance(x, np.ndarray) else x.with_values(ids)
+        return super().forward(x, call)
 
 
 def embedding(node: Node, table: Array, name: str) -> layers.Layer:

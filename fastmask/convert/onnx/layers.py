@@ -45,10 +45,8 @@ class FileLayer(Layer):
         return self.forward(x, Call(None, None, bool(training), keep))
 
     def get_config(self) -> dict[str, Any]:
-        raise NotImplementedError(
-            f"layer {self.name!r} ({type(self).__name__}) is of an ONNX file and has no config: read that file again, "
-            "then load_weights"
-        )
+        """Return what files of weights need: the name."""
+        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype.name}
 
 
 class ArrayOperation(FileLayer):

@@ -105,7 +105,7 @@ def _candidates(flow: Flow, trial: Trial, node: Node) -> Iterator[Cell]:
         columns = gates * units
         kernels = [array for array in floats if array.shape == (features, columns) and array is not recurrent]
         own = [name for name in states if trial.values[name].shape[1] == units]
-        pairs = permutations(own, 2) if gates == 4 else permutations(own, 1)
+        pairs = product(own, repeat=2 if gates == 4 else 1)
         for kernel, given, bias in product(kernels, list(pairs), _biases(floats, columns)):
             yield from _cells(_KINDS[gates], (x, mask, given), kernel, recurrent, bias)
 
@@ -152,8 +152,6 @@ def _roles(flow: Flow, trial: Trial, node: Node, cell: Cell, used: list[str]) ->
     for name in cell.states:
         start = trial.values[name]
         others[name] = start if cell.mask else random.normal(size=start.shape).astype(start.dtype)
-    if len(set(cell.states)) < len(cell.states):
-        return None
     outputs = trial.results(node, others)
     if not outputs:
         return None

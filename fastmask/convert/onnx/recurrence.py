@@ -62,7 +62,7 @@ class Recurrence(FileLayer):
         initial = self._initial(values[2:4], batch.shape[0])
         runs = []
         for number, layer in enumerate(self.directions):
-            states = None if initial is None else tuple(np.ascontiguousarray(state[number]) for state in initial)
+            states = None if initial is None else tuple(state[number] for state in initial)
             y, last, back = layer.scan(tokens, call._replace(initial_state=states))
             turn: Back = same
             if layer.go_backwards:

@@ -48,7 +48,9 @@ def run_node(node: Node, inputs: Sequence[Any], around: Values, guard: Guard | N
             return run_graph(branch, [], around, guard)
         if node.op in ("Loop", "Scan"):
             return (_loop if node.op == "Loop" else _scan)(node, inputs, around, guard)
-        found = OPERATORS[node.op].run(node, *inputs)
+        # What overflows, or is no number, goes on as such.
+        with np.errstate(all="ignore"):
+            found = OPERATORS[node.op].run(node, *inputs)
     except MemoryError:
         raise
     except IndexError as error:

@@ -271,7 +271,7 @@ class Recurrent(Layer):
             )
         states = []
         for name, value in zip(names, given, strict=True):
-            state = checks.real_array("initial_state", value, self.dtype)
+            state = np.require(checks.real_array("initial_state", value, self.dtype), None, ("C", "A"))
             if state.shape != shape:
                 raise ValueError(f"initial_state {name}: expected shape {shape}, got {state.shape}")
             states.append(state)

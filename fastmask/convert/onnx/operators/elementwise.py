@@ -53,8 +53,7 @@ def _unary(
 def divide(x: Array, y: Array) -> Any:
     """Return the quotient; that of integers is cut off towards zero."""
     if x.dtype.kind == "f":
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return x / y
+        return x / y
     return np.asarray(np.sign(x) * np.sign(y) * (np.abs(x) // np.abs(y))).astype(x.dtype)
 
 

@@ -62,8 +62,7 @@ def _extreme(function: Callable[..., Any], largest: bool) -> Callable[..., Any]:
 def _log_sum_exp(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
     top = x.max(axis=axis, keepdims=True, initial=-np.inf)
     top = np.where(np.isfinite(top), top, x.dtype.type(0))
-    with np.errstate(divide="ignore"):
-        y = np.log(np.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    y = np.log(np.exp(x - top).sum(axis=axis, keepdims=True)) + top
     return np.asarray(y if keepdims else np.squeeze(y, axis))
 
 
@@ -82,8 +81,7 @@ def _as_rows(node: Node, x: Array) -> tuple[Array, int]:
 
 def _softmax(node: Node, x: Array) -> Array:
     rows, axis = _as_rows(node, x)
-    with np.errstate(invalid="ignore"):
-        grown = np.exp(rows - rows.max(axis=axis, keepdims=True, initial=-np.inf))
+    grown = np.exp(rows - rows.max(axis=axis, keepdims=True, initial=-np.inf))
     return np.asarray(grown / grown.sum(axis=axis, keepdims=True)).reshape(x.shape)
 
 

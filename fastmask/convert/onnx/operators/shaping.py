@@ -60,11 +60,7 @@ def _shape(node: Node, x: Array) -> Array:
 
 
 def _cast(node: Node, x: Array) -> Array:
-    dtype = cast_dtype(node.get("to"))
-    if x.dtype.kind == "f" and dtype.kind in "iu":
-        with np.errstate(invalid="ignore"):
-            return x.astype(dtype)
-    return x.astype(dtype)
+    return x.astype(cast_dtype(node.get("to")))
 
 
 def cast_dtype(number: Any) -> np.dtype[Any]:
