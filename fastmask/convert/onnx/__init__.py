@@ -51,11 +51,10 @@ def from_onnx(source: Any) -> Model:
     Notes
     -----
     Operators from opset 9 on are known. The model computes what the file says: a mask that its exporter lost is not
-    found again. Reading runs nothing of the file but its operators, on constants and small made-up batches, within
-    bounds of time and memory.
+    found again. Reading runs nothing of a file but operators, on constants and small made-up batches, within bounds.
 
-    Where an input or output has another first axis than the batch (time, or the directions of states), the model is
-    called, or predicts, on one batch as a whole, and does not train.
+    Where an input or output has another first axis than the batch (time, or the directions of states), the model
+    predicts one batch as a whole, and does not train.
     """
     require_onnx()
     named = isinstance(source, (str, PathLike))

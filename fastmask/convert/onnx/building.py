@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmask.convert.onnx import emission
 from fastmask.convert.onnx.graph import Array, Graph, Node, Shape
-from fastmask.convert.onnx.layers import ArrayOperation
+from fastmask.convert.onnx.layers import ArrayOperation, FileLayer
 from fastmask.convert.onnx.models import OnnxModel, WholeBatchModel
 from fastmask.convert.onnx.recurrence import LAST, SEQUENCE, Recurrence, Y
 from fastmask.core import budget
@@ -17,6 +17,7 @@ from fastmask.core.errors import FileFormatError
 from fastmask.layers.base.symbolic import KerasTensor
 from fastmask.layers.base.variable import Variable
 from fastmask.layers.input import Input
+from fastmask.models import Model
 
 
 class Builder:
@@ -39,7 +40,7 @@ class Builder:
         self._shapes: dict[str, Shape | None] = {value.name: value.shape for value in graph.outputs}
         self._shapes |= self._expected()
 
-    def model(self) -> OnnxModel:
+    def model(self) -> Model:
         """Return the model of the graph."""
         for value in self.graph.inputs:
             shape = (None,) if value.shape is None else (None, *value.shape[1:])
@@ -52,7 +53,10 @@ class Builder:
         if not inputs:
             raise FileFormatError("the file: expected a graph with inputs, got none")
         alone = len(inputs) == 1, len(outputs) == 1
-        cls = OnnxModel if self._is_batch_first() else WholeBatchModel
+        plain = not any(isinstance(tensor.history.layer, FileLayer) for tensor in self.tensors.values())
+        cls = Model if plain else OnnxModel
+        if not self._is_batch_first():
+            cls = WholeBatchModel
         return cls(inputs[0] if alone[0] else inputs, outputs[0] if alone[1] else outputs)
 
     def _is_batch_first(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ _LAYERS: dict[str, Callable[..., Recurrent]] = {"RNN": layers.SimpleRNN, "GRU": 
 
 class WrappingEmbedding(layers.Embedding):
     """An Embedding whose negative ids count from the end of the table, as those of ONNX's Gather do."""
+
+    keras_class: ClassVar[tuple[str, str, str | None] | None] = ("keras.layers", "Embedding", None)
 
     @property
     def is_own(self) -> bool:

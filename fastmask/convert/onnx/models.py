@@ -14,23 +14,15 @@ from fastmask.models import Model
 
 
 class OnnxModel(Model):
-    """A model of an ONNX file."""
+    """A model with operators of an ONNX file among its layers."""
 
     def save(self, path: Any, overwrite: bool = True) -> None:
-        """Write the model into a ``.keras`` file, if it consists of layers that such a file can hold.
-
-        Raises
-        ------
-        NotImplementedError
-            If operators of ONNX are among its layers.
-        """
-        own = next((layer for layer in self.layers if isinstance(layer, FileLayer)), None)
-        if own is not None:
-            raise NotImplementedError(
-                f"model {self.name!r}: expected layers of Keras to save, got {own.name!r}, an operator of an ONNX "
-                "file; save_weights, and from_onnx of that file with load_weights, keep what was trained"
-            )
-        super().save(path, overwrite)
+        """Raise NotImplementedError: Keras's files hold layers of Keras alone."""
+        own = next((layer.name for layer in self.layers if isinstance(layer, FileLayer)), "time as its first axis")
+        raise NotImplementedError(
+            f"model {self.name!r}: expected layers of Keras to save, got {own!r} of an ONNX file; save_weights, and "
+            "from_onnx of that file with load_weights, keep what was trained"
+        )
 
 
 class WholeBatchModel(OnnxModel):
