@@ -25,7 +25,7 @@ _EXPANSION, _SPARE = 16, 1 << 24
 
 
 def from_onnx(source: Any) -> Model:
-    """Return the model of an ONNX file.
+    """Return the model of an ONNX file, with its inputs, outputs and weights.
 
     Parameters
     ----------
@@ -35,9 +35,8 @@ def from_onnx(source: Any) -> Model:
     Returns
     -------
     Model
-        With the inputs, the outputs and the weights of the file. Layers of fastmask stand where operators are an
-        `Embedding`, `Dense` or recurrent layer, or a loop over its cell; every other operator is a layer of its own,
-        which trains if it has a gradient.
+        Layers of fastmask stand where operators are an `Embedding`, `Dense` or recurrent layer, or a loop over its
+        cell; every other operator is a layer of its own, which trains if it has a gradient.
 
     Raises
     ------
