@@ -136,7 +136,7 @@ def test_operators_train_with_the_layers():
     constants = {"table": TABLE, "kernel": random(3, 2, seed=4), "scale": random(2, seed=6)}
     found = model([IDS], "y", nodes, constants)
     assert {variable.name for variable in found.trainable_weights} == {"embeddings", "kernel", "scale"}
-    found.compile(optimizers.Adam(0.05), "mse")
+    found.compile(optimizers.Adam(0.1), "mse")
     x = ids(32, 6)
     y = (x[:, :2] > 4).astype(np.float32)
     before = found.evaluate(x, y)

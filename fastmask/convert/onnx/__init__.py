@@ -55,8 +55,9 @@ def from_onnx(source: Any) -> Model:
     Where an input or output has another first axis than the batch (time, or the directions of states), the model
     predicts one batch as a whole, and does not train.
     """
-    require_onnx()
     named = isinstance(source, (str, PathLike))
+    if not named and not isinstance(source, (bytes, bytearray, memoryview, require_onnx().ModelProto)):
+        raise TypeError(f"source: expected a path, bytes or an onnx.ModelProto, got {type(source).__name__}")
     if named:
         # So that a missing file is a FileNotFoundError.
         Path(fspath(source)).open("rb").close()

@@ -19,14 +19,22 @@ _SAME_NUMBERS = (
     "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "Slice", "Split", "Concat", "DequantizeLinear",
 )  # fmt: skip
 
+_MOVING = ("Transpose", "Gather", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+
 
 def fold(graph: Graph) -> None:
     """Run the nodes of a graph that depend on constants alone, in the graphs within it too.
 
-    What comes out takes its bytes off the budget of the file.
+    What comes out takes its bytes off the budget of the file. Nodes that do nothing are left out.
     """
     kept: list[Node] = []
+    pinned = {value.name for value in graph.outputs} | {name for node in graph.nodes for name in node.captured}
+    same: dict[str, str] = {}
     for node in graph.nodes:
+        node.inputs = [same.get(name, name) for name in node.inputs]
+        if node.op == "Identity" and node.outputs[0] not in pinned:
+            same[node.outputs[0]] = node.inputs[0]
+            continue
         for inner in node.graphs.values():
             fold(inner)
         outputs = _folded(graph, node)
@@ -62,7 +70,11 @@ def _folded(graph: Graph, node: Node) -> tuple[Any, ...] | None:
 
 
 def dequantise(graph: Graph) -> None:
-    """Make the LSTM of float32 weights of each DynamicQuantizeLSTM, whose int8 weights must be constants."""
+    """Make float32 weights of those of each DynamicQuantizeLSTM, and of tables that are looked up as int8."""
+    producers = graph.producers()
+    for node in graph.nodes:
+        if node.op == "DequantizeLinear":
+            _dequantise_source(graph, producers, node)
     for node in graph.every_node():
         if node.op != "com.microsoft.DynamicQuantizeLSTM":
             continue
@@ -78,6 +90,33 @@ def dequantise(graph: Graph) -> None:
             "quantised: results differ by what that rounding did",
             UserWarning, stacklevel=2,
         )  # fmt: skip
+
+
+def _dequantise_source(graph: Graph, producers: dict[str, Node], node: Node) -> None:
+    """Let a node that gives all numbers one scale do so at the constant that they come from, if nothing else is made.
+
+    For that, operators that leave numbers as they are must be all that stands between.
+    """
+    constants = [graph.constants.get(name) for name in node.inputs[1:]]
+    if any(array is None or array.size != 1 for array in constants):
+        return
+    chain: list[Node] = []
+    name = node.inputs[0]
+    while name in producers and producers[name].op in _MOVING and len(chain) < 8:
+        chain.append(producers[name])
+        name = chain[-1].inputs[0]
+    names = {name, *(step.outputs[0] for step in chain)}
+    uses = [other for other in graph.nodes if other.op not in ("Shape", "Size") and names.intersection(other.reads)]
+    if name not in graph.constants or not chain or len(uses) != len(chain) + 1:
+        return
+    table = f"{name}:float32"
+    budget.take(4 * graph.constants[name].size, str(node))
+    scaled = run_node(Node("DequantizeLinear", node.inputs, [table], {}, node.version, node.name),
+                      [graph.constants[name], *constants], {})  # fmt: skip
+    graph.constants[table] = scaled[0]
+    graph.trainable.add(table)
+    chain[-1].inputs[0] = table
+    node.op, node.inputs, node.attributes = "Identity", node.inputs[:1], {}
 
 
 def _weights(graph: Graph, node: Node, name: str, scale: str, zero: str) -> Array:

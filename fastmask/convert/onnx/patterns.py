@@ -134,6 +134,7 @@ def _make_dense(flow: Flow, product: Node, x: str, last: Node, bias: str, rank: 
     activation = None
     uses = flow.uses.get(last.outputs[0], [])
     after = uses[0] if len(uses) == 1 and last.outputs[0] not in flow.results else None
+    rank = rank or flow.rank(x)
     if after is not None and after.op in _ACTIVATIONS and _is_last(after, rank):
         activation, last = _ACTIVATIONS[after.op], after
     attributes: dict[str, Any] = {

@@ -49,8 +49,6 @@ def read(source: Any) -> tuple[Graph, int]:
         if isinstance(source, (str, PathLike)):
             path = Path(fspath(source))
             folder, source = path.parent, path.read_bytes()
-        if not isinstance(source, (bytes, bytearray, memoryview)):
-            raise TypeError(f"source: expected a path, bytes or an onnx.ModelProto, got {type(source).__name__}")
         content = bytes(source)
         model, size = _parsed(onnx, content), len(content)
     if not model.HasField("graph"):

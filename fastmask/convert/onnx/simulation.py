@@ -20,6 +20,8 @@ ARRANGING = frozenset((
     "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Concat", "Split", "Identity", "Cast",
     "Shape", "Size", "Mul", "Add", "Sub", "Div", "ReduceProd",
 ))  # fmt: skip
+# With inputs that are weights, which have no more axes.
+_OF_ONE_RANK = ("MatMul", "Gemm", "Add", "Relu", "Tanh", "Sigmoid", "Softmax", "Identity", "Cast", "Transpose", "Dropout")
 _MOST_NODES = 64
 
 
@@ -100,6 +102,22 @@ class Flow:
                        "Gather", "Split", "Mul"):  # fmt: skip
             return self.is_zero(node.inputs[0], depth - 1)
         return node.op == "Concat" and all(self.is_zero(entry, depth - 1) for entry in node.inputs)
+
+    def rank(self, name: str, depth: int = 32) -> int:
+        """Return the number of axes of a value, 0 if that is not known."""
+        node = self.producers.get(name)
+        if node is None or depth == 0:
+            axes = next((value.axes for value in self.graph.inputs if value.name == name), None)
+            return len(axes or ())
+        if node.op == "Recurrence":
+            return (4, 3, 3, 3, 2)[node.outputs.index(name)]
+        if node.op == "Embedding":
+            ids = self.rank(node.inputs[0], depth - 1)
+            return ids + 1 if ids else 0
+        if node.op in _OF_ONE_RANK:
+            source = next((entry for entry in node.inputs if entry not in self.graph.constants), "")
+            return self.rank(source, depth - 1)
+        return 0
 
 
 def equal(found: Any, wanted: Array) -> bool:
