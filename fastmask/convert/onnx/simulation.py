@@ -21,7 +21,9 @@ ARRANGING = frozenset((
     "Shape", "Size", "Mul", "Add", "Sub", "Div", "ReduceProd",
 ))  # fmt: skip
 # With inputs that are weights, which have no more axes.
-_OF_ONE_RANK = ("MatMul", "Gemm", "Add", "Relu", "Tanh", "Sigmoid", "Softmax", "Identity", "Cast", "Transpose", "Dropout")
+_OF_ONE_RANK = (
+    "MatMul", "Gemm", "Add", "Relu", "Tanh", "Sigmoid", "Softmax", "Identity", "Cast", "Transpose", "Dropout",
+)  # fmt: skip
 _MOST_NODES = 64
 
 
