@@ -14,6 +14,7 @@ from fastmask.convert.onnx.patterns import find_dense, find_embeddings
 from fastmask.convert.onnx.reader import read, require_onnx
 from fastmask.convert.onnx.recurrences import find_recurrences
 from fastmask.convert.onnx.running import require_known
+from fastmask.convert.onnx.unrolled import find_unrolled
 from fastmask.core import budget
 from fastmask.core.errors import reading
 from fastmask.models import Model
@@ -73,6 +74,7 @@ def model_of(graph: Graph) -> Model:
     require_known(graph)
     fold(graph)
     find_loops(graph)
+    find_unrolled(graph)
     find_embeddings(graph)
     find_recurrences(graph)
     find_dense(graph)

@@ -18,12 +18,12 @@ from fastmask.convert.onnx.graph import Array, Graph, Node
 from fastmask.convert.onnx.simulation import Flow
 from fastmask.convert.onnx.trial import Trial
 
-_SIZES = ((2, 5), (3, 4))
-_KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
+SIZES = ((2, 5), (3, 4))
+KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 _ACTIVATIONS = {"RNN": (("tanh",), ("relu",)), "GRU": (("sigmoid", "tanh"),), "LSTM": (("sigmoid", "tanh"),)}
 _ONNX_NAMES = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
 _TO_ONNX = {"RNN": [0], "GRU": [0, 1, 2], "LSTM": [0, 3, 1, 2]}
-_MOST_CANDIDATES = 64
+MOST_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Cell:
     reset_after: bool
     activations: tuple[str, ...]
 
-    def run(self, x: Array, mask: Array | None, states: tuple[Array, ...]) -> dict[str, Array]:
-        """Return outputs (T, B, H) and final states for inputs (T, B, F) and a mask (T, B)."""
+    def run(self, x: Array, mask: Array | None, states: tuple[Array, ...] | None) -> dict[str, Array]:
+        """Return outputs (T, B, H) and final states for inputs (T, B, F), a mask (T, B) and states, None for zeros."""
         options: dict[str, Any] = {"activation": self.activations[-1]}
         if self.kind != "RNN":
             options["recurrent_activation"] = self.activations[0]
@@ -58,7 +58,7 @@ def find_loops(graph: Graph) -> None:
     """Make an RNN, LSTM or GRU of each Loop and Scan that is one."""
     if not any(node.op in ("Loop", "Scan") for node in graph.nodes):
         return
-    trials = [Trial(graph, rows, steps) for rows, steps in _SIZES]
+    trials = [Trial(graph, rows, steps) for rows, steps in SIZES]
     flow = Flow(graph)
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -75,14 +75,14 @@ def _recognised(flow: Flow, trials: list[Trial], node: Node) -> list[Node] | Non
     if not known or not used:
         return None
     for number, cell in enumerate(_candidates(flow, trials[0], node)):
-        if number >= _MOST_CANDIDATES:
+        if number >= MOST_CANDIDATES:
             break
         roles = [_roles(flow, trial, node, cell, used) for trial in trials]
         if None not in roles:
             # An output that has two roles in one trial has one of them alone in the other.
             both = {name: roles[0][name] & roles[1][name] for name in used}  # type: ignore[index]
             if all(both.values()):
-                return _nodes(flow.graph, node, cell, {name: min(found) for name, found in both.items()})
+                return nodes_of(flow.graph, node, cell, {name: min(found) for name, found in both.items()})
     return None
 
 
@@ -100,17 +100,17 @@ def _candidates(flow: Flow, trial: Trial, node: Node) -> Iterator[Cell]:
         features = trial.values[x].shape[2]
         units = len(recurrent) if recurrent.ndim == 2 else 0
         gates = recurrent.shape[1] // units if units else 0
-        if gates not in _KINDS or recurrent.shape != (units, gates * units):
+        if gates not in KINDS or recurrent.shape != (units, gates * units):
             continue
         columns = gates * units
         kernels = [array for array in floats if array.shape == (features, columns) and array is not recurrent]
         own = [name for name in states if trial.values[name].shape[1] == units]
         pairs = product(own, repeat=2 if gates == 4 else 1)
-        for kernel, given, bias in product(kernels, list(pairs), _biases(floats, columns)):
-            yield from _cells(_KINDS[gates], (x, mask, given), kernel, recurrent, bias)
+        for kernel, given, bias in product(kernels, list(pairs), biases(floats, columns)):
+            yield from cells(KINDS[gates], (x, mask, given), kernel, recurrent, bias)
 
 
-def _cells(
+def cells(
     kind: str, values: tuple[str, str, tuple[str, ...]], kernel: Array, recurrent: Array, bias: Array | None
 ) -> Iterator[Cell]:
     x, mask, states = values
@@ -121,7 +121,7 @@ def _cells(
             yield Cell(kind, x, mask, states, kernel, recurrent, bias, reset_after, activations)
 
 
-def _biases(floats: list[Array], columns: int) -> list[Array | None]:
+def biases(floats: list[Array], columns: int) -> list[Array | None]:
     """Return what the bias may be: one array, two put together as a GRU has them, or none."""
     flat = [array for array in floats if array.shape == (columns,)]
     pairs: list[Array | None] = [np.stack(pair) for pair in permutations(flat[:4], 2)]
@@ -156,18 +156,18 @@ def _roles(flow: Flow, trial: Trial, node: Node, cell: Cell, used: list[str]) ->
     if not outputs:
         return None
     found = cell.run(others[cell.x], mask, tuple(others[name] for name in cell.states))
-    roles = {name: {role for role, value in found.items() if _alike(outputs[name], value)} for name in used}
+    roles = {name: {role for role, value in found.items() if alike(outputs[name], value)} for name in used}
     return roles if all(roles.values()) else None
 
 
-def _alike(found: Any, wanted: Array) -> bool:
+def alike(found: Any, wanted: Array) -> bool:
     if not isinstance(found, np.ndarray) or found.shape != wanted.shape or found.dtype != wanted.dtype:
         return False
     tolerance = 2e-5 if wanted.dtype == np.float32 else 1e-9
     return bool(np.allclose(found, wanted, tolerance, tolerance))
 
 
-def _nodes(graph: Graph, loop: Node, cell: Cell, roles: dict[str, str]) -> list[Node]:
+def nodes_of(graph: Graph, loop: Node, cell: Cell, roles: dict[str, str]) -> list[Node]:
     """Return the node of ONNX that a cell is, whose weights become constants, and nodes that shape its outputs."""
     base = f"{loop.name}:{loop.outputs[0]}"
     order, units = _TO_ONNX[cell.kind], len(cell.recurrent)

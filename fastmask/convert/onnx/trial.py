@@ -53,6 +53,7 @@ class Trial:
 
     def __init__(self, graph: Graph, rows: int, steps: int) -> None:
         self.rows, self.steps = rows, steps
+        self.graph = graph
         self.random = np.random.default_rng(rows)
         self._limits = Limits(_MOST_NODES)
         self.values: dict[str, Any] = {value.name: self._made(value) for value in graph.inputs}
@@ -73,10 +74,20 @@ class Trial:
         found = self.random.integers(1 if len(shape) == 1 else 0, most, shape)
         return found.astype(value.dtype or np.int64)
 
+    def with_others(self, others: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all values that change where other values stand in place of some."""
+        self._limits = Limits(_MOST_NODES)
+        changed = dict(others)
+        for node in self.graph.nodes:
+            if not changed.keys().isdisjoint(node.reads):
+                found = self.results(node, changed)
+                changed |= {name: found.get(name) for name in node.outputs if name not in others}
+        return changed
+
     def results(self, node: Node, others: Mapping[str, Any]) -> dict[str, Any]:
         """Return the outputs of a node by name, with other values in place of some; nothing if they cannot be had."""
         values = {**self.values, **others}
-        if any(name not in values for name in node.reads):
+        if any(values.get(name) is None for name in node.reads):
             return {}
         given = [values[name] if name else None for name in node.inputs]
         try:
