@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 _ACTIVATIONS = {"RNN": (("tanh",), ("relu",)), "GRU": (("sigmoid", "tanh"),), "LSTM": (("sigmoid", "tanh"),)}
 _ONNX_NAMES = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
 _TO_ONNX = {"RNN": [0], "GRU": [0, 1, 2], "LSTM": [0, 3, 1, 2]}
-MOST_CANDIDATES = 64
+MOST_CANDIDATES = 256
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class Cell:
     activations: tuple[str, ...]
 
     def run(self, x: Array, mask: Array | None, states: tuple[Array, ...] | None) -> dict[str, Array]:
-        """Return outputs (T, B, H) and final states for inputs (T, B, F), a mask (T, B) and states, None for zeros."""
+        """Return all outputs, with the time first and with the batch first, and the final states.
+
+        For inputs (T, B, F), a mask (T, B), and states or None for zeros.
+        """
         options: dict[str, Any] = {"activation": self.activations[-1]}
         if self.kind != "RNN":
             options["recurrent_activation"] = self.activations[0]
@@ -51,7 +54,7 @@ class Cell:
             options["mask"] = mask.T
         function = {"RNN": reference.simple_rnn, "GRU": reference.gru, "LSTM": reference.lstm}[self.kind]
         y, last = function(x.swapaxes(0, 1), self.kernel, self.recurrent, self.bias, states, **options)
-        return {"y": y.swapaxes(0, 1), "h": last[0], **({"c": last[1]} if len(last) > 1 else {})}
+        return {"y": y.swapaxes(0, 1), "rows": y, "h": last[0], **({"c": last[1]} if len(last) > 1 else {})}
 
 
 def find_loops(graph: Graph) -> None:
@@ -116,16 +119,27 @@ def cells(
     x, mask, states = values
     for activations in _ACTIVATIONS[kind]:
         for reset_after in (True, False) if kind == "GRU" else (True,):
-            if kind == "GRU" and bias is not None and (bias.ndim == 2) != reset_after:
+            if bias is not None and (bias.ndim == 2) != (kind == "GRU" and reset_after):
                 continue
             yield Cell(kind, x, mask, states, kernel, recurrent, bias, reset_after, activations)
+            if kind == "GRU":
+                # PyTorch has the reset gate first.
+                turned = [_first_two_swapped(array) for array in (kernel, recurrent)]
+                own = None if bias is None else _first_two_swapped(bias)
+                yield Cell(kind, x, mask, states, turned[0], turned[1], own, reset_after, activations)
+
+
+def _first_two_swapped(array: Array) -> Array:
+    first, second, *rest = np.split(array, 3, -1)
+    return np.concatenate([second, first, *rest], -1)
 
 
 def biases(floats: list[Array], columns: int) -> list[Array | None]:
-    """Return what the bias may be: one array, two put together as a GRU has them, or none."""
+    """Return what the bias may be: one array, two put together as a GRU has them, two that are added, or none."""
     flat = [array for array in floats if array.shape == (columns,)]
     pairs: list[Array | None] = [np.stack(pair) for pair in permutations(flat[:4], 2)]
-    return [*[array for array in floats if array.shape == (2, columns)], *pairs, *flat, None]
+    sums: list[Array | None] = [first + second for first, second in combinations(flat[:4], 2)]
+    return [*[array for array in floats if array.shape == (2, columns)], *pairs, *sums, *flat, None]
 
 
 def _is_float(value: Any) -> bool:
@@ -198,6 +212,9 @@ def nodes_of(graph: Graph, loop: Node, cell: Cell, roles: dict[str, str]) -> lis
     inputs += [*[""] * (8 - len(inputs)), cell.mask] if cell.mask else []
     nodes.append(Node(cell.kind, inputs, list(outputs.values()), attributes, 14, loop.name))
     for name, role in roles.items():
-        axis = 1 if role == "y" else 0
-        nodes.append(Node("Squeeze", [outputs[role]], [name], {"axes": [axis]}, 11, loop.name))
+        source = f"{base}:{name}:steps" if role == "rows" else name
+        axis = 1 if role in ("y", "rows") else 0
+        nodes.append(Node("Squeeze", [outputs["y" if axis else role]], [source], {"axes": [axis]}, 11, loop.name))
+        if role == "rows":
+            nodes.append(Node("Transpose", [source], [name], {"perm": [1, 0, 2]}, 13, loop.name))
     return nodes
