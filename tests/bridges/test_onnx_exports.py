@@ -19,6 +19,9 @@ pytestmark = pytest.mark.skipif(not FILES, reason="there are no files of exporte
 
 # The layers of files that are layers from end to end, beside the inputs.
 WHOLE = {
+    "k3jx_gru_ra1_seq_mz1": "Dense GRU WrappingEmbedding", "k3jx_maskx_lstm_last": "Dense LSTM WrappingEmbedding",
+    "k3tf_maskx_lstm_last": "Dense LSTM WrappingEmbedding", "k3pt_lstm_last_mz1_T7": "Dense LSTM WrappingEmbedding",
+    "tfk2_gru_ra1_mz1": "Dense GRU WrappingEmbedding", "tf2sm_lstm_seq_mz1": "Dense LSTM WrappingEmbedding",
     "k3tf_lstm_seq_mz0": "Dense LSTM WrappingEmbedding", "k3tf_gru_ra1_seq_mz0": "Dense GRU WrappingEmbedding",
     "tfk2_lstm_seq_mz0": "Dense LSTM WrappingEmbedding", "torch_dy_lstm1": "Dense LSTM WrappingEmbedding",
     "torch_ts_rnnrelu": "Dense SimpleRNN WrappingEmbedding",

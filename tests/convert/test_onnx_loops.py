@@ -9,6 +9,7 @@ from fastmask.convert.onnx.running import run_graph
 
 FEATURES, UNITS = 3, 4
 X, MASK = ("x", F, ("batch", "time", FEATURES)), ("m", B, ("batch", "time"))
+TABLE = random(10, FEATURES, seed=9)
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 
@@ -105,6 +106,36 @@ def test_loops_with_masks_are_layers_that_repeat_outputs(kind, last):
     x, mask = batch(3, 6, True)
     x2 = np.where(mask[..., None], x, np.float32(np.nan))
     np.testing.assert_array_equal(found([x, mask]), found([x2, mask]))
+
+
+def from_ids(kind, last=False, length="time"):
+    """Return the arguments of a masked loop over an embedding of ids, whose mask is where these are not 0."""
+    _, outputs, nodes, constants = loop(kind, masked=True, last=last)
+    nodes = [("Gather", "table ids", "x"), ("Equal", "ids pad", "eq"), ("Not", "eq", "m"), *nodes]
+    return [("ids", INT, ("batch", length))], outputs, nodes, constants | {"table": TABLE, "pad": np.array(0)}
+
+
+@pytest.mark.parametrize("length", ["time", 6])
+@pytest.mark.parametrize(("kind", "layer"), [("lstm", "LSTM"), ("gru", "GRU"), ("rnn", "SimpleRNN")])
+def test_masks_of_ids_are_made_by_the_embedding(kind, layer, length):
+    arguments = from_ids(kind, length=length)
+    found = model(*arguments)
+    assert kinds(found) == sorted(["WrappingEmbedding", layer])
+    for rows in (1, 3, 8):
+        ids = np.random.default_rng(rows).integers(0, 3, (rows, 6))
+        expected = run_graph(graph(*arguments), [ids], {})[0]
+        np.testing.assert_allclose(found(ids), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_values_that_are_read_otherwise_too_keep_the_mask_of_the_graph():
+    inputs, _, nodes, constants = from_ids("gru")
+    nodes += [("ReduceMax", "x", "top", {"axes": [1]}), ("Add", "y offset", "z")]
+    arguments = inputs, "z top", nodes, constants | {"offset": random(UNITS)}
+    found = model(*arguments)
+    assert "Recurrence" in kinds(found)
+    ids = np.random.default_rng(0).integers(0, 3, (3, 6))
+    for y, expected in zip(found(ids), run_graph(graph(*arguments), [ids], {}), strict=True):
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_initial_states_reach_the_layer():

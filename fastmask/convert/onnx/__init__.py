@@ -10,6 +10,7 @@ from fastmask.convert.onnx.building import Builder
 from fastmask.convert.onnx.folding import dequantise, fold
 from fastmask.convert.onnx.graph import Graph
 from fastmask.convert.onnx.loops import find_loops
+from fastmask.convert.onnx.masks import find_masks
 from fastmask.convert.onnx.patterns import find_dense, find_embeddings
 from fastmask.convert.onnx.reader import read, require_onnx
 from fastmask.convert.onnx.recurrences import find_recurrences
@@ -78,4 +79,5 @@ def model_of(graph: Graph) -> Model:
     find_embeddings(graph)
     find_recurrences(graph)
     find_dense(graph)
+    find_masks(graph)
     return Builder(graph).model()

@@ -38,7 +38,8 @@ class WrappingEmbedding(layers.Embedding):
 def embedding(node: Node, table: Array, name: str) -> layers.Layer:
     """Return the layer of a table."""
     rows, width = table.shape
-    layer = WrappingEmbedding(rows, width, "zeros", name=name, dtype=table.dtype)
+    mask_zero = bool(node.get("mask_zero"))
+    layer = WrappingEmbedding(rows, width, "zeros", mask_zero=mask_zero, name=name, dtype=table.dtype)
     layer.build((None, None))
     layer.set_weights([table])
     return layer

@@ -17,7 +17,6 @@ _NAMES = {
     "hardsigmoid": "hard_sigmoid_keras2",
 }  # fmt: skip
 _PLAIN = {"affine": (1.0, 0.0), "elu": (1.0, 0.0), "hardsigmoid": (0.2, 0.5)}
-_LABELLED = ((3, 2), (5, 4))
 
 
 def find_recurrences(graph: Graph) -> None:
@@ -93,7 +92,7 @@ def _batch_first(flow: Flow, steps: dict[str, Node], x: str) -> tuple[str, bool]
 
 def _find_results(flow: Flow, node: Node, steps: dict[str, Node]) -> None:
     """Find the values behind a node that are its sequence or last outputs, however they are put together."""
-    sizes = [_labelled(flow, node, time, rows) for time, rows in _LABELLED]
+    sizes = [_labelled(flow, node, time, rows) for rows, time in flow.sizes]
     own = set(node.outputs)
     found: list[list[str]] = []
     for kind in range(4):

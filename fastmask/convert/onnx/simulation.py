@@ -24,7 +24,7 @@ ARRANGING = frozenset((
 _OF_ONE_RANK = (
     "MatMul", "Gemm", "Add", "Relu", "Tanh", "Sigmoid", "Softmax", "Identity", "Cast", "Transpose", "Dropout",
 )  # fmt: skip
-_MOST_NODES = 64
+_MOST_NODES, _MOST_STEPS = 64, 1000
 
 
 class Flow:
@@ -34,6 +34,11 @@ class Flow:
     ----------
     graph : Graph
         As it is when a pattern begins; `finish` puts into it what the pattern has found.
+
+    Attributes
+    ----------
+    sizes : list of tuple of two int
+        Rows and steps of the batches to try: of several lengths, unless all inputs have one and the same.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -42,6 +47,10 @@ class Flow:
         self.place = {node: i for i, node in enumerate(graph.nodes)}
         self.results = {value.name for value in graph.outputs}
         self._found: dict[Node, Node | None] = {}
+        fixed = {value.axes[1] for value in graph.inputs if value.axes and len(value.axes) > 1}
+        self.sizes = [(2, 3), (4, 5)]
+        if len(fixed) == 1 and isinstance(length := next(iter(fixed)), int) and 0 < length <= _MOST_STEPS:
+            self.sizes = [(rows, length) for rows, _ in self.sizes]
 
     def replace(self, old: Node, new: Node | None) -> None:
         """Note that a node is to stand in the place of another, or none."""
