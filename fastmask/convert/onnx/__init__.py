@@ -51,18 +51,17 @@ def from_onnx(source: Any) -> Model:
 
     Notes
     -----
-    Operators from opset 9 on are known. The model computes what the file says: a mask that its exporter lost is not
-    found again. Reading runs nothing of a file but operators, on constants and small made-up batches, within bounds.
-
+    Operators from opset 9 on are known. A mask that the exporter lost is not found again. Reading runs nothing of a
+    file but operators, on constants and small made-up batches, within bounds.
     Where an input or output has another first axis than the batch (time, or the directions of states), the model
     predicts one batch as a whole, and does not train.
     """
     named = isinstance(source, (str, PathLike))
-    if not named and not isinstance(source, (bytes, bytearray, memoryview, require_onnx().ModelProto)):
-        raise TypeError(f"source: expected a path, bytes or an onnx.ModelProto, got {type(source).__name__}")
     if named:
         # So that a missing file is a FileNotFoundError.
         Path(fspath(source)).open("rb").close()
+    if not isinstance(source, (str, PathLike, bytes, bytearray, memoryview, require_onnx().ModelProto)):
+        raise TypeError(f"source: expected a path, bytes or an onnx.ModelProto, got {type(source).__name__}")
     with reading(Path(fspath(source)) if named else Path("ONNX model")):
         graph, size = read(source)
         with budget.placeholders(_EXPANSION * size + _SPARE):
