@@ -56,13 +56,13 @@ def from_onnx(source: Any) -> Model:
     Where an input or output has another first axis than the batch (time, or the directions of states), the model
     predicts one batch as a whole, and does not train.
     """
-    named = isinstance(source, (str, PathLike))
-    if named:
-        # So that a missing file is a FileNotFoundError.
-        Path(fspath(source)).open("rb").close()
-    if not isinstance(source, (str, PathLike, bytes, bytearray, memoryview, require_onnx().ModelProto)):
+    path = Path(fspath(source)) if isinstance(source, (str, PathLike)) else None
+    if path is not None:
+        path.open("rb").close()  # a missing file is a FileNotFoundError
+    if path is None and not isinstance(source, (bytes, bytearray, memoryview, require_onnx().ModelProto)):
         raise TypeError(f"source: expected a path, bytes or an onnx.ModelProto, got {type(source).__name__}")
-    with reading(Path(fspath(source)) if named else Path("ONNX model")):
+    require_onnx()
+    with reading(path or Path("ONNX model")):
         graph, size = read(source)
         with budget.placeholders(_EXPANSION * size + _SPARE):
             return model_of(graph)
