@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     ----------
     path : str, bytes or path-like
         A ``.keras`` archive of Keras 2.12 or later, or a whole-model ``.h5`` of any Keras; known by
-        its content.
+        its content. A name that ends in ``.onnx`` is read by `fastmask.convert.from_onnx`.
     custom_objects : mapping of str to class or function, optional
         Your own layers, losses, metrics and optimizers by name.
     compile : bool, default True
@@ -67,8 +68,11 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     TensorFlow let a mask go without a word, before `GlobalMaxPooling1D`, `Flatten` and `Reshape`, there is a
     `DropMask`.
     """
-    require_h5py()
     path = file_to_read("path", path)
+    if path.suffix == ".onnx":
+        # By name, since what converts models stands above all that saves them.
+        return import_module("fastmask.convert").from_onnx(path)
+    require_h5py()
     with path.open("rb") as file:
         start = file.read(4)
     with reading(path), budget.placeholders(h5.allowance(path.stat().st_size)):

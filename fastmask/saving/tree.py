@@ -22,7 +22,7 @@ from fastmask.layers.rnn.base import Recurrent
 from fastmask.saving import h5
 from fastmask.saving.order import Orders, layers_of
 
-_KERAS_NAMES = {"Model": "Functional"}
+_KERAS_NAMES = {"Model": "Functional", "WrappingEmbedding": "Embedding"}
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"
 
 

@@ -297,7 +297,7 @@ class Recurrent(Layer):
             )
         states: list[Array] = []
         for name, value in zip(names, given, strict=True):
-            state = checks.real_array(argument, value, self.dtype)
+            state = np.require(checks.real_array(argument, value, self.dtype), None, ("C", "A"))
             rows = batch_size if batch_size is not None else len(states[0] if states else np.atleast_1d(state))
             if state.shape != (rows, self.units):
                 raise ValueError(f"{argument} {name}: expected shape {(rows, self.units)}, got {state.shape}")

@@ -387,3 +387,11 @@ def test_activations_are_those_of_ops():
     for name in ops.RECURRENT_ACTIVATIONS:
         assert layers.GRU(2, activation=name, recurrent_activation=name).activation == name
     assert layers.GRU(2, activation=None).activation == "linear"
+
+
+@pytest.mark.parametrize("options", [{"kind": "gru", "reset_after": False}, {"kind": "gru"}, {"kind": "lstm"}], ids=str)
+def test_states_may_lie_anywhere_in_memory(options):
+    layer = make(**options)
+    x, states = inputs()[0], states_for(layer)
+    turned = tuple(np.asfortranarray(state) for state in states)
+    np.testing.assert_array_equal(layer(x, initial_state=states), layer(x, initial_state=turned))
