@@ -69,12 +69,12 @@ def load_model(path: Any, custom_objects: Classes = None, compile: bool = True) 
     `DropMask`.
     """
     path = file_to_read("path", path)
-    if path.suffix == ".onnx":
+    with path.open("rb") as file:
+        start = file.read(4)
+    if path.suffix == ".onnx" and start[:2] != b"PK" and start != b"\x89HDF":
         # By name, since what converts models stands above all that saves them.
         return import_module("fastmask.convert").from_onnx(path)
     require_h5py()
-    with path.open("rb") as file:
-        start = file.read(4)
     with reading(path), budget.placeholders(h5.allowance(path.stat().st_size)):
         foreign.refuse(path)
         if start[:2] == b"PK":

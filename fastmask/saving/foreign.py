@@ -7,12 +7,12 @@ from pathlib import Path
 from fastmask.core.errors import FileFormatError
 
 _OWN_START = b"\x89HDF\r\n\x1a\n"
-_ONNX = "a model of ONNX", "convert it into a .keras or .h5 file, or run it with ONNX Runtime"
+_ONNX = "a model of ONNX", "load_model reads it under a name that ends in .onnx"
 _TORCH = (
     "a file of PyTorch",
-    "load it there and copy its weights with set_weights, or run the module itself with fastmask.torch.accelerate",
+    "fastmask.convert.from_torch makes a model of the module, and set_torch_weights takes its state_dict",
 )
-_SAFETENSORS = "weights in the format of safetensors", "load them with safetensors.numpy and copy them with set_weights"
+_SAFETENSORS = "weights in the format of safetensors", "make the model, and load_weights of it reads them"
 _TFLITE = "a model of TensorFlow Lite", "save the Keras model that it was made from into a .keras file"
 _NUMPY = "arrays of NumPy", "load them with numpy.load and copy them with set_weights"
 _ENDINGS = {

@@ -331,18 +331,3 @@ def test_a_model_of_ones_own_with_a_call_is_refused(base):
 
     with pytest.raises(NotImplementedError, match="Own must not define call: a model is made of inputs and outputs"):
         Own()
-
-
-@pytest.mark.parametrize("make", [lambda: layers.Embedding(5, 2, mask_zero=True), lambda: layers.Masking()])
-def test_a_mask_of_another_shape_is_refused_where_it_is_ignored_too(make):
-    x = np.ones((2, 3), int) if make().takes_ids else np.ones((2, 3, 4))
-    model = fm.Sequential([make(), layers.LSTM(2)])
-    assert model(x, mask=np.ones((2, 3), bool)).shape == (2, 2)
-    with pytest.raises(ValueError, match=r"mask: expected shape \(B, T\) = \(2, 3\), got \(2, 4\)"):
-        model(x, mask=np.ones((2, 4), bool))
-
-
-def test_ids_that_are_words():
-    model = fm.Sequential([layers.Embedding(5, 2, mask_zero=True), layers.LSTM(2)])
-    with pytest.raises(TypeError, match="x: expected numbers, got text such as 'a'; words and classes must"):
-        model.predict(np.array([["a", "b"]]))

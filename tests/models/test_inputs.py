@@ -228,5 +228,5 @@ def test_a_mask_of_another_shape_is_refused_where_it_is_ignored_too(make):
 
 def test_ids_that_are_words():
     model = fm.Sequential([layers.Embedding(5, 2, mask_zero=True), layers.LSTM(2)])
-    with pytest.raises(TypeError, match="x: expected integer ids, got dtype <U1"):
+    with pytest.raises(TypeError, match="x: expected numbers, got text such as 'a'; words and classes must"):
         model.predict(np.array([["a", "b"]]))

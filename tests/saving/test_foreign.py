@@ -41,32 +41,42 @@ CONTENTS = {
     "arrays of NumPy: ": lambda path: path.write_bytes(b"\x93NUMPY\x01\0"),
 }
 ENDINGS = {
-    "onnx": "a model of ONNX.* ONNX Runtime",
-    "pt": "a file of PyTorch.* set_weights.* fastmask.torch.accelerate",
+    "onnx": "a model of ONNX.* load_model",
+    "pt": "a file of PyTorch.* fastmask.convert.from_torch.* set_torch_weights",
     "pth": "a file of PyTorch",
     "PT": "a file of PyTorch",
-    "safetensors": "weights in the format of safetensors.* set_weights",
+    "safetensors": "weights in the format of safetensors.* load_weights",
     "tflite": "a model of TensorFlow Lite",
 }
 READERS = {"load_model": fm.models.load_model, "load_weights": lambda path: small().load_weights(path)}
 
 
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("what", CONTENTS)
-def test_files_known_by_their_content(what, reader, tmp_path):
+# What is read has errors of its own.
+READ = [
+    ("load_model", "onnx"), ("load_weights", "safetensors"), ("load_weights", "weights in the format of safetensors")
+]
+
+
+def refused(kinds):
+    return pytest.mark.parametrize(
+        ("reader", "kind"), [(reader, kind) for reader in READERS for kind in kinds if (reader, kind) not in READ]
+    )
+
+
+@refused(CONTENTS)
+def test_files_known_by_their_content(kind, reader, tmp_path):
     path = tmp_path / "model.keras"
-    CONTENTS[what](path)
-    with pytest.raises(FileFormatError, match=f"model.keras: expected a file of Keras, got {what}"):
+    CONTENTS[kind](path)
+    with pytest.raises(FileFormatError, match=f"model.keras: expected a file of Keras, got {kind}"):
         READERS[reader](path)
 
 
-@pytest.mark.parametrize("reader", READERS)
+@refused(ENDINGS)
 @pytest.mark.parametrize("content", [b"", b"\x08", b"\x0a\x01", b"something else"])
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_files_known_by_their_name(ending, content, reader, tmp_path):
-    path = tmp_path / f"model.{ending}"
+def test_files_known_by_their_name(kind, content, reader, tmp_path):
+    path = tmp_path / f"model.{kind}"
     path.write_bytes(content)
-    with pytest.raises(FileFormatError, match=rf"model.{ending}: expected a file of Keras, got {ENDINGS[ending]}"):
+    with pytest.raises(FileFormatError, match=rf"model.{kind}: expected a file of Keras, got {ENDINGS[kind]}"):
         READERS[reader](path)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from fastmask.batch.data import Layout
 from fastmask.batch.packing import PackedSequence
 from fastmask.convert.onnx.layers import FileLayer
+from fastmask.core.structure import aligned, pack_as
 from fastmask.layers.base.symbolic import is_symbolic
 from fastmask.models import Model
 
@@ -44,7 +45,8 @@ class WholeBatchModel(OnnxModel):
         """Return the outputs for one batch."""
         if is_symbolic(x):
             return super().__call__(x, mask, initial_state, training, **options)
-        outputs = self.run([np.asarray(value) for value in self._flat("x", x)], mask, training=bool(training))[0]
+        values = aligned("x", x, pack_as(self.input_structure, self.input_names), required=True)
+        outputs = self.run([np.asarray(value) for value in values], mask, training=bool(training))[0]
         return self.pack_outputs([y.pad() if isinstance(y, PackedSequence) else y for y in outputs])
 
     def predict(self, x: Any, *args: Any, **options: Any) -> Any:
