@@ -36,9 +36,7 @@ def answer(path: Path) -> None:
 
 def flat(value: object) -> list[np.ndarray]:
     """Put one or several outputs into a list."""
-    if isinstance(value, dict):
-        return [value[key] for key in sorted(value)]
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    return keras.tree.flatten(value)
 
 
 if __name__ == "__main__":

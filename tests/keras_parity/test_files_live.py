@@ -12,6 +12,7 @@ import pytest
 
 import fastmask as fm
 from fastmask import layers
+from fastmask.core.structure import flatten
 
 from .compare import assert_close
 
@@ -155,7 +156,20 @@ def pointed():
     return model, [IDS, SOUNDS, IDS % 3 != 1], [LABELS]
 
 
-MODELS = (tagger, normalized, normalized_along_steps, merged, ordered, states, shared, nested, stepwise, pointed)
+def structured():
+    """Inputs and outputs in dicts of lists."""
+    words, sounds, row = fm.Input((None,), dtype="int32"), fm.Input((None, 2)), fm.Input((2,))
+    read = layers.LSTM(3)(layers.Embedding(10, 3, mask_zero=True)(words))
+    mood = layers.Dense(1, activation="sigmoid")(layers.Concatenate()([read, row]))
+    steps = layers.Dense(2)(layers.GRU(3, return_sequences=True)(sounds))
+    model = fm.Model({"more": [row, sounds], "words": words}, {"z": mood, "out": [steps, layers.Dense(1)(read)]})
+    model.compile("adam", {"z": "mae", "out": ["mse", "mae"]}, loss_weights={"z": 2.0, "out": [0.5, 1.0]})
+    return model, [STEPS[:, 0], SOUNDS, IDS], [STEPS, LABELS, LABELS]
+
+
+MODELS = (
+    tagger, normalized, normalized_along_steps, merged, ordered, states, shared, nested, stepwise, pointed, structured,
+)
 
 
 def quantized_tagger(folder):
@@ -210,7 +224,7 @@ def arrays(answer, key):
 def test_keras_opens(name, answers):
     model, x, y, answer = answers[name]
     found = model.predict(x, verbose=0)
-    for mine, theirs in zip(found if isinstance(found, list) else [found], arrays(answer, "output"), strict=True):
+    for mine, theirs in zip(flatten(found), arrays(answer, "output"), strict=True):
         assert_close(mine, theirs, 3e-6, name)
     for mine, theirs in zip(model.get_weights(), arrays(answer, "weight"), strict=True):
         np.testing.assert_array_equal(mine, theirs)
