@@ -194,7 +194,7 @@ class TestErrors:
             ({"bias": torch.zeros(2, 20)}, ValueError, r"bias: expected shape \(20,\)"),
             ({"initial_state": (torch.zeros(2, 5),)}, ValueError, "initial_state: expected 2 tensors, got 1"),
             ({"initial_state": (torch.zeros(2, 5), torch.zeros(2, 4))}, ValueError, r"initial_state\[1\]: .*\(2, 5\)"),
-            ({"mask": torch.zeros(2, 3)}, TypeError, "mask: expected a torch.bool tensor"),
+            ({"mask": torch.full((2, 3), 0.5)}, TypeError, "mask: expected a torch.bool tensor"),
             ({"mask": torch.zeros(3, 2, dtype=torch.bool)}, ValueError, r"mask: expected shape \(2, 3\)"),
             ({"mask": [[True] * 3] * 2}, TypeError, "mask: expected a bool tensor, got list"),
             ({"activation": "swish"}, ValueError, "activation"),
