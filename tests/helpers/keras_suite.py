@@ -1,4 +1,4 @@
-"""Keras's own tests, out of its wheel: ``python -m helpers.keras_suite WAY RESULTS FILE ...`` runs some one way.
+"""Keras's own tests, which its wheel has: ``python -m helpers.keras_suite WAY RESULTS FILE ...`` runs some one way.
 
 RESULTS becomes a JSON file that says of each test how it ended, and how often the kernels ran in it.
 """
