@@ -32,15 +32,20 @@ def run(
         if input.packed is not None:
             return _FORWARDS[module.mode](module, input.expand(), hx)
         plan = input.plan.with_time_major(not module.batch_first)
+        if hx is None:
+            hx = _zeros(module, input.rows, plan.batch_size)
         output, hidden = _run_packed(module, plan, input.data, hx)
         return plan.unpack(output), hidden
-    if mask is None and lengths is None:
+    if (mask is None and lengths is None) or input.dim() not in (2, 3):
         return _FORWARDS[module.mode](module, input, hx)
     batch = 0 if module.batch_first else 1
     single = input.dim() == 2
     if single:
         input, mask = input.unsqueeze(batch), mask.unsqueeze(batch) if isinstance(mask, Tensor) else mask
         hx = _map(hx, lambda state: state.unsqueeze(1))
+    if hx is None:
+        hx = _zeros(module, input, input.shape[batch])
+    module.check_forward_args(input, hx, None)
     plan = padded_plan(found, input.shape[:2], mask, lengths, not module.batch_first)
     output, hidden = _run_packed(module, plan, plan.pack(input), hx)
     padded = plan.unpack(output)
@@ -53,8 +58,6 @@ def _run_packed(module: torch.nn.RNNBase, plan: Plan, values: Tensor, hx: Any) -
     """Packed outputs and the final states, in the order of the batch. PyTorch refuses rows without a step."""
     batch_sizes, order = plan.sizes
     rows, order = int(batch_sizes[0]) if len(batch_sizes) else 0, order.to(values.device)
-    if hx is None:
-        hx = _zeros(module, values, plan.batch_size)
     initial = _map(hx, lambda state: state.index_select(1, order))
     if not rows:
         width = (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)

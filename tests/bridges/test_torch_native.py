@@ -154,6 +154,20 @@ def test_errors_are_those_of_torch(cell, call):
             call(module, x, hx)
 
 
+@pytest.mark.parametrize("shapes", [((6, 2, 7), (4, 2, 5)), ((6, 2, 3, 1), (4, 2, 5)), ((3,), (4, 5)),
+                                    ((6, 2, 3), (4, 3, 5)), ((6, 2, 3), (4, 5)), ((6, 3), (4, 1, 5))], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_errors_of_masked_calls_are_those_of_torch(cell, shapes):
+    theirs, ours = make_pair(cell, dtype=torch.float32)
+    x, h = map(torch.zeros, shapes)
+    hx = (h, h) if cell == "LSTM" else h
+    with pytest.raises(Exception) as expected:  # noqa: PT011
+        theirs(x, hx)
+    for more in ({"lengths": [6, 2][: x.dim() - 1]}, {"mask": torch.ones(x.shape[:-1], dtype=torch.bool)}):
+        with pytest.raises(expected.type):
+            ours(x, hx, **more)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_lazily_negated_tensors(cell):
     """``x.conj().imag`` is a negative of its memory that nobody has computed yet."""
