@@ -103,6 +103,26 @@ def test_gradients_are_those_of_central_differences(op, direction, layout):
         assert_weight_gradient(gradient, weighted_sum, variable)
 
 
+def test_ids_that_repeat_share_the_gradient_of_their_row():
+    _, _, [node], weights = parts("GRU", "bidirectional", 0, states=False)[0]
+    nodes = [("Gather", "table ids", "e"), ("Transpose", "e", "x", {"perm": [1, 0, 2]}), node]
+    nodes.append(("ReduceSum", "y axes", "z", {"keepdims": 0}))
+    constants = {name: array.astype("f8") for name, array in weights.items()} | {"axes": np.array([0, 1])}
+    constants["table"] = random(4, FEATURES, seed=5).astype("f8")
+    ids = np.random.default_rng(0).integers(0, 4, (ROWS, STEPS))
+    arguments = [("ids", INT, ("b", "t")), ("n", INT, ("b",))], "z", nodes, constants
+    found = model(*arguments)
+    assert kinds(found) == ["Recurrence", "ReduceSum", "WrappingEmbedding"]
+    expected = run_graph(graph(*arguments), [ids, LENGTHS], {})[0]
+    np.testing.assert_allclose(found([ids, LENGTHS]), expected, rtol=1e-10)
+    found.compile("sgd", "mse")
+    loss = [[ids, LENGTHS], np.zeros((ROWS, UNITS))]
+    gradients = found.loss_and_gradients(*loss)[1]
+    for variable, gradient in zip(found.trainable_weights, gradients, strict=True):
+        dense = gradient if isinstance(gradient, np.ndarray) else gradient.dense()
+        assert_weight_gradient(dense, lambda: found.loss_and_gradients(*loss)[0], variable)
+
+
 def test_padding_behind_lengths_is_not_read():
     arguments, (x, lengths) = parts("LSTM", "bidirectional", 0, states=False)
     found = model(*arguments)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
-from fastmask.batch.packing import PackedSequence
+from fastmask.batch.packing import PackedSequence, Packing
 from fastmask.convert.onnx.layers import FileLayer
 from fastmask.layers.base.calls import Call, Gradients, Pullback
 from fastmask.layers.base.checks import Array
@@ -56,8 +57,9 @@ class Recurrence(FileLayer):
         batch, enter_back = self._batch(values[0], call.keep)
         mask = self._mask(values[1], values[4], batch)
         if mask is not None and isinstance(batch, PackedSequence):
-            batch, back = run("unpack", call.keep, batch)
-            enter_back = _after(back, enter_back)
+            # Equal tokens stay stored once, as an Embedding gives them.
+            plan = Packing.from_mask(mask)
+            batch, mask = replace(batch, packing=plan, index=batch.cells()[plan.positions], apart=False), None
         tokens, tokens_back = tokens_of(batch, mask)
         initial = self._initial(values[2:4], batch.shape[0])
         runs = []
