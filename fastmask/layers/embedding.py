@@ -112,7 +112,7 @@ class Embedding(Layer):
 
     def check_input(self, x: Any) -> Any:
         ids = x if type(x) is np.ndarray else x.values if isinstance(x, PackedSequence) else checks.as_array("x", x)
-        found = integers(ids)
+        found = ids if ids.dtype.kind in "iu" else integers(ids)
         if found is None:
             raise TypeError(f"x: expected integer ids, got {described(ids)}")
         if not isinstance(x, PackedSequence):

@@ -44,7 +44,7 @@ class SparseRows(NamedTuple):
 def check_ids(name: str, ids: object, count: int) -> Indices:
     """``ids`` as int64 (U,); TypeError or IndexError unless they are whole numbers from 0 to ``count`` - 1."""
     array = as_array(name, ids)  # type: ignore[arg-type]
-    found = integers(array)
+    found = array if array.dtype.kind in "iu" else integers(array)
     if found is None or array.ndim != 1:
         raise TypeError(f"{name}: expected integer ids of shape (U,), got {array.dtype} with shape {array.shape}")
     if found.size and not (found.min() >= 0 and found.max() < count):
@@ -61,7 +61,7 @@ def distinct_ids(
     of more than one axis begin with that of the rows, or token n of a plan has the ids ``ids[n]``, or
     ``ids[index[n]]`` with an index.
     """
-    found = integers(ids)
+    found = ids if ids.dtype.kind in "iu" else integers(ids)
     if found is None:
         raise TypeError(f"ids: expected integers, got {ids.dtype}")
     if found.dtype == np.uint64 and found.size and found.max() > np.iinfo(np.int64).max:

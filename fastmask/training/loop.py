@@ -104,7 +104,6 @@ class Loop:
         self, batch: Batch, class_weight: ClassWeight, training: bool
     ) -> tuple[float, list[GradientOf], list[Part]]:
         """Return the loss of a batch, its gradients by `trainable_weights`, and loss and tokens of each output."""
-        self.require_loss("fit")
         outputs, pullback = self.run(batch.x, training=training, keep=True)
         total, slopes, parts = 0.0, [], []
         for i, (head, output) in enumerate(zip(self.scores.heads, outputs, strict=True)):
