@@ -1,5 +1,6 @@
 """Masks that are lost on the way through a graph, where layers merge what is masked with what is not."""
 
+import sys
 import warnings
 from collections.abc import Iterable
 
@@ -26,7 +27,15 @@ def warn_of_lost_masks(nodes: Iterable[Node], outputs: Iterable[KerasTensor]) ->
     for node in dict.fromkeys(found for tensor in outputs for found in reached.get(tensor, ())):
         if not node.layer.loss_told:
             node.layer.loss_told = True
-            warnings.warn(_message(node), stacklevel=5)
+            warnings.warn(_message(node), stacklevel=_level_of_caller())
+
+
+def _level_of_caller() -> int:
+    """Return how far up a warning's caller finds code that is not of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("fastmask."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _message(node: Node) -> str:

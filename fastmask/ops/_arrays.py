@@ -125,7 +125,7 @@ def product_panels(kernel: ModuleType, matrix: Array) -> Array:
 def gate_panels(kernel: ModuleType, matrix: Array, gates: int) -> Array:
     """A recurrent matrix [depth, gates * units]: a panel holds one vector of units for each gate."""
     depth, lanes = matrix.shape[0], kernel.lanes
-    units = matrix.shape[1] // gates
+    units = matrix.shape[1] // max(1, gates)
     vectors = -(-units // lanes)
     panels = aligned_empty(depth * vectors * gates * lanes, matrix.dtype)
     _pack(kernel, matrix, panels, lanes, units, vectors, gates)
