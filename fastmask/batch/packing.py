@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,15 +39,15 @@ class TableRows(NamedTuple):
 
     Attributes
     ----------
-    table : array (V, D)
+    table : array (V, D), or ops.Quantized with a scale for each row
     ids : int64 array (U,)
-    version : int
-        A number that is new after each change of the table, and that no other table has.
+    version : hashable
+        Another one after each change of the table, and no other table's.
     """
 
-    table: Array
+    table: Any
     ids: Indices
-    version: int
+    version: Hashable
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -141,9 +141,13 @@ class Embedding(Layer):
         return self.embeddings.value if self.quantization_mode is None else self.quantized("embeddings")
 
     def forward(self, x: Any, call: Call) -> tuple[Any, Pullback | None]:
-        table, version = self._table(), self.embeddings.version
-        if call.keep and self.quantization_mode is not None:
-            self.refuse_training()
+        table: Any = self.embeddings.value
+        version: Hashable = self.embeddings.version
+        if self.quantization_mode is not None:
+            if call.keep:
+                self.refuse_training()
+            table, versions = self._table(), tuple([weight.version for weight in self._variables])
+            version = None if None in versions else versions
         if isinstance(x, PackedSequence) and self.mask_zero and not x.values.all():
             x = self.pack_input(x.pad())
         elif call.mask is not None and not self.mask_zero:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,7 +89,7 @@ def _illegal(ids: NDArray[Any], vocabulary: int, plan: Packing | None, index: In
 
 
 def embedding(
-    ids: ArrayLike | PackedSequence, embeddings: ArrayLike | Quantized, version: int | None = None,
+    ids: ArrayLike | PackedSequence, embeddings: ArrayLike | Quantized, version: Hashable = None,
     fill: Array | None = None,
 ) -> Array | PackedSequence:
     """The rows of a table that ids name.
@@ -100,7 +100,7 @@ def embedding(
         From 0 to V - 1; anything else is an IndexError. Floats that are all whole numbers will do, others are a
         TypeError.
     embeddings : float32 or float64 array (V, D), or Quantized with a scale for each row
-    version : int, optional
+    version : hashable, optional
         Another one after each change of the table, and no other table's. With it a packed result tells its
         `source`, so that a recurrent program can keep the products of the whole table.
     fill : array (D,), optional
@@ -112,7 +112,7 @@ def embedding(
         From a PackedSequence comes one whose values are the rows of the distinct ids (U, D), with an index.
     """
     if isinstance(embeddings, Quantized):
-        return _look_up(ids, embeddings, None, fill)[0]
+        return _look_up(ids, embeddings, version, fill)[0]
     table = check_float("embeddings", embeddings, 2)
     return _look_up(ids, table, version, fill)[0]
 
@@ -142,12 +142,11 @@ def embedding_vjp(
 
 def rows_of(table: Array | Quantized, ids: Any) -> Array:
     """Rows of a table, as NumPy's index `ids` names them; those of a quantised one in float32."""
-    rows: Array = table.values[ids] / table.scale[ids][..., None] if isinstance(table, Quantized) else table[ids]
-    return rows
+    return table.rows(ids) if isinstance(table, Quantized) else table[ids]
 
 
 def _look_up(
-    ids: ArrayLike | PackedSequence, table: Array | Quantized, version: int | None, fill: Array | None
+    ids: ArrayLike | PackedSequence, table: Array | Quantized, version: Hashable, fill: Array | None
 ) -> tuple[Array | PackedSequence, Indices, Indices]:
     """The result, the distinct ids, and the place of each given id among them."""
     given = ids.values if isinstance(ids, PackedSequence) else as_array("ids", ids)
@@ -159,7 +158,5 @@ def _look_up(
     if given.ndim != 1:
         raise ValueError(f"ids: expected one id for each token, got values of shape {given.shape}")
     places = index if ids.index is None else index[ids.index]
-    source = None
-    if version is not None and not isinstance(table, Quantized):
-        source = TableRows(table, unique, version)
+    source = None if version is None else TableRows(table, unique, version)
     return PackedSequence(rows, ids.packing, places, fill, ids.repeat, source=source), unique, index

@@ -25,8 +25,8 @@ class Quantized(NamedTuple):
     Attributes
     ----------
     values : int8 array (k, m)
-    scale : float32 array (m,)
-        One for each column.
+    scale : float32 array (m,), or (k,)
+        One for each column; of a table that is looked up, one for each row.
     """
 
     values: npt.NDArray[np.int8]
@@ -36,9 +36,10 @@ class Quantized(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         return self.values.shape
 
-    def dequantized(self) -> Array:
-        """The matrix in float32."""
-        return (self.values / self.scale).astype(np.float32, copy=False)
+    def rows(self, ids: Any) -> Array:
+        """Rows in float32, as NumPy's index names them, of a table that has a scale for each row."""
+        found: Array = self.values[ids] / self.scale[ids][..., None]
+        return found
 
 
 def abs_max_quantize(x: ArrayLike, axis: int = 0) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

@@ -30,7 +30,9 @@ cdef inline void start_tile(const Product *p, const vec *zero, Py_ssize_t n, Py_
     # whole: all vectors of the tile stand in out; otherwise its results go to the tile's own room.
     cdef real *out
     cdef int i, j
-    t.start_step = 0 if p.units != NULL or p.start == NULL and not p.accumulate else LANES
+    t.start_step = 0 if p.start == NULL and not p.accumulate else LANES
+    t.units = p.units + column if p.units != NULL else NULL
+    t.units_step = LANES
     for i in range(rows):
         t.x[i] = p.x + indexed(p.x_index, n + i) * p.x_stride
         out = p.out + indexed(p.out_index, n + i) * p.out_stride + column
@@ -41,14 +43,7 @@ cdef inline void start_tile(const Product *p, const vec *zero, Py_ssize_t n, Py_
                     t.sums[i][j] = load(out + j * LANES, lanes_left(p.columns, column + j * LANES))
             t.start[i] = t.out[i]
         else:
-            t.start[i] = <const real *>zero if p.units != NULL or p.start == NULL else p.start + column
-
-
-cdef inline void rescale_tile(const Product *p, Py_ssize_t column, int rows, int width, Tile *t) noexcept nogil:
-    cdef const real *start = p.start + column if p.start != NULL else NULL
-    cdef int i
-    for i in range(rows):
-        rescale(t.x[i][p.depth], p.units + column, start, LANES, width, t.out[i])
+            t.start[i] = <const real *>zero if p.start == NULL else p.start + column
 
 
 cdef void store_rest(const Product *p, Py_ssize_t n, Py_ssize_t column, int rows, int width, Tile *t) noexcept nogil:
@@ -100,7 +95,6 @@ cdef void product_block(const Product *p, Py_ssize_t begin, Py_ssize_t end, Py_s
             run_tile(rows, width, &t)
         else:
             run_integer_tile(rows, width, &t)
-            rescale_tile(p, column, rows, width, &t)
         if not whole:
             store_rest(p, n, column, rows, width, &t)
         n = n + rows

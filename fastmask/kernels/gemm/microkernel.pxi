@@ -5,7 +5,8 @@
 # bits of a row do not depend on the rows beside it.
 #
 # Of quantised matrices a "number" of x or a panel is a word of two 16-bit integers, whose products are summed in 32-bit
-# integers; k counts words. Sums of integers are exact. See quantized.pxi for what becomes of them.
+# integers; k counts words. Sums of integers are exact; at the end they are multiplied by what an integer of the row,
+# which stands behind its words, and one of the column stand for (quantized.pxi).
 
 cdef enum:
     WIDTH = 4
@@ -30,6 +31,8 @@ cdef struct Tile:
     vec sums[ROWS][WIDTH]       # room for out where the results are not kept
     const real *prefetch        # prefetch[k * prefetch_step] comes into the second-level cache meanwhile
     Py_ssize_t prefetch_step
+    const real *units           # in   of integers: vector j of group i has those at units + i * LANES + j * units_step
+    Py_ssize_t units_step
 
 
 # Written out, because a compiler unrolls an outermost loop only after it has decided what lives in registers.
@@ -83,6 +86,17 @@ cdef inline void store_tile(const int rows, const int width, const bint add, con
         store_row(width, add, a + 5 * WIDTH, t.out[5])
 
 
+cdef inline void rescale(const int width, const real *units, real unit, int i, const Tile *t, vec *a) noexcept nogil:
+    # Sums of integers become start[i] + integers * units of the row and of the columns.
+    cdef vec start[WIDTH]
+    cdef vec columns[WIDTH]
+    cdef int j
+    load_row(width, t.start[i], t.start_step, start)
+    load_row(width, units, t.units_step, columns)
+    for j in range(width):
+        a[j] = v_fma(v_from_integers(a[j]) * v_set1(unit), columns[j], start[j])
+
+
 cdef inline void multiply(const int rows, const int width, const Form form, const bint integers,
                           Tile *t) noexcept nogil:
     # rows, width, form and integers are literals after inlining: the loops over them unroll and `a` lives in registers.
@@ -101,7 +115,7 @@ cdef inline void multiply(const int rows, const int width, const Form form, cons
         x[i] = t.x[i]
     for i in range(rows if form == PANEL_GROUP else 1):
         panel[i] = t.panel + i * depth * width * LANES
-    if form == BY_COLUMNS:
+    if form == BY_COLUMNS or integers:
         for n in range(rows * WIDTH):
             a[n] = v_set1(0.0)
     else:
@@ -128,6 +142,10 @@ cdef inline void multiply(const int rows, const int width, const Form form, cons
         if not one_row:
             v_prefetch(prefetch)
             prefetch = prefetch + t.prefetch_step
+    if integers:
+        for i in range(rows):
+            j = i * LANES if one_row else 0
+            rescale(width, t.units + j, t.x[0 if one_row else i][depth], i, t, a + i * WIDTH)
     store_tile(rows, width, form == BY_COLUMNS, a, t)
 
 

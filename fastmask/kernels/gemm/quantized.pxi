@@ -56,17 +56,6 @@ cdef void quantize_row(const real *x, Py_ssize_t columns, bint bounded, real *ou
     out[words] = largest / LARGEST
 
 
-cdef inline void rescale(real unit, const real *units, const real *start, Py_ssize_t step, int width,
-                         real *sums) noexcept nogil:
-    # sums = start + integers * units of a row and of `width` vectors of columns, `step` numbers apart
-    cdef vec zero = v_set1(0.0), sum
-    cdef int j
-    for j in range(width):
-        sum = v_from_integers(v_load(sums + j * LANES)) * v_set1(unit)
-        sum = v_fma(sum, v_load(units + j * step), v_load(start + j * step) if start != NULL else zero)
-        v_store(sums + j * LANES, sum)
-
-
 cdef void run_integer_tile(int rows, int width, Tile *t) noexcept nogil:
     if not IS_DOUBLE:
         multiply_width(rows, width, BY_ROWS, True, t)

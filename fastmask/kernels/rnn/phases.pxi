@@ -59,29 +59,18 @@ cdef inline void tile_cells(const int cell, const bint across, const Step *s, ve
         all_cells(cell, True, across, False, s, sums, row, unit, count)
 
 
-cdef inline bint starts_from_bias(const int cell, const Step *s) noexcept nogil:
-    # Sums of integers begin with zeros.
-    return cell != LSTM and s.start != NULL and s.column_units == NULL
-
-
-cdef inline void rescale_states(const int cell, const Step *s, real unit, Py_ssize_t column, real *sums) noexcept nogil:
-    rescale(unit, s.column_units + column, s.start + column if cell != LSTM and s.start != NULL else NULL, s.units,
-            state_gates(cell), sums)
-
-
 cdef inline void one_row(const int cell, const Step *s, Tile *t, Py_ssize_t unit) noexcept nogil:
     # PANELS vectors of units of row 0
     cdef int i
     t.x[0] = s.x
-    if starts_from_bias(cell, s):
+    if cell != LSTM and s.start != NULL:
         for i in range(PANELS):
             t.start[i] = s.start + unit + i * LANES
     if s.column_units == NULL:
         run_panels(state_gates(cell), t)
     else:
+        t.units = s.column_units + unit
         run_integer_panels(state_gates(cell), t)
-        for i in range(PANELS):
-            rescale_states(cell, s, t.x[0][t.depth], unit + i * LANES, t.out[i])
     tile_cells(cell, True, s, t.sums, 0, unit, PANELS)
 
 
@@ -94,7 +83,7 @@ cdef inline void all_rows(const int cell, const Step *s, Tile *t, Py_ssize_t row
         m = even_rows(rows - row, s.column_units != NULL)
         for i in range(m):
             t.x[i] = s.x + (row + i) * s.x_stride
-            if starts_from_bias(cell, s):
+            if cell != LSTM and s.start != NULL:
                 t.start[i] = s.start + (row + i) * s.start_stride + unit
         prefetch_panel(t, following, state_gates(cell), row)
         if s.table:
@@ -109,9 +98,8 @@ cdef inline void all_rows(const int cell, const Step *s, Tile *t, Py_ssize_t row
         if s.column_units == NULL:
             run_tile(m, state_gates(cell), t)
         else:
+            t.units = s.column_units + unit
             run_integer_tile(m, state_gates(cell), t)
-            for i in range(m):
-                rescale_states(cell, s, t.x[i][t.depth], unit, t.out[i])
         tile_cells(cell, False, s, t.sums, row, unit, m)
         row = row + m
 
@@ -125,7 +113,8 @@ cdef inline void phase_by_gates(const int cell, const Step *step, Py_ssize_t row
     cdef Py_ssize_t unit = columns.begin, following, panels, size = s.depth * state_gates(cell) * LANES
     keep_sums(&t)
     start_from(&zero, &t)
-    if starts_from_bias(cell, &s):
+    t.units_step = s.units
+    if cell != LSTM and s.start != NULL:
         t.start_step = s.units
     t.panel = s.panels + unit // LANES * size
     t.depth = s.depth
@@ -169,6 +158,8 @@ cdef inline void phase_by_columns(const int cell, const Step *step, Py_ssize_t r
     start_from(&zero, &t)
     t.depth = s.depth if cell == SIMPLE_RNN else s.candidate_depth
     t.panel = panels + unit * t.depth
+    t.units = units + unit if units != NULL else NULL
+    t.units_step = LANES
     while row < rows:
         m = even_rows(rows - row, units != NULL)
         prefetch_panel(&t, panels + columns.following * t.depth, width, row)
@@ -181,8 +172,6 @@ cdef inline void phase_by_columns(const int cell, const Step *step, Py_ssize_t r
         else:
             run_integer_tile(m, width, &t)
         for i in range(m):
-            if units != NULL:
-                rescale(t.x[i][t.depth], units + unit, NULL, LANES, width, t.out[i])
             if cell == SIMPLE_RNN:
                 simple_rnn_cells(&s, t.sums[i], row + i, unit, width)
             else:

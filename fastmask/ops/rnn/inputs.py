@@ -56,7 +56,7 @@ class TableProducts:
 
     def get(self, source: TableRows, key: Hashable, row_bytes: int, make: Callable[[Array], Array]) -> Array | None:
         """Return the products of the whole table, which ``make`` computes; None as long as they do not pay."""
-        rows = len(source.table)
+        rows = source.table.shape[0]
         if rows * row_bytes > tuning.LARGEST_TABLE:
             return None
         key = (key, source.version)

@@ -117,8 +117,10 @@ class RNNWeights:
             self._transposed = module, transposed
         return transposed
 
-    def products(self, module: ModuleType, values: Array) -> Array:
+    def products(self, module: ModuleType, values: Array | Quantized) -> Array:
         """``values @ kernel + bias`` [U, gates * H], the bias being that of the inputs."""
+        if isinstance(values, Quantized):
+            values = values.rows(slice(None))
         out = aligned_empty((values.shape[0], self.spec.columns), self.spec.dtype)
         panels, bias, *units = self._input_panels(module)
         fill_product(module, self.operands(module, values), panels, bias, out, *units)

@@ -153,3 +153,18 @@ def test_a_batch_without_tokens():
         predict(model, batch())
     empty = np.zeros((3, 4), int)
     assert_same_bits(predict(model, empty), predicted_by_a_new_model("LSTM", model, empty))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_products_of_a_table_of_integers(kind, used):
+    model = make_model(kind)
+    model.quantize("int8")
+    integers, scale = model.layers[0].get_weights()
+    for weights in ([integers, scale], [integers[::-1], scale], [integers, 2 * scale]):
+        model.layers[0].set_weights(weights)
+        first = predict(model, batch())
+        used.clear()
+        for _ in range(3):
+            np.testing.assert_array_equal(predict(model, batch()), first)
+        assert "made" in used
+        assert used[-1] is True
