@@ -16,7 +16,7 @@ NATIVE := setup.py pyproject.toml $(wildcard $(foreach kind,pyx pxi h,fastmask/k
 SOURCES := $(NATIVE) Makefile $(wildcard *.md docs/*.md examples/*.md *.in LICENSE) \
 	$(shell find fastmask tests bench tools examples -name '*.py' -o -name '*.pyi' -o -name '*.npz' -o -name '*.zip' -o -name '*.json' -o -name py.typed)
 
-.PHONY: help demo test test-hypothesis test-bridges asan tsan fuzz exhaustive bench bench-peers bench-requests bench-steps bench-against lint build wheel check-wheel clean
+.PHONY: help demo test test-hypothesis test-bridges asan tsan fuzz exhaustive bench bench-peers bench-requests bench-precision bench-steps bench-against lint build wheel check-wheel clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -31,6 +31,7 @@ help:
 	@echo 'make bench        time every operation                 (make bench THREADS=2 ARGS="-k gru")'
 	@echo 'make bench-peers  time it beside PyTorch, Keras, ONNX Runtime and NumPy; writes docs/benchmarks/'
 	@echo 'make bench-requests  time small requests to a model beside ONNX Runtime'
+	@echo 'make bench-precision  time 8-bit integers beside float32'
 	@echo 'make bench-steps  time single steps of fastmask.torch beside torch.nn'
 	@echo 'make bench-against  time layers beside those of another commit  (make bench-against REV=HEAD~1)'
 	@echo 'make lint         ruff, mypy, stubtest, import-linter, cython-lint'
@@ -82,6 +83,9 @@ bench-peers: build/peers/venv/.ready
 
 bench-requests: build/peers/venv/.ready
 	PYTHONPATH="$$PWD" $(PEERS)/python -m bench.requests $(ARGS)
+
+bench-precision: build/peers/venv/.ready
+	PYTHONPATH="$$PWD" $(PEERS)/python -m bench.precision $(ARGS)
 
 bench-steps: build/peers/venv/.ready
 	PYTHONPATH="$$PWD" $(PEERS)/python -m bench.torch_steps $(ARGS)
