@@ -52,8 +52,10 @@ class Adagrad(Optimizer):
         (total,) = state
         some = isinstance(grad, ops.SparseRows)
         rows, g = (grad.ids, grad.rows) if some else (..., dense(grad))
+        # NumPy 1 computes with a number of Python and an array without axes in float64.
+        rate, epsilon = g.dtype.type(self.rate), g.dtype.type(self.epsilon)
         total[rows] += g * g
-        param[rows] -= self.rate * g / np.sqrt(total[rows] + self.epsilon)
+        param[rows] -= rate * g / np.sqrt(total[rows] + epsilon)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -285,8 +285,7 @@ class Optimizer:
             norm = norm if np.isfinite(norm) else float("nan")
             return [gradients.scale_to(grad, self.global_clipnorm, norm) for grad in grads]
         if self.clipvalue:
-            limit = self.clipvalue
-            return [gradients.apply(grad, lambda g: np.clip(g, -limit, limit)) for grad in grads]
+            return [gradients.clipped(grad, self.clipvalue) for grad in grads]
         return grads
 
 

@@ -35,6 +35,11 @@ def scale_to(grad: Gradient, limit: float, size: float) -> Gradient:
     return apply(grad, lambda g: g * g.dtype.type(limit / size))
 
 
+def clipped(grad: Gradient, limit: float) -> Gradient:
+    """Return a gradient with all entries between -`limit` and `limit`."""
+    return apply(grad, lambda g: np.clip(g, g.dtype.type(-limit), g.dtype.type(limit)))
+
+
 def not_negative(name: str, value: Any) -> float:
     """Return a number of at least 0, also one in an array without axes, as a float; ValueError for anything else."""
     plain = np.asarray(value).item() if getattr(value, "shape", None) == () else value
