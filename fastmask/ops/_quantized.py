@@ -73,11 +73,6 @@ def abs_max_quantize(x: ArrayLike, axis: int = 0) -> tuple[npt.NDArray[np.int8],
     return np.clip(values, -LARGEST, LARGEST).astype(np.int8), scale
 
 
-def quantized(kernel: Array) -> Quantized:
-    """A float32 matrix with one scale for each column."""
-    return Quantized(*abs_max_quantize(kernel))
-
-
 def check_quantized(name: str, matrix: Any, shape: tuple[int, ...]) -> Quantized:
     """``matrix``; TypeError or ValueError unless it is a `Quantized` of the shape, not too deep to be summed."""
     if not isinstance(matrix, Quantized):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fastmask import layers
 from fastmask.convert.onnx.graph import Array, Node
+from fastmask.convert.onnx.operators.recurrent import CELLS, GATES
 from fastmask.convert.onnx.recurrence import LAST, SEQUENCE
 from fastmask.layers.base.calls import Call, Pullback
 from fastmask.layers.rnn.base import Recurrent
+from fastmask.ops.rnn.layouts import reordered
 
-_GATE_ORDER = {"RNN": [0], "GRU": [0, 1, 2], "LSTM": [0, 2, 3, 1]}
 _LAYERS: dict[str, Callable[..., Recurrent]] = {"RNN": layers.SimpleRNN, "GRU": layers.GRU, "LSTM": layers.LSTM}
 
 
@@ -93,7 +95,7 @@ def directions(node: Node, weights: list[Array | None], name: str, whole: bool =
             options["recurrent_activation"] = gates[-1]
         if node.get("kind") == "GRU":
             options["reset_after"] = node.get("reset_after")
-        units = w.shape[1] // len(_GATE_ORDER[node.get("kind")])
+        units = w.shape[1] // GATES[node.get("kind")]
         ending = "" if not whole and len(node.get("activations")) == 1 else ("_backward" if backwards else "_forward")
         layer = _LAYERS[node.get("kind")](units, name=f"{name}{ending}", **options)
         if whole:
@@ -105,15 +107,10 @@ def directions(node: Node, weights: list[Array | None], name: str, whole: bool =
 
 def _arrays(node: Node, weights: list[Array | None], number: int) -> list[Array]:
     """Return kernel, recurrent kernel and bias of one direction, with gates in Keras's order."""
-    order = _GATE_ORDER[node.get("kind")]
     w, r, b = weights
     assert w is not None
     assert r is not None
-
-    def ordered(array: Array) -> Array:
-        blocks = np.split(array, len(order))
-        return np.concatenate([blocks[gate] for gate in order])
-
+    ordered = partial(reordered, cell=CELLS[node.get("kind")], given="onnx", wanted="keras")
     found = [ordered(w[number]).T, ordered(r[number]).T]
     if b is not None:
         halves = [ordered(half) for half in np.split(b[number], 2)]

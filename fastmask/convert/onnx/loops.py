@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, permutations, product
 from typing import Any
 
@@ -15,14 +16,15 @@ import numpy as np
 
 from fastmask import reference
 from fastmask.convert.onnx.graph import Array, Graph, Node
+from fastmask.convert.onnx.operators.recurrent import CELLS
 from fastmask.convert.onnx.simulation import Flow
 from fastmask.convert.onnx.trial import Trial
+from fastmask.ops.rnn.layouts import reordered
 
 SIZES = ((2, 5), (3, 4))
 KINDS = {4: "LSTM", 3: "GRU", 1: "RNN"}
 _ACTIVATIONS = {"RNN": (("tanh",), ("relu",)), "GRU": (("sigmoid", "tanh"),), "LSTM": (("sigmoid", "tanh"),)}
 _ONNX_NAMES = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
-_TO_ONNX = {"RNN": [0], "GRU": [0, 1, 2], "LSTM": [0, 3, 1, 2]}
 MOST_CANDIDATES = 256
 
 
@@ -184,17 +186,13 @@ def alike(found: Any, wanted: Array) -> bool:
 def nodes_of(graph: Graph, loop: Node, cell: Cell, roles: dict[str, str]) -> list[Node]:
     """Return the node of ONNX that a cell is, whose weights become constants, and nodes that shape its outputs."""
     base = f"{loop.name}:{loop.outputs[0]}"
-    order, units = _TO_ONNX[cell.kind], len(cell.recurrent)
-
-    def arranged(array: Array) -> Array:
-        blocks = np.split(array, len(order), -1)
-        return np.concatenate([blocks[gate] for gate in order], -1)
-
+    units = len(cell.recurrent)
     bias = np.zeros((2, cell.kernel.shape[1]), cell.kernel.dtype)
     if cell.bias is not None:
         bias[: np.ndim(cell.bias)] = cell.bias
     names = [f"{base}:{part}" for part in ("W", "R", "B")]
-    arrays = [arranged(cell.kernel).T[None], arranged(cell.recurrent).T[None], arranged(bias).reshape(1, -1)]
+    ordered = partial(reordered, cell=CELLS[cell.kind], given="keras", wanted="onnx")
+    arrays = [ordered(cell.kernel.T)[None], ordered(cell.recurrent.T)[None], ordered(bias.T).T.reshape(1, -1)]
     graph.constants |= dict(zip(names, arrays, strict=True))
     graph.trainable |= set(names)
     nodes, starts = [], []

@@ -16,6 +16,7 @@ Array = NDArray[Any]
 
 GATES = {
     "keras": {"simple_rnn": "h", "lstm": "ifgo", "gru": "zrh"},
+    "onnx": {"simple_rnn": "h", "lstm": "iofg", "gru": "zrh"},
     "torch": {"simple_rnn": "h", "lstm": "ifgo", "gru": "rzh"},
 }
 

@@ -10,9 +10,11 @@ import numpy as np
 from fastmask.convert.onnx.graph import Array, Node
 from fastmask.convert.onnx.operators.base import Operator
 from fastmask.convert.onnx.operators.elementwise import sigmoid
+from fastmask.ops.rnn import layouts
 
 Function = Callable[[Array], Array]
-GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+CELLS = {"RNN": "simple_rnn", "GRU": "gru", "LSTM": "lstm"}
+GATES = {kind: len(layouts.GATES["onnx"][cell]) for kind, cell in CELLS.items()}
 _FUNCTIONS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 _DEFAULTS = {
     "affine": (1.0, 0.0), "leakyrelu": (0.01, 0.0), "thresholdedrelu": (1.0, 0.0), "scaledtanh": (1.0, 1.0),
